@@ -1,0 +1,20 @@
+"""Shared fixtures. Real data lies beside the project in ../shared; without it those tests skip and say so."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data; MRG_REQUIRE_SHARED=1 turns its absence from a skip into a failure."""
+    if not SHARED.is_dir():
+        if os.environ.get("MRG_REQUIRE_SHARED") == "1":
+            pytest.fail(f"MRG_REQUIRE_SHARED=1 but {SHARED} is not there")
+        pytest.skip(f"needs the real data in {SHARED}, which is not there")
+    return SHARED

@@ -1,0 +1,148 @@
+"""The objective of GRPO: tensors in, tensors out. No model, no configuration, torch alone.
+
+Shapes: N studies, G reports of one study, B = N * G reports, T tokens of a report.
+
+Group Relative Policy Optimisation (DeepSeekMath, arXiv 2402.03300) in three lines:
+
+    A    = (r - mean of its group) / (std of its group + eps)          advantage of a report
+    rho  = exp(log pi - log pi_old)                                    ratio of each of its tokens
+    loss = mean of  -min(rho A, clip(rho, 1 - low, 1 + high) A)  +  beta * k3(pi, pi_ref)
+
+Deliberate choices:
+* The sample standard deviation (ddof 1), as TRL has it. A group without spread gets exactly 0: the
+  difference of equal floats divided by eps would be rounding noise that looks like a lesson.
+* On policy (`old_logps=None`) the ratio is exp(x - x.detach()): 1 in value, the policy gradient in gradient.
+* Masked positions, and tokens to which any of the distributions gives -inf (suppressed ones), are replaced before
+  any arithmetic: no -inf - -inf, no -inf * 0. A suppressed token still counts as a token: ratio 1, KL 0, no gradient.
+"""
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(rewards: Tensor, scale: str = "group", eps: float = 1e-4) -> Tensor:
+    """Rewards (N, G) -> advantages (N, G): each reward against the mean of its own group.
+
+    scale: "group" divides by the group's sample standard deviation (GRPO), "batch" by that of all N * G
+    rewards, "none" not at all (Dr. GRPO, arXiv 2503.20783). A group of one, and a group whose largest reward
+    equals its smallest, has nothing to teach: exactly 0.
+    Rewards must be finite; integers are taken as floats.
+    """
+    rewards = rewards if rewards.is_floating_point() else rewards.float()
+    flat = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)  # (N, 1)
+    centred = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(flat, 0.0)  # (N, G)
+    if scale == "none":
+        return centred
+    if scale == "batch":
+        spread = rewards.std() if rewards.numel() > 1 else rewards.new_zeros(())
+    elif scale == "group":
+        spread = rewards.std(dim=1, keepdim=True) if rewards.shape[1] > 1 else torch.zeros_like(centred)
+    else:
+        raise ValueError(f'scale is {scale!r}; it must be "group", "batch" or "none"')
+    return centred / (spread + eps)
+
+
+def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """Per-token estimate of KL(policy || reference): exp(d) - d - 1 with d = log pi_ref - log pi.
+
+    Unbiased under the policy's own samples and never negative (Schulman, "Approximating KL divergence", 2020).
+    """
+    difference = ref_logps - logps
+    return torch.expm1(difference) - difference
+
+
+def log_ratios(logps: Tensor, old_logps: Tensor, mask: Tensor, ratio: str = "token") -> Tensor:
+    """log rho: (B, T), one per token, or for "sequence" (B, 1), the report's mean (GSPO, arXiv 2507.18071)."""
+    difference = logps - old_logps  # (B, T), 0 where masked
+    if ratio == "token":
+        return difference
+    if ratio == "sequence":
+        return difference.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
+    raise ValueError(f'ratio is {ratio!r}; it must be "token" or "sequence"')
+
+
+def aggregate_tokens(
+    values: Tensor,
+    mask: Tensor,
+    aggregate: str,
+    max_length: int | None = None,
+    normalizer: float | Tensor | None = None,
+) -> Tensor:
+    """Per-token values (B, T), 0 where masked -> one scalar.
+
+    aggregate            numerator                    denominator unless `normalizer` replaces it
+    "sequence" (GRPO)    sum of per-report means      number of reports
+    "token"    (DAPO)    sum over tokens              number of tokens
+    "constant" (Dr. GRPO) sum over tokens             number of reports * max_length
+    A fully masked report counts as a report and contributes 0.
+    """
+    reports, tokens = values.shape[0], mask.sum()
+    if aggregate == "sequence":
+        total = (values.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum()
+        denominator: float | Tensor = reports
+    elif aggregate == "token":
+        total, denominator = values.sum(), tokens.clamp(min=1)
+    elif aggregate == "constant":
+        if max_length is None and normalizer is None:
+            raise ValueError('aggregate="constant" needs max_length')
+        total, denominator = values.sum(), reports * (max_length or 1)
+    else:
+        raise ValueError(f'aggregate is {aggregate!r}; it must be "sequence", "token" or "constant"')
+    return total / (denominator if normalizer is None else normalizer)
+
+
+def grpo_loss(
+    logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    old_logps: Tensor | None = None,
+    ref_logps: Tensor | None = None,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    beta: float = 0.0,
+    aggregate: str = "sequence",
+    max_length: int | None = None,
+    ratio: str = "token",
+    normalizer: float | Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped GRPO loss and what to log of it.
+
+    logps (B, T): log-probabilities of the report tokens under the policy, with gradient.
+    advantages (B,): one per report. mask (B, T): 1 or True on tokens that train.
+    old_logps (B, T): those at sampling time; None means on-policy. ref_logps (B, T): the frozen reference;
+    used for the loss only where beta > 0, and for the `kl` metric whenever given.
+    normalizer: the denominator of the whole step (reports, tokens, or reports * max_length), so that the losses of
+    micro-batches add up to exactly the loss of the whole; see `aggregate_tokens`.
+
+    Returns (loss, metrics). metrics are detached: clip_fraction_low and _high (share of ratios that are cut where the
+    cut matters) and ratio_mean, over tokens, or over reports for ratio="sequence"; kl, over tokens, only with ref_logps.
+    """
+    mask = mask.bool()
+    old_logps = logps.detach() if old_logps is None else old_logps
+    dead = ~mask | logps.isneginf() | old_logps.isneginf()
+    if ref_logps is not None:
+        dead |= ref_logps.isneginf()
+    logps, old_logps = logps.masked_fill(dead, 0.0), old_logps.masked_fill(dead, 0.0)
+
+    rho = log_ratios(logps, old_logps, mask, ratio).exp()  # (B, T) or (B, 1)
+    gain = advantages.to(logps.dtype).unsqueeze(1)  # (B, 1)
+    surrogate = torch.minimum(rho * gain, rho.clamp(1.0 - clip_low, 1.0 + clip_high) * gain)
+    per_token = -surrogate.expand_as(logps)  # (B, T)
+
+    tokens = mask.sum().clamp(min=1)
+    metrics: dict[str, Tensor] = {}
+    if ref_logps is not None:
+        kl = k3(logps, ref_logps.masked_fill(dead, 0.0))  # (B, T)
+        metrics["kl"] = kl.detach().masked_fill(~mask, 0.0).sum() / tokens
+        if beta > 0:
+            per_token = per_token + beta * kl
+    loss = aggregate_tokens(per_token.masked_fill(~mask, 0.0), mask, aggregate, max_length, normalizer)
+
+    with torch.no_grad():
+        counted = mask if ratio == "token" else torch.ones_like(rho, dtype=torch.bool)
+        total = counted.sum().clamp(min=1)
+        metrics["clip_fraction_low"] = ((rho < 1.0 - clip_low) & (gain < 0) & counted).sum() / total
+        metrics["clip_fraction_high"] = ((rho > 1.0 + clip_high) & (gain > 0) & counted).sum() / total
+        metrics["ratio_mean"] = (rho * counted).sum() / total
+    return loss, metrics

@@ -1,0 +1,154 @@
+"""The objective against golden fp64 values, against a slow loop, and against what must never be NaN."""
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+from mrg_grpo.objective import group_advantages, grpo_loss, k3
+
+
+@pytest.fixture(scope="module")
+def golden(shared):
+    return json.loads((shared / "golden" / "grpo.json").read_text())
+
+
+def tensor(values):
+    return None if values is None else torch.tensor(values, dtype=torch.float64)
+
+
+def test_golden_losses_and_gradients(golden):
+    for case in golden["loss"]:
+        logps = tensor(case["logps"]).requires_grad_()
+        loss, metrics = grpo_loss(
+            logps,
+            tensor(case["advantages"]),
+            tensor(case["mask"]),
+            old_logps=tensor(case["old_logps"]),
+            ref_logps=tensor(case["ref_logps"]),
+            clip_low=case["clip_low"],
+            clip_high=case["clip_high"],
+            beta=case["beta"],
+            aggregate=case["aggregate"],
+            max_length=case["max_length"],
+            ratio=case["ratio"],
+        )
+        loss.backward()
+        assert abs(loss.item() - case["loss"]) < 1e-9
+        assert (logps.grad - tensor(case["grad_logps"])).abs().max() < 1e-9
+        if case["kl"] is not None:
+            assert abs(metrics["kl"].item() - case["kl"]) < 1e-9
+        for side in ("low", "high"):
+            assert abs(metrics[f"clip_fraction_{side}"].item() - case[f"clip_fraction_{side}"]) < 1e-6
+
+
+def test_golden_advantages(golden):
+    for case in golden["advantages"]:
+        for scale in ("group", "batch", "none"):
+            got = group_advantages(tensor(case["rewards"]), scale=scale)
+            assert (got - tensor(case[scale])).abs().max() < 1e-9
+
+
+def slow_loss(logps, adv, mask, old, ref, low, high, beta, aggregate, max_length):
+    """The formula as one would write it on paper: a loop over reports and tokens."""
+    per_report, total, tokens = [], 0.0, 0
+    for b in range(len(adv)):
+        terms = []
+        for t in range(logps.shape[1]):
+            if not mask[b, t]:
+                continue
+            rho = math.exp(logps[b, t] - old[b, t])
+            clipped = min(max(rho, 1 - low), 1 + high)
+            d = ref[b, t] - logps[b, t]
+            terms.append(-min(rho * adv[b], clipped * adv[b]) + beta * (math.exp(d) - d - 1))
+        per_report.append(sum(terms) / max(len(terms), 1))
+        total, tokens = total + sum(terms), tokens + len(terms)
+    return {
+        "sequence": sum(per_report) / len(per_report),
+        "token": total / tokens,
+        "constant": total / (len(adv) * max_length),
+    }[aggregate]
+
+
+@pytest.mark.parametrize("aggregate", ["sequence", "token", "constant"])
+def test_loss_equals_the_slow_loop(aggregate):
+    torch.manual_seed(0)
+    logps, old, ref = (-torch.rand(6, 9, dtype=torch.float64) for _ in range(3))
+    mask = torch.arange(9) < torch.tensor([[9], [3], [1], [0], [7], [5]])
+    adv = torch.randn(6, dtype=torch.float64)
+    loss, _ = grpo_loss(
+        logps, adv, mask, old_logps=old, ref_logps=ref, clip_high=0.28, beta=0.1, aggregate=aggregate, max_length=11
+    )
+    slow = slow_loss(logps, adv, mask, old, ref, 0.2, 0.28, 0.1, aggregate, 11)
+    assert abs(loss.item() - float(slow)) < 1e-12
+
+
+@pytest.mark.parametrize("aggregate", ["sequence", "token", "constant"])
+def test_micro_batches_add_up_to_the_step(aggregate):
+    torch.manual_seed(1)
+    mask = torch.arange(8) < torch.tensor([[8], [2], [0], [5], [6]])
+    adv, old = torch.randn(5), -torch.rand(5, 8)
+    normalizer = {"sequence": 5, "token": int(mask.sum()), "constant": 5 * 8}[aggregate]
+
+    def gradient(parts):
+        logps = (-torch.rand(5, 8, generator=torch.Generator().manual_seed(2))).requires_grad_()
+        for rows in parts:
+            grpo_loss(
+                logps[rows], adv[rows], mask[rows], old_logps=old[rows], aggregate=aggregate, normalizer=normalizer
+            )[0].backward()
+        return logps.grad
+
+    whole = gradient([slice(0, 5)])
+    assert torch.allclose(gradient([slice(0, 1), slice(1, 4), slice(4, 5)]), whole, atol=1e-7)
+    logps = (-torch.rand(5, 8, generator=torch.Generator().manual_seed(2))).requires_grad_()
+    grpo_loss(logps, adv, mask, old_logps=old, aggregate=aggregate, max_length=8)[0].backward()
+    assert torch.allclose(logps.grad, whole, atol=1e-7)
+
+
+def test_on_policy_value_is_minus_mean_advantage_but_gradient_is_not_zero():
+    logps = torch.tensor([[-1.0, -2.0], [-0.5, -0.1]], requires_grad=True)
+    loss, metrics = grpo_loss(logps, torch.tensor([1.0, -1.0]), torch.ones(2, 2))
+    loss.backward()
+    assert loss.item() == 0.0 and metrics["ratio_mean"].item() == 1.0
+    assert torch.allclose(logps.grad, torch.tensor([[-0.25, -0.25], [0.25, 0.25]]))
+
+
+def test_groups_without_spread_are_exactly_zero():
+    same = torch.full((1, 7), 0.1 + 0.2)
+    assert (group_advantages(same) == 0).all()
+    assert (group_advantages(torch.rand(3, 1)) == 0).all()
+    assert (group_advantages(torch.rand(1, 1), scale="batch") == 0).all()
+    mixed = group_advantages(torch.tensor([[0.3, 0.3], [0.0, 1.0]]), scale="batch")
+    assert (mixed[0] == 0).all() and mixed[1, 1] > 0
+
+
+def test_minus_infinity_and_full_masks_give_no_nan():
+    logps = torch.tensor([[-1.0, -torch.inf], [-torch.inf, -torch.inf]], requires_grad=True)
+    masks = torch.tensor([[[1, 0], [0, 0]], [[1, 1], [1, 1]]])  # -inf behind the mask, and in front of it
+    for aggregate, ratio, mask in itertools.product(("sequence", "token", "constant"), ("token", "sequence"), masks):
+        for old in (logps.detach(), None):
+            logps.grad = None
+            loss, metrics = grpo_loss(
+                logps, torch.tensor([1.0, 1.0]), mask, old_logps=old, ref_logps=logps.detach(),
+                beta=0.1, aggregate=aggregate, max_length=2, ratio=ratio,
+            )  # fmt: skip
+            loss.backward()
+            assert torch.isfinite(loss) and torch.isfinite(logps.grad).all()
+            assert all(torch.isfinite(value) for value in metrics.values())
+    empty, _ = grpo_loss(logps, torch.ones(2), torch.zeros(2, 2), aggregate="token")
+    assert empty.item() == 0
+
+
+def test_k3_is_not_negative_and_zero_only_at_equality():
+    a = torch.linspace(-3, 0, 50, dtype=torch.float64)
+    assert (k3(a, a.flip(0)) >= 0).all() and (k3(a, a) == 0).all()
+
+
+@pytest.mark.parametrize("bad", [{"aggregate": "mean"}, {"ratio": "word"}, {"aggregate": "constant"}])
+def test_unknown_choices_are_named(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        grpo_loss(torch.zeros(1, 1), torch.zeros(1), torch.ones(1, 1), **bad)
+    with pytest.raises(ValueError, match="scale"):
+        group_advantages(torch.zeros(1, 2), scale="std")

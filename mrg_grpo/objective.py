@@ -116,7 +116,7 @@ def grpo_loss(
     micro-batches add up to exactly the loss of the whole; see `aggregate_tokens`.
 
     Returns (loss, metrics). metrics are detached: clip_fraction_low and _high (share of ratios that are cut where the
-    cut matters) and ratio_mean, over tokens, or over reports for ratio="sequence"; kl, over tokens, only with ref_logps.
+    cut matters) and ratio_mean, over tokens, or over reports for ratio="sequence"; kl, over tokens, with ref_logps.
     """
     mask = mask.bool()
     old_logps = logps.detach() if old_logps is None else old_logps

@@ -1,0 +1,64 @@
+"""MCCS, the margin CheXbert cosine similarity of MRG-R1 (arXiv 2512.16145): the clinical reward.
+
+Label ids in, rewards out, in batched tensor operations on whatever device the labels lie on; any leading shape.
+
+    signed vector   positive +1, uncertain +1, negative -1, blank 0, over the 13 conditions without No Finding
+    CCS             cosine of the generated and the reference report's signed vectors
+    MCCS            max((CCS - m) / (1 - m), 0)
+
+Deliberate choices, since the paper does not state them: two empty vectors agree that nothing is said (cosine 1);
+one empty vector agrees with nothing (cosine 0). `zero_vectors` replaces the 1 by another value.
+"""
+
+import torch
+from torch import Tensor
+
+SIGN_OF_CLASS = (0.0, 1.0, -1.0, 1.0)
+"""Sign of CheXbert's classes blank, positive, negative, uncertain."""
+
+
+def signed_vectors(labels: Tensor) -> Tensor:
+    """CheXbert class ids (..., 14) -> signed vectors (..., 13), float32 in {-1, 0, 1}."""
+    signs = torch.tensor(SIGN_OF_CLASS, device=labels.device)
+    return signs[labels[..., :13].long()]
+
+
+def clinical_cosine(
+    generated: Tensor, reference: Tensor, weights: Tensor | None = None, zero_vectors: float = 1.0
+) -> Tensor:
+    """CCS: class ids (..., 14) x (..., 14) -> cosine (...,) in [-1, 1].
+
+    weights (2, 13), from `rarity_weights`: each entry of both vectors is multiplied by row 0 where it is +1 and by
+    row 1 where it is -1. zero_vectors is the value where both vectors are empty; where just one is, it is 0.
+    """
+    a, b = signed_vectors(generated), signed_vectors(reference)  # (..., 13)
+    if weights is not None:
+        weights = weights.to(a)
+        a, b = (torch.where(v > 0, weights[0], weights[1]) * v for v in (a, b))
+    norm_a, norm_b = a.norm(dim=-1), b.norm(dim=-1)
+    # dot / sqrt(aa * bb), not dot / (|a| |b|): equal vectors then give 1 to the last bit
+    product = (a.square().sum(dim=-1) * b.square().sum(dim=-1)).sqrt()
+    cosine = ((a * b).sum(dim=-1) / product.clamp(min=1e-12)).clamp(-1.0, 1.0)
+    return torch.where(
+        (norm_a == 0) & (norm_b == 0), torch.as_tensor(zero_vectors, dtype=cosine.dtype, device=cosine.device), cosine
+    )
+
+
+def mccs(
+    generated: Tensor, reference: Tensor, margin: float, weights: Tensor | None = None, zero_vectors: float = 1.0
+) -> Tensor:
+    """MCCS: class ids (..., 14) x (..., 14) -> reward (...,) in [0, 1]; margin m in [0, 1)."""
+    if not 0.0 <= margin < 1.0:
+        raise ValueError(f"margin is {margin}; it must be at least 0 and below 1")
+    cosine = clinical_cosine(generated, reference, weights, zero_vectors)
+    return ((cosine - margin) / (1.0 - margin)).clamp(min=0.0)
+
+
+def rarity_weights(reference_labels: Tensor) -> Tensor:
+    """Class ids of R reference reports (R, 14) -> weights (2, 13): -log p of each sign of each condition.
+
+    p = (count + 1) / (R + 2), add-one smoothed. Row 0 is for +1 (positive or uncertain), row 1 for -1.
+    """
+    vectors = signed_vectors(reference_labels)  # (R, 13)
+    counts = torch.stack([(vectors > 0).sum(dim=0), (vectors < 0).sum(dim=0)])  # (2, 13)
+    return -torch.log((counts + 1.0) / (vectors.shape[0] + 2.0))

@@ -1,0 +1,54 @@
+"""The parser: what is compliant, and what is read out of what is not."""
+
+import pytest
+
+from mrg_grpo.conditions import CONDITIONS
+from mrg_grpo.prompt import parse_completion, question, target_text, think_text
+
+
+@pytest.mark.parametrize(
+    ("text", "think", "report", "compliant"),
+    [
+        ("<think>a</think><report>b</report>", "a", "b", True),
+        (" \n<think> a\n</think>\n\n<report>\nb \n</report>\t", "a", "b", True),
+        ("<think></think><report>b</report>", "", "b", False),
+        ("<think>a</think><report> </report>", "a", "", False),
+        ("<report>b</report>", "", "b", False),
+        ("<report>b</report><think>a</think>", "a", "b", False),
+        ("x<think>a</think><report>b</report>", "a", "b", False),
+        ("<think>a</think>x<report>b</report>", "a", "b", False),
+        ("<think>a</think><report>b</report>x", "a", "b", False),
+        ("<think>a</think><report>b</report><report>c</report>", "a", "b", False),
+        ("<think>a</think><think>a</think><report>b</report>", "a", "b", False),
+        ("<think>a<report>b</report></think>", "a b", "b", False),
+        ("<think>a</think><report>b", "a", "b", False),
+        ("<think>a</think>b", "a", "b", False),
+        ("<think>a b", "", "a b", False),
+        ("plain text", "", "plain text", False),
+        ("", "", "", False),
+        ("<Think>a</Think><report>b</report>", "", "b", False),
+        ("<think>a</think><report>b</report></report>", "a", "b", False),
+    ],
+)
+def test_parse(text, think, report, compliant):
+    got = parse_completion(text)
+    assert (got.think, got.report, got.compliant) == (think, report, compliant)
+
+
+def test_without_think_the_report_stands_alone():
+    assert parse_completion("<report>b</report>", think=False).compliant
+    assert not parse_completion("<think>a</think><report>b</report>", think=False).compliant
+
+
+def test_prompt_and_parser_agree_on_tags():
+    labels = [0] * 14
+    labels[CONDITIONS.index("Edema")] = 1
+    labels[CONDITIONS.index("Pneumothorax")] = 2
+    labels[CONDITIONS.index("Pleural Effusion")] = 3
+    got = parse_completion(target_text("Edema.", labels))
+    assert got.compliant and got.report == "Edema."
+    assert got.think == "lungs: edema; pleura: no pneumothorax, possible pleural effusion"
+    assert parse_completion(target_text("Clear.", None, think=False), think=False).compliant
+    for tag in ("<think>", "</think>", "<report>", "</report>"):
+        assert tag in question() and tag in target_text("x", labels)
+    assert think_text([0] * 14) == "nothing"

@@ -1,0 +1,62 @@
+"""PromptBatch: N studies as tensors, chat text around image tokens, padded on the left.
+
+N studies, P prompt tokens. A prompt with images is never truncated: cutting image tokens is the classic "image features
+and image tokens do not match".
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.data.images import open_image
+from mrg_grpo.data.study import Study
+from mrg_grpo.families.base import Family
+from mrg_grpo.prompt import question
+
+
+@dataclass
+class PromptBatch:
+    """N prompts. `features` is filled by a frozen vision tower the first time it runs and outlives the step."""
+
+    studies: list[Study]
+    input_ids: Tensor  # (N, P), padded on the left
+    attention_mask: Tensor  # (N, P), 1 on real tokens
+    pixels: dict[str, Tensor]  # what the image processor made, images of all studies in order
+    features: Tensor | None = None  # (image tokens, D)
+
+    def to(self, device: torch.device | str) -> "PromptBatch":
+        pixels = {name: tensor.to(device) for name, tensor in self.pixels.items()}
+        return PromptBatch(self.studies, self.input_ids.to(device), self.attention_mask.to(device), pixels)
+
+
+class PromptEncoder:
+    """Studies -> PromptBatch, on the CPU; made for worker threads ahead of the step."""
+
+    def __init__(self, tokenizer, image_processor, family: Family, text: str = "", think: bool = True) -> None:
+        self.tokenizer, self.image_processor, self.family = tokenizer, image_processor, family
+        self.question = question(text, think)
+
+    def encode(self, studies: list[Study]) -> PromptBatch:
+        texts, parts = [], []
+        for study in studies:
+            processed = self.process([open_image(path) for path in study.images])
+            texts.append(self.family.expand_images(self.chat(len(study.images)), processed))
+            parts.append(processed)
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        width = max(len(row) for row in rows)
+        pad = self.tokenizer.pad_token_id
+        input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+        attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        names = {name for part in parts for name in part}
+        pixels = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
+        return PromptBatch(studies, input_ids, attention_mask, pixels)
+
+    def process(self, images: list) -> dict[str, Tensor]:
+        return dict(self.image_processor(images, return_tensors="pt")) if images else {}
+
+    def chat(self, images: int) -> str:
+        content = [{"type": "image"}] * images + [{"type": "text", "text": self.question}]
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )

@@ -1,0 +1,360 @@
+"""The configuration: one dataclass tree, read from TOML, unknown keys refused, every default stated here.
+
+A docstring under each field gives unit and meaning. Values the paper does not state are choices; experiments/*.toml
+says where each came from.
+"""
+
+import difflib
+import tomllib
+import types
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import torch
+
+from mrg_grpo.errors import UserError
+
+
+@dataclass
+class RunConfig:
+    output_dir: str = "runs/phantom"
+    """Folder of this run: config, metrics, rollouts, checkpoints, adapter, predictions, evaluation."""
+    seed: int = 0
+    """Seed of data order, adapter initialisation and sampling."""
+    steps: int = 200
+    """Optimisation steps: rollout batches in GRPO, batches in sft."""
+    save_every: int = 50
+    """Steps between checkpoints; the last two are kept."""
+    eval_every: int = 100
+    """Steps between evaluations on the validation split; 0 for none."""
+    eval_studies: int = 200
+    """Validation studies of a periodic evaluation."""
+    rollouts_every: int = 10
+    """Steps between sampled groups written to rollouts.jsonl."""
+    keep_text: bool = True
+    """False leaves report texts and image paths out of all that is written (credentialed data)."""
+
+
+@dataclass
+class ModelConfig:
+    path: str = ""
+    """Checkpoint folder or hub id; "" is the embedded base policy."""
+    dtype: str = "auto"
+    """Of the base weights: "float32", "bfloat16", "float64"; "auto" is bfloat16 on a GPU and float32 on the CPU."""
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1" ...; "auto" takes the GPU if there is one."""
+    adapter: str = ""
+    """A PEFT adapter to continue, with its start frozen as the reference; "" starts a fresh one."""
+
+    def resolved_path(self) -> str:
+        if self.path:
+            return self.path
+        from mrg_grpo.embedded import base_path
+
+        return str(base_path())
+
+    def resolved_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def resolved_dtype(self) -> torch.dtype:
+        if self.dtype == "auto":
+            return torch.bfloat16 if self.resolved_device().type == "cuda" else torch.float32
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}[self.dtype]
+
+
+@dataclass
+class LoraSettings:
+    rank: int = 16
+    """Rank of every LoRA pair."""
+    alpha: int = 32
+    """Scale of the update: alpha / rank."""
+    targets: list[str] = field(default_factory=list)
+    """Names of linear layers inside the language model; [] is all attention and MLP projections."""
+
+
+@dataclass
+class DataConfig:
+    form: str = "phantom"
+    """phantom, iu_xray_r2gen, iu_xray_kaggle, iu_xray_xml, mimic_cxr_r2gen or mimic_cxr."""
+    root: str = ""
+    """The data set's folder; the phantom needs none."""
+    sections: list[str] = field(default_factory=lambda: ["findings"])
+    """Sections of the report that are the reference: findings, impression or both."""
+    views: str = "all"
+    """Images of a study: "all", "frontal", or a number k for the first k."""
+    max_pixels: int = 0
+    """Largest image handed to the vision tower, in pixels; 0 keeps the checkpoint's own limit."""
+    allow_missing: bool = False
+    """Keep studies with missing images (score and label need none); training refuses studies without an image."""
+
+
+@dataclass
+class PromptConfig:
+    text: str = ""
+    """The question; "" is ours. The form of the answer is added to it."""
+    think: bool = True
+    """Ask for <think>...</think> before the report."""
+
+
+@dataclass
+class LabelerConfig:
+    path: str = ""
+    """chexbert.pth or a folder of ours; "" is the embedded labeler."""
+    tokenizer: str = ""
+    """Folder or hub id of chexbert.pth's tokenizer; "" is bert-base-uncased."""
+
+
+@dataclass
+class MccsConfig:
+    margin: float = 0.4
+    """m in max((CCS - m) / (1 - m), 0). The paper does not state it: a choice."""
+    weighting: str = "none"
+    """"none" as in the paper, or "rarity": each signed entry weighted by -log of its frequency in the training split."""
+    zero_vectors: float = 1.0
+    """CCS where both reports mention nothing."""
+
+
+@dataclass
+class RewardConfig:
+    weights: dict[str, float] = field(default_factory=lambda: {"mccs": 0.75, "format": 0.25})
+    """Weight by term: mccs, ccs, format, ce_f1, bleu, rouge_l, or a dotted path to a function of TRL's signature."""
+    mccs: MccsConfig = field(default_factory=MccsConfig)
+    """Settings of the clinical term."""
+
+
+@dataclass
+class SamplingConfig:
+    temperature: float = 1.0
+    """Of the distribution that is sampled and trained."""
+    max_tokens: int = 160
+    """Length limit of a completion, in tokens."""
+    mask_truncated: bool = False
+    """Leave reports that the length limit cut out of the loss."""
+
+
+@dataclass
+class GrpoConfig:
+    group_size: int = 8
+    """G, reports per study."""
+    studies_per_step: int = 8
+    """N, studies per step over all ranks."""
+    inner_passes: int = 1
+    """mu, optimiser steps over the same rollouts."""
+    clip_low: float = 0.2
+    """The ratio is cut below 1 - clip_low."""
+    clip_high: float = 0.2
+    """The ratio is cut above 1 + clip_high."""
+    beta: float = 0.01
+    """Weight of the KL to the frozen start policy; 0 never runs the reference."""
+    aggregate: str = "sequence"
+    """"sequence", "token" or "constant": see mrg_grpo.objective.aggregate_tokens."""
+    ratio: str = "token"
+    """"token" or "sequence" (GSPO)."""
+    scale: str = "group"
+    """Advantages divided by the std of the "group", of the "batch", or "none"."""
+    micro_batch: int = 0
+    """Reports per forward pass in training; 0 is all of the step."""
+    learning_rate: float = 1e-4
+    """Of AdamW, constant after `warmup` steps."""
+    warmup: int = 5
+    """Steps of linear warm-up."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+
+
+@dataclass
+class SftConfig:
+    batch_size: int = 16
+    """Studies per optimiser step."""
+    learning_rate: float = 2e-4
+    """Of AdamW, cosine to 0."""
+
+
+@dataclass
+class Config:
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    data: DataConfig = field(default_factory=DataConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    labeler: LabelerConfig = field(default_factory=LabelerConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """A TOML file and `table.key=value` overrides -> a checked Config. UserError names file, key and remedy."""
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"config {path}: no such file; experiments/phantom.toml is the embedded default") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config {path}: cannot be read ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"config {path}: not valid TOML ({error})") from error
+    for override in overrides or []:
+        apply_override(tree, override)
+    return check(build(Config, tree, str(path)))
+
+
+def apply_override(tree: dict, override: str) -> None:
+    """`--set grpo.group_size=16`: the value is TOML; a bare word is taken as a string."""
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise UserError(f"--set {override}: write it as table.key=value, for example grpo.group_size=16")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, key = name.strip().split(".")
+    for table in tables:
+        tree = tree.setdefault(table, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"--set {override}: {table} is not a table")
+    tree[key] = value
+
+
+def build(kind: type, tree: dict[str, Any], where: str) -> Any:
+    """A dict -> the dataclass `kind`; unknown keys and wrong types are refused by name."""
+    hints = get_type_hints(kind)
+    for key in tree:
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            hint = f'did you mean "{close[0]}"?' if close else f"known keys: {', '.join(hints)}"
+            raise UserError(f'{where}: unknown key "{key}"; {hint}')
+    return kind(**{key: convert(hints[key], value, f"{where}: {key}") for key, value in tree.items()})
+
+
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """A TOML value as the type of its field. int passes as float, nothing else is bent."""
+    if is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a table, got {value!r}")
+        return build(hint, value, where)  # type: ignore[arg-type]
+    origin = get_origin(hint)
+    if origin is list and isinstance(value, list):
+        return [convert(get_args(hint)[0], item, where) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {str(k): convert(get_args(hint)[1], item, f"{where}.{k}") for k, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # data.views = 2
+    expected = origin or hint
+    if (
+        isinstance(expected, types.UnionType)
+        or not isinstance(value, expected)
+        or (isinstance(value, bool) and hint is not bool)
+    ):
+        name = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false"}.get(
+            getattr(expected, "__name__", ""), f"a {getattr(expected, '__name__', expected)}"
+        )
+        raise UserError(f"{where}: expected {name}, got {value!r}")
+    return value
+
+
+CHOICES = {
+    "grpo.aggregate": ("sequence", "token", "constant"),
+    "grpo.ratio": ("token", "sequence"),
+    "grpo.scale": ("group", "batch", "none"),
+    "model.dtype": ("auto", "float32", "bfloat16", "float64"),
+    "reward.mccs.weighting": ("none", "rarity"),
+    "data.form": ("phantom", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr"),
+}
+POSITIVE = (
+    "run.steps", "run.save_every", "run.rollouts_every", "lora.rank", "lora.alpha", "sampling.temperature",
+    "sampling.max_tokens", "grpo.studies_per_step", "grpo.inner_passes", "grpo.learning_rate",
+    "grpo.max_grad_norm", "sft.batch_size", "sft.learning_rate",
+)  # fmt: skip
+NOT_NEGATIVE = ("run.eval_every", "run.eval_studies", "grpo.beta", "grpo.micro_batch", "grpo.warmup", "data.max_pixels",
+                "grpo.clip_low", "grpo.clip_high", "run.seed")  # fmt: skip
+
+
+def check(config: Config) -> Config:
+    """Values and combinations that cannot work, each refused with the remedy."""
+    for name, allowed in CHOICES.items():
+        if get(config, name) not in allowed:
+            raise UserError(f"{name}: {get(config, name)!r} is not one of {', '.join(allowed)}")
+    for name in POSITIVE:
+        if not get(config, name) > 0:
+            raise UserError(f"{name}: {get(config, name)} must be above 0")
+    for name in NOT_NEGATIVE:
+        if not get(config, name) >= 0:
+            raise UserError(f"{name}: {get(config, name)} must not be negative")
+    if config.grpo.group_size < 2:
+        raise UserError("grpo.group_size: must be at least 2; a group of one has no advantage and nothing to learn")
+    if config.grpo.clip_low >= 1:
+        raise UserError(f"grpo.clip_low: {config.grpo.clip_low} must be below 1, usual is 0.2")
+    if not 0 <= config.reward.mccs.margin < 1:
+        raise UserError(f"reward.mccs.margin: {config.reward.mccs.margin} must be at least 0 and below 1")
+    if not any(config.reward.weights.values()):
+        raise UserError("reward.weights: every weight is 0; give at least one term a weight, for example mccs = 0.75")
+    if not config.data.views.isdigit() and config.data.views not in ("all", "frontal"):
+        raise UserError(f'data.views: {config.data.views!r} must be "all", "frontal" or a number')
+    if not set(config.data.sections) <= {"findings", "impression"} or not config.data.sections:
+        raise UserError(f'data.sections: {config.data.sections} may name "findings" and "impression"')
+    if config.data.form != "phantom" and not config.data.root:
+        raise UserError(f"data.root: {config.data.form} needs the folder of the data set; add root under [data]")
+    return config
+
+
+def get(config: Config, name: str) -> Any:
+    """`grpo.group_size` -> its value."""
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def to_toml(config: Config) -> str:
+    """The whole tree as TOML, tables in order; reads back to an equal Config."""
+    lines: list[str] = []
+
+    def table(name: str, tree: dict) -> None:
+        lines.append(f"\n[{name}]")
+        lines.extend(f"{_key(k)} = {_value(v)}" for k, v in tree.items() if not isinstance(v, dict))
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                table(f"{name}.{_key(key)}", value)
+
+    for name, tree in asdict(config).items():
+        table(name, tree)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").isalnum() and key.isascii() else _value(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = (
+            value.replace("\\", "\\\\")
+            .replace('"', '\\"')
+            .replace("\n", "\\n")
+            .replace("\r", "\\r")
+            .replace("\t", "\\t")
+        )
+        return f'"{escaped}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return repr(value)
+
+
+def changed_keys(old: Config, new: Config) -> list[str]:
+    """Dotted names whose values differ."""
+
+    def walk(a: Any, b: Any, name: str) -> list[str]:
+        if is_dataclass(a):
+            return [n for f in fields(a) for n in walk(getattr(a, f.name), getattr(b, f.name), f"{name}.{f.name}")]
+        return [] if a == b else [name.lstrip(".")]
+
+    return walk(old, new, "")

@@ -1,0 +1,22 @@
+"""Model families: what differs between vision-language models, one small file each.
+
+The engine (policy, rollout, grpo) knows no family by name. It asks a `Family` for six things: the image processor, how
+many tokens an image takes in the prompt, the vision features, the prompt's embeddings and positions, which ids must
+never be sampled, and where LoRA goes.
+"""
+
+from transformers import PretrainedConfig
+
+from mrg_grpo.errors import UserError
+from mrg_grpo.families.base import Family
+from mrg_grpo.families.qwen2_5_vl import Qwen25VL
+
+FAMILIES: dict[str, type[Family]] = {"qwen2_5_vl": Qwen25VL}
+"""By `model_type` of a checkpoint's config.json."""
+
+
+def family_of(config: PretrainedConfig) -> Family:
+    """The family of a checkpoint; UserError names the ones we have."""
+    if config.model_type not in FAMILIES:
+        raise UserError(f'model type "{config.model_type}" is not supported; use one of: {", ".join(sorted(FAMILIES))}')
+    return FAMILIES[config.model_type](config)

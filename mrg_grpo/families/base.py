@@ -1,0 +1,96 @@
+"""The contract of a model family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from mrg_grpo.batch import PromptBatch
+
+
+@dataclass
+class PromptInputs:
+    """What the text model is given for the prompt; N rows, P tokens, D hidden size."""
+
+    embeds: Tensor  # (N, P, D)
+    positions: Tensor  # (3, N, P) for M-RoPE, (N, P) otherwise
+    rope_deltas: Tensor  # (N,): position of a report's token t is real prompt tokens + t + rope_delta
+    text_kwargs: dict  # anything else the family's text model wants in the prompt
+
+
+class Family(ABC):
+    """One family of vision-language checkpoints. Stateless but for the configuration."""
+
+    lora_pattern = r".*language_model.*\.(?:{targets})"
+    """Anchored on the language model: vision towers have gate, up and down projections too."""
+    default_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def image_processor(self, path: str, max_pixels: int | None):
+        """The PIL image processor of the checkpoint at `path` (no torchvision), with at most max_pixels an image."""
+
+    @abstractmethod
+    def expand_images(self, text: str, processed: dict[str, Tensor]) -> str:
+        """Chat text with one placeholder per image -> with as many image tokens as each image takes."""
+
+    @abstractmethod
+    def vision_features(self, model: nn.Module, batch: PromptBatch) -> Tensor:
+        """Run the vision tower: -> (image tokens of the batch, D)."""
+
+    @abstractmethod
+    def prompt_inputs(self, model: nn.Module, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
+        """Embeddings and positions of the prompt."""
+
+    @abstractmethod
+    def suppressed_ids(self) -> list[int]:
+        """Image and vision special tokens: never sampled, -inf in training and reference alike."""
+
+    @property
+    def layers(self) -> int:
+        return self.config.get_text_config().num_hidden_layers
+
+    def vision_tower(self, model: nn.Module) -> nn.Module:
+        return model.model.visual
+
+    def text_model(self, model: nn.Module) -> nn.Module:
+        return model.model.language_model
+
+    def lora_targets(self, names: list[str]) -> str:
+        """The regular expression peft matches module names with."""
+        return self.lora_pattern.format(targets="|".join(names or self.default_targets))
+
+    def continuation_positions(self, positions: Tensor) -> Tensor:
+        """Positions of report tokens (b, t) in the form the text model takes."""
+        return positions
+
+    def prompt_masks(self, batch: PromptBatch, place: Tensor, real: Tensor, padded: bool) -> dict[str, Tensor | None]:
+        """Masks of the prompt itself; place (N, P) counts real tokens. Without padding plain causal needs no tensor."""
+        masks = self.attention_masks(place, place, real)
+        return masks if padded else {**masks, "full_attention": None}
+
+    def attention_masks(self, query: Tensor, key: Tensor, key_real: Tensor) -> dict[str, Tensor | None]:
+        """Boolean masks (b, 1, q, k), True = attend, one per kind of attention layer.
+
+        query (b, q), key (b, k): how many real tokens of its row stand before it; key_real (b, k): not padding.
+        Every query sees itself, padding too: an all-False row would be NaN.
+        """
+        distance = query.unsqueeze(2) - key.unsqueeze(1)  # (b, q, k)
+        causal = (distance >= 0) & key_real.unsqueeze(1)
+        same = torch.zeros_like(causal)
+        width = query.shape[1]
+        same[:, :, key.shape[1] - width :] = torch.eye(width, dtype=torch.bool, device=query.device)
+        masks = {"full_attention": (causal | same).unsqueeze(1)}
+        text = self.config.get_text_config()
+        if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+            masks["sliding_attention"] = ((causal & (distance < text.sliding_window)) | same).unsqueeze(1)
+        return masks

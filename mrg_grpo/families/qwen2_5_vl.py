@@ -1,0 +1,59 @@
+"""Qwen2.5-VL: the family of HuatuoGPT-Vision-7B-Qwen2.5VL.
+
+Images of any size become a grid of 14-pixel patches, merged 2 x 2 into one token each. Positions are three-dimensional
+(time, height, width) inside an image, so a prompt's last position is not its length: `rope_deltas` is the difference.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from mrg_grpo.families.base import Family, PromptInputs
+
+if TYPE_CHECKING:
+    from mrg_grpo.batch import PromptBatch
+
+
+class Qwen25VL(Family):
+    """Qwen2.5-VL, dense."""
+
+    def image_processor(self, path: str, max_pixels: int | None) -> Qwen2VLImageProcessorPil:
+        processor = Qwen2VLImageProcessorPil.from_pretrained(path)
+        size = processor.size
+        low, high = size["shortest_edge"], size["longest_edge"]
+        if max_pixels is not None:
+            high = max_pixels
+        processor.size = {"shortest_edge": min(low, high), "longest_edge": high}
+        return processor
+
+    def expand_images(self, text: str, processed: dict[str, Tensor]) -> str:
+        merge = self.config.vision_config.spatial_merge_size
+        pieces = text.split("<|image_pad|>")
+        counts = [int(grid.prod()) // merge**2 for grid in processed["image_grid_thw"]] if len(pieces) > 1 else []
+        return pieces[0] + "".join("<|image_pad|>" * n + piece for n, piece in zip(counts, pieces[1:], strict=True))
+
+    def vision_features(self, model: nn.Module, batch: PromptBatch) -> Tensor:
+        output = model.model.get_image_features(batch.pixels["pixel_values"], batch.pixels["image_grid_thw"])
+        return torch.cat(list(output.pooler_output))
+
+    def prompt_inputs(self, model: nn.Module, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
+        ids = batch.input_ids
+        embeds = model.get_input_embeddings()(ids)
+        image = ids == self.config.image_token_id
+        if features is not None:
+            embeds = embeds.masked_scatter(image.unsqueeze(-1), features.to(embeds.dtype))
+        positions, deltas = model.model.get_rope_index(
+            ids, image.int(), image_grid_thw=batch.pixels.get("image_grid_thw"), attention_mask=batch.attention_mask
+        )
+        return PromptInputs(embeds, positions, deltas.view(-1), {})
+
+    def suppressed_ids(self) -> list[int]:
+        names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        return [i for i in (getattr(self.config, name, None) for name in names) if i is not None]
+
+    def continuation_positions(self, positions: Tensor) -> Tensor:
+        return positions.unsqueeze(0).expand(3, -1, -1)

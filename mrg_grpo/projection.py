@@ -1,0 +1,70 @@
+"""From hidden states to log-probabilities of given tokens, without ever holding all logits.
+
+M tokens, D hidden size, V vocabulary. A full logits tensor is M * V numbers: at V = 152,000 it is the largest thing of a
+training step. Here the tokens are projected in chunks, and the backward pass needs no logits at all:
+
+    log p(y) = z_y / T - logsumexp(z / T),   z = W h
+    d log p(y) / d h = (W_y - softmax(z / T) W) / T
+
+The right-hand side is as large as h itself (M, D), so it is computed while the chunk's softmax is at hand and kept.
+This needs a frozen projection; where W trains (full fine-tuning, LoRA on lm_head) autograd does it the long way.
+"""
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_ELEMENTS = 1 << 24
+"""Logits held at once: 16 Mi numbers, 64 MiB in fp32."""
+
+
+def tempered(logits: Tensor, temperature: float, suppressed: Tensor) -> Tensor:
+    """Logits (M, V) -> the logits of the distribution that is sampled and trained: / T, suppressed ids at -inf.
+
+    In at least fp32. The one place where this distribution is defined: sampling, training and reference call it.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    return logits.index_fill(-1, suppressed, -torch.inf)
+
+
+def logps_and_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tempered logits (M, V), targets (M,) -> log p(target) (M,), entropy in nats (M,), probabilities (M, V)."""
+    lse = torch.logsumexp(logits, dim=-1)  # (M,)
+    probabilities = (logits - lse.unsqueeze(-1)).exp()
+    entropy = lse - (probabilities * logits.masked_fill(logits.isneginf(), 0.0)).sum(dim=-1)
+    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - lse, entropy, probabilities
+
+
+class _FrozenProjection(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, temperature, suppressed):
+        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        logps, entropies, slopes = [], [], []
+        for h, y in zip(hidden.split(rows), targets.split(rows)):
+            logits = tempered(h @ weight.T, temperature, suppressed)  # (m, V)
+            logp, entropy, probabilities = logps_and_entropy(logits, y)
+            logps.append(logp)
+            entropies.append(entropy)
+            if ctx.needs_input_grad[0]:
+                slopes.append((weight[y] - probabilities.to(weight.dtype) @ weight) / temperature)  # (m, D)
+        if slopes:
+            ctx.save_for_backward(torch.cat(slopes))
+        entropy = torch.cat(entropies)
+        ctx.mark_non_differentiable(entropy)
+        return torch.cat(logps), entropy
+
+    @staticmethod
+    def backward(ctx, grad_logps, _):
+        (slopes,) = ctx.saved_tensors
+        return (grad_logps.unsqueeze(-1) * slopes).to(slopes.dtype), None, None, None, None
+
+
+def token_logprobs(
+    hidden: Tensor, lm_head: nn.Module, targets: Tensor, temperature: float, suppressed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """hidden (M, D), targets (M,) -> log-probabilities of the targets (M,) with gradient, and detached entropies (M,)."""
+    frozen = type(lm_head) is nn.Linear and lm_head.bias is None and not lm_head.weight.requires_grad
+    if frozen:
+        return _FrozenProjection.apply(hidden, lm_head.weight, targets, temperature, suppressed)
+    logits = tempered(lm_head(hidden), temperature, suppressed)
+    logps, entropy, _ = logps_and_entropy(logits, targets)
+    return logps, entropy.detach()

@@ -1,0 +1,239 @@
+"""The shared prefix against plain full-sequence transformers: log-probabilities, gradients, greedy decoding."""
+
+import pytest
+import torch
+from PIL import Image
+from tiny import write_checkpoint
+
+from mrg_grpo.config import Config, LoraSettings
+from mrg_grpo.data.study import Study
+from mrg_grpo.objective import grpo_loss
+from mrg_grpo.policy import Policy
+from mrg_grpo.projection import token_logprobs
+from mrg_grpo.rollout import decode, pick, sample_groups, uniforms
+
+G, T = 4, 9
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """One study with one image, one with two images of other sizes: prompts of different lengths."""
+    folder, generator = tmp_path_factory.mktemp("images"), torch.Generator().manual_seed(3)
+    paths = []
+    for i, (width, height) in enumerate([(84, 56), (112, 84), (56, 112)]):
+        pixels = torch.randint(0, 256, (height, width), generator=generator, dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        paths.append(str(folder / f"{i}.png"))
+    return [Study("one", (paths[0],), "", "train"), Study("two", (paths[1], paths[2]), "", "train")]
+
+
+def load(checkpoint, dtype="float64", randomise=True, temperature=1.0, **lora) -> Policy:
+    config = Config()
+    config.model.path, config.model.device, config.model.dtype = str(checkpoint), "cpu", dtype
+    config.lora = LoraSettings(rank=4, alpha=8, **lora)
+    config.prompt.text, config.sampling.temperature = "Report?", temperature
+    policy = Policy.load(config)
+    if randomise:  # fresh LoRA has B = 0: the gradient of A would be 0 and prove nothing
+        generator = torch.Generator().manual_seed(5)
+        for parameter in policy.trainable():
+            parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter) * 0.2
+    if dtype == "float64":
+        policy.model.double()
+    return policy
+
+
+def continuations(policy, count=2 * G, seed=0):
+    """Random token rows with different lengths, stop token inside the mask, no suppressed ids."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 200, (count, T), generator=generator)
+    lengths = torch.randint(1, T + 1, (count,), generator=generator)
+    lengths[0], lengths[1] = T, 1
+    mask = torch.arange(T) < lengths.unsqueeze(1)
+    return tokens * mask, mask
+
+
+def full_sequence_logps(policy, prompts, tokens, mask, rows, temperature=1.0):
+    """What any trainer does: the prompt repeated for each report, one forward over everything, by transformers alone."""
+    model, logps = policy.base, []
+    images_before = [0, *torch.tensor([len(s.images) for s in prompts.studies]).cumsum(0).tolist()]
+    grid = prompts.pixels["image_grid_thw"]
+    patches = [0, *grid.prod(-1).cumsum(0).tolist()]
+    for row, ids, keep in zip(rows.tolist(), tokens, mask):
+        a, b = images_before[row], images_before[row + 1]
+        sequence = torch.cat([prompts.input_ids[row], ids[keep]]).unsqueeze(0)
+        attention = torch.cat([prompts.attention_mask[row], torch.ones(int(keep.sum()), dtype=torch.long)]).unsqueeze(0)
+        logits = model(
+            input_ids=sequence,
+            attention_mask=attention,
+            pixel_values=prompts.pixels["pixel_values"][patches[a] : patches[b]].to(model.dtype),
+            image_grid_thw=grid[a:b],
+            mm_token_type_ids=(sequence == policy.family.config.image_token_id).int(),
+            use_cache=False,
+        ).logits[0, prompts.input_ids.shape[1] - 1 : -1]
+        logits = logits / temperature
+        logits[:, policy.suppressed] = -torch.inf
+        logps.append(torch.log_softmax(logits, -1).gather(1, ids[keep].unsqueeze(1)).squeeze(1))
+    return logps
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("micro", [1, 3, G, 2 * G])
+def test_logprobs_and_gradients_equal_full_sequences(checkpoint, studies, micro, temperature):
+    policy = load(checkpoint, temperature=temperature)
+    prompts = policy.encoder.encode(studies)
+    assert (prompts.attention_mask.sum(1)[0] < prompts.attention_mask.sum(1)[1]).item()  # padding is exercised
+    tokens, mask = continuations(policy)
+    rows = torch.arange(2).repeat_interleave(G)
+    advantages = torch.randn(2 * G, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    prefix = policy.prefill(prompts)
+    ours = []
+    for part in torch.arange(2 * G).split(micro):
+        logps, _ = policy.logprobs(prefix, tokens[part], mask[part], rows[part])
+        grpo_loss(logps, advantages[part], mask[part], normalizer=2 * G)[0].backward()
+        ours.append(logps.detach())
+    policy.backward(prefix)
+    gradients = [p.grad.clone() for p in policy.trainable()]
+    policy.model.zero_grad()
+
+    plain = full_sequence_logps(policy, prompts, tokens, mask, rows, temperature)
+    loss = -sum(
+        (torch.exp(x - x.detach()) * advantages[i]).mean() for i, x in enumerate(plain)
+    ) / (2 * G)  # fmt: skip
+    loss.backward()
+    for got, want, keep in zip(torch.cat(ours), plain, mask):
+        assert (got[keep] - want.detach()).abs().max() < 1e-9
+        assert (got[~keep] == 0).all()
+    scale = max(p.grad.abs().max() for p in policy.trainable())
+    for got, parameter in zip(gradients, policy.trainable()):
+        assert parameter.grad.abs().max() > 0
+        assert (got - parameter.grad).abs().max() < 1e-6 * max(1.0, float(scale))
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_greedy_equals_generate(checkpoint, studies, merge):
+    policy = load(checkpoint)
+    for study in studies:
+        prompts = policy.encoder.encode([study])
+        with torch.no_grad():
+            prefix = policy.prefill(prompts)
+        if merge:
+            with policy.merged():
+                got = decode(policy, prefix, torch.tensor([0]), 24)
+        else:
+            got = decode(policy, prefix, torch.tensor([0]), 24)
+        ids = prompts.input_ids
+        want = policy.base.generate(
+            input_ids=ids,
+            attention_mask=prompts.attention_mask,
+            pixel_values=prompts.pixels["pixel_values"].double(),
+            image_grid_thw=prompts.pixels["image_grid_thw"],
+            mm_token_type_ids=(ids == policy.family.config.image_token_id).int(),
+            do_sample=False,
+            max_new_tokens=24,
+            suppress_tokens=policy.suppressed.tolist(),
+        )[0, ids.shape[1] :]
+        assert got.tokens[0].tolist() == want.tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
+def test_sampling_and_training_agree(checkpoint, studies, temperature):
+    policy = load(checkpoint, dtype="float32", temperature=temperature)
+    prompts = policy.encoder.encode(studies)
+    prefix = policy.prefill(prompts)
+    rollout = sample_groups(policy, prefix, ["one", "two"], G, 40, seed=1, step=2)
+    logps, entropy = policy.logprobs(prefix, rollout.tokens, rollout.mask)
+    assert (logps - rollout.logps).abs().max() < 1e-4
+    assert not torch.isin(rollout.tokens[rollout.mask], policy.suppressed).any()
+    assert (entropy[rollout.mask] > 0).all() and rollout.mask.any(1).all()
+    ends = rollout.tokens.gather(1, (rollout.lengths - 1).unsqueeze(1)).squeeze(1)
+    assert torch.equal(torch.isin(ends, torch.tensor(policy.stop_ids)), rollout.finished)
+
+
+def test_samples_do_not_depend_on_the_batch(checkpoint, studies):
+    policy = load(checkpoint)
+    prefix = policy.prefill(policy.encoder.encode(studies))
+    both = sample_groups(policy, prefix, ["one", "two"], G, 20, seed=1, step=7)
+    alone = sample_groups(policy, policy.prefill(policy.encoder.encode(studies[1:])), ["two"], G, 20, seed=1, step=7)
+    assert both.texts[G:] == alone.texts
+    other = sample_groups(policy, prefix, ["one", "two"], G, 20, seed=1, step=8)
+    assert other.texts != both.texts
+
+
+def test_reports_that_ended_leave_the_batch_without_a_trace(checkpoint, studies, monkeypatch):
+    policy = load(checkpoint)
+    policy.stop_ids = list(range(0, 200, 9))  # end often
+    prefix = policy.prefill(policy.encoder.encode(studies))
+    often = sample_groups(policy, prefix, ["one", "two"], G, 60, seed=1, step=2)
+    monkeypatch.setattr("mrg_grpo.rollout.CHECK_EVERY", 1)
+    assert sample_groups(policy, prefix, ["one", "two"], G, 60, seed=1, step=2).texts == often.texts
+    assert often.finished.all() and often.lengths.max() > often.lengths.min()
+
+
+def test_reference_is_the_start_policy_and_merging_is_undone(checkpoint, studies):
+    policy = load(checkpoint, randomise=False)
+    prompts = policy.encoder.encode(studies)
+    tokens, mask = continuations(policy)
+    before = {name: p.clone() for name, p in policy.model.named_parameters()}
+
+    def logps(reference):
+        if reference:
+            prefix = policy.prefill(prompts, reference=True)
+            with policy.reference():
+                return policy.logprobs(prefix, tokens, mask)[0]
+        with torch.no_grad():
+            return policy.logprobs(policy.prefill(prompts), tokens, mask)[0]
+
+    start = logps(False)
+    assert torch.equal(start, logps(True))
+    for parameter in policy.trainable():
+        parameter.data += 0.1
+        before = {**before, **{n: p.clone() for n, p in policy.model.named_parameters() if p.requires_grad}}
+    moved = logps(False)
+    assert (moved - start).abs().max() > 1e-3 and torch.equal(logps(True), start)
+    with policy.merged():
+        assert (logps(False) - moved).abs().max() < 1e-9
+    for name, parameter in policy.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+def test_lora_lands_in_the_language_model_only(checkpoint):
+    policy = load(checkpoint)
+    names = [name for name, p in policy.model.named_parameters() if p.requires_grad]
+    assert names and all("language_model" in name and "lora" in name for name in names)
+    assert len(names) == 3 * 7 * 2
+    assert policy.parameter_counts().startswith(f"{sum(p.numel() for p in policy.trainable()):,} trainable")
+
+
+def test_projection_in_chunks_equals_autograd(monkeypatch):
+    monkeypatch.setattr("mrg_grpo.projection.CHUNK_ELEMENTS", 50)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(6, 20, bias=False).double()
+    hidden = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
+    targets, suppressed = torch.randint(4, 20, (7,)), torch.tensor([1, 3])
+    weights = torch.randn(7, dtype=torch.float64)
+    results = []
+    for frozen in (True, False):
+        head.requires_grad_(not frozen)
+        hidden.grad = None
+        logps, entropy = token_logprobs(hidden, head, targets, 0.7, suppressed)
+        (logps * weights).sum().backward()
+        results.append((logps.detach(), entropy, hidden.grad.clone()))
+    for ours, autograd in zip(*results):
+        assert torch.allclose(ours, autograd, atol=1e-12)
+
+
+def test_inverse_cdf_follows_the_distribution_and_never_picks_a_suppressed_token():
+    logits = torch.tensor([0.0, 1.0, -torch.inf, 0.5, -torch.inf])
+    n = 200_000
+    uniform = uniforms(0, 0, [("x", 0)], n)[0]
+    counts = torch.bincount(pick(logits.expand(n, -1), uniform), minlength=5) / n
+    assert (counts - torch.softmax(logits, 0)).abs().max() < 5e-3
+    assert counts[2] == 0 and counts[4] == 0
+    edge = pick(logits.expand(2, -1), torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64))
+    assert edge.tolist() == [0, 3]

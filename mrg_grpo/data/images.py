@@ -1,0 +1,151 @@
+"""Image files to RGB pictures, and workers that decode them ahead of the step.
+
+Deliberate choices:
+1. Only decoders of common raster formats are tried. Pillow would otherwise guess among formats whose decoder
+   starts an outside program (EPS), and a data file must not be able to ask for that.
+2. Sixteen-bit, 32-bit and floating-point greys are scaled from their own minimum and maximum to 0..255, as the makers
+   of MIMIC-CXR-JPG did: many such files hold 12-bit values, and dividing by 65,535 would turn them black.
+3. Transparent pixels become black, the colour of air on a radiograph. Dropping the alpha channel would show whatever
+   colour lies hidden under them.
+4. Nothing is flipped and nothing is cropped, beyond the orientation that the EXIF tag asks for: left and right are
+   part of a report's meaning.
+5. Worker threads, not processes: Pillow and zlib release the interpreter lock while they decode.
+"""
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from mrg_grpo.errors import UserError
+
+PHANTOM_SCHEME = "phantom:"
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "MPO")
+# The largest radiograph detectors give about 20 megapixels; Pillow itself only warns between 89 and 179.
+MAX_PIXELS = 80_000_000
+# Our own limit is lower and ends in an error, so Pillow's warning would only be a second voice.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+
+
+def open_image(path_or_address: str | os.PathLike[str]) -> Image.Image:
+    """The picture at a file path or a `phantom:` address, upright, in RGB, 8 bits a channel, fully decoded.
+
+    Raises UserError for a file that is missing, empty, truncated, too large, a DICOM file or no image.
+    """
+    name = os.fspath(path_or_address)
+    if name.startswith(PHANTOM_SCHEME):
+        from mrg_grpo.data import phantom  # drawn on demand; runs on real images never import it
+
+        return phantom.image_of(name).convert("RGB")
+    _refuse_unreadable(name)
+    try:
+        with Image.open(name, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            image.load()
+            turn = UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
+            picture = to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"image {name} would decode to more than {MAX_PIXELS:,} pixels ({error}); downscale it or leave it out"
+        ) from error
+    except Image.UnidentifiedImageError as error:
+        raise UserError(
+            f"image {name} is not an image in a known format ({', '.join(FORMATS)}); convert it to PNG"
+        ) from error
+    except Exception as error:  # on damaged bytes, decoders raise whatever their parsers happen to trip over
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"image {name} is truncated or damaged ({reason}); fetch it again or leave it out") from error
+    return picture if turn is None else picture.transpose(turn)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as RGB: wide greys scaled by their own range, transparency laid on black."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(scale_to_bytes(np.asarray(image))).convert("RGB")
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        coloured = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", coloured.size, (0, 0, 0, 255)), coloured).convert("RGB")
+    return image.convert("RGB")
+
+
+def scale_to_bytes(values: np.ndarray) -> np.ndarray:
+    """(H, W) of any real type -> (H, W) uint8: the smallest finite value becomes 0, the largest 255.
+
+    Infinities clip to that range and NaN becomes 0. A constant picture has no range of its own and becomes black.
+    """
+    wide = values.astype(np.float64)
+    finite = np.isfinite(wide)
+    if not finite.any():
+        return np.zeros(wide.shape, dtype=np.uint8)
+    low, high = wide[finite].min(), wide[finite].max()
+    if high == low:
+        return np.zeros(wide.shape, dtype=np.uint8)
+    wide = np.nan_to_num(wide, nan=low, posinf=high, neginf=low)
+    return np.rint((wide - low) * (255.0 / (high - low))).astype(np.uint8)
+
+
+def _refuse_unreadable(name: str) -> None:
+    """Raise a UserError for what no image decoder should be asked to open."""
+    path = Path(name)
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except FileNotFoundError as error:
+        raise UserError(f"image {name} is missing; check the data folder, or leave the study out") from error
+    except IsADirectoryError as error:
+        raise UserError(f"image {name} is a folder; name an image file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise UserError(f"image {name!r} cannot be read ({error}); check the name and its permissions") from error
+    if not head:
+        raise UserError(f"image {name} is empty (0 bytes); fetch it again or leave it out")
+    if head[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
+        raise UserError(
+            f"image {name} is a DICOM file; convert it first, for example with DCMTK: "
+            f"`dcmj2pnm --write-png --min-max-window {name} image.png`, then name the PNG"
+        )
+
+
+def prefetch(
+    items: Iterable[Item], load: Callable[[Item], Loaded], workers: int = 2, ahead: int = 8
+) -> Iterator[Loaded]:
+    """Yield `load(item)` in the order of `items`, computed by `workers` threads at most `ahead` items early.
+
+    An exception of `load` is raised where its result would have been yielded; what lies behind it is cancelled, as it
+    is when the caller stops early. Nothing starts before the first result is asked for.
+    """
+    if workers < 1 or ahead < 1:
+        raise ValueError(f"prefetch needs at least one worker and one item ahead, got {workers} and {ahead}")
+    waiting: deque[Future[Loaded]] = deque()
+    source = iter(items)
+    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="prefetch")
+    try:
+        waiting.extend(pool.submit(load, item) for item in islice(source, ahead))
+        while waiting:
+            result = waiting.popleft().result()
+            # refill before yielding, so that the threads work while the caller uses this result
+            waiting.extend(pool.submit(load, item) for item in islice(source, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

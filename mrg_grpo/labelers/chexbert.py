@@ -1,0 +1,243 @@
+"""CheXbert: a report goes in, 14 class ids come out. The real weights and the embedded small ones run through here.
+
+Architecture (stanfordmlgroup/CheXbert, `src/models/bert_labeler.py`): BERT, the hidden state of [CLS], dropout, 13
+linear heads of four classes (blank, positive, negative, uncertain), then No Finding with two (blank, positive).
+
+Deliberate choices:
+1. Strict loading. Every key must be there and no other, but for `bert.embeddings.position_ids`, a buffer that some
+   transformers versions save. A half-loaded labeler labels nonsense and nothing fails.
+2. Weights only. A checkpoint is read without running any code it may hold.
+3. fp32 always. Labels are the reward; a half-precision near-tie must not flip one. Folders may be stored in fp16.
+4. Equal reports are labelled once, the rest in batches of similar length, so padding costs next to nothing.
+"""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
+
+from mrg_grpo.conditions import CONDITIONS
+from mrg_grpo.errors import UserError
+
+__all__ = ["CLASSES", "CONDITIONS", "CheXbert", "CheXbertNet"]
+
+CLASSES = (4,) * 13 + (2,)
+"""Classes per head, in the order of CONDITIONS."""
+
+MAX_TOKENS = 512
+TOLERATED = "bert.embeddings.position_ids"
+FORMAT = "mrg_grpo.chexbert"
+NUMPY_SCALARS: list[Any] = [np.dtype, np.dtypes.Float64DType, np.float64(0).__reduce__()[0]]
+"""Training scripts save a loss or an F1 beside the weights as numpy numbers; these three types cannot run code."""
+
+
+class CheXbertNet(nn.Module):
+    """BERT and 14 linear heads on [CLS]; parameter names are those of chexbert.pth without `module.`."""
+
+    def __init__(self, config: BertConfig, pooler: bool = False):
+        """config sizes BERT; pooler adds BERT's pooler, which chexbert.pth holds and no head reads."""
+        super().__init__()
+        self.bert = BertModel(config, add_pooling_layer=pooler)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.linear_heads = nn.ModuleList(nn.Linear(config.hidden_size, classes) for classes in CLASSES)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Token ids (B, T) and mask (B, T) -> 13 logits (B, 4), then one (B, 2)."""
+        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]  # (B, hidden)
+        hidden = self.dropout(hidden)
+        return tuple(head(hidden) for head in self.linear_heads)
+
+
+class CheXbert:
+    """A labeler: reports in, class ids out. Make one with `CheXbert.load`."""
+
+    def __init__(self, net: CheXbertNet, tokenizer: PreTrainedTokenizerBase, device: str | torch.device = "cpu"):
+        self.device = torch.device(device)
+        self.net = net.float().eval().requires_grad_(False).to(self.device)
+        self.tokenizer = tokenizer
+        # tokens of one batch, padding included: bounded memory on a GPU, and a batch that stays in cache on a CPU
+        self.batch_tokens = 1024 if self.device.type == "cpu" else 32768
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        tokenizer: str | Path | None = None,
+        config: BertConfig | None = None,
+    ) -> "CheXbert":
+        """Read a chexbert.pth, or a folder written by `save`.
+
+        tokenizer: folder or hub id; default the folder itself, or bert-base-uncased for a .pth. config sizes the BERT
+        of a .pth, default bert-base-uncased's. Raises UserError where anything is missing, broken or of another model.
+        """
+        path = Path(path)
+        if path.is_dir():
+            net = _net_from_folder(path)
+            return cls(net, _load_tokenizer(tokenizer or path, net.bert.config.vocab_size), device)
+        if not path.is_file():
+            raise UserError(
+                f"no CheXbert checkpoint at {path}; [labeler] path takes a chexbert.pth or a folder of ours"
+            )
+        net = _net_from_checkpoint(path, config or BertConfig())
+        return cls(net, _load_tokenizer(tokenizer or "bert-base-uncased", net.bert.config.vocab_size), device)
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write config.json, model.safetensors (stored as dtype) and the tokenizer. The pooler is left out."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            name: tensor.to(dtype).cpu().contiguous()
+            for name, tensor in self.net.state_dict().items()
+            if not name.startswith("bert.pooler.") and name != TOLERATED
+        }
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        bert = self.net.bert.config.to_diff_dict()
+        bert.pop("dtype", None)
+        (folder / "config.json").write_text(
+            json.dumps({"format": FORMAT, "bert": bert}, indent=2, sort_keys=True) + "\n"
+        )
+        self.tokenizer.save_pretrained(str(folder))
+
+    def label(self, reports: list[str]) -> Tensor:
+        """B reports -> class ids (B, 14) on the labeler's device: 0 blank, 1 positive, 2 negative, 3 uncertain."""
+        return torch.stack([logits.argmax(dim=-1) for logits in self.logits(reports)], dim=-1)
+
+    @torch.no_grad()
+    def logits(self, reports: list[str]) -> tuple[Tensor, ...]:
+        """B reports -> 13 logits (B, 4), then one (B, 2), on the labeler's device."""
+        texts = [clean(report) for report in reports]
+        order = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # equal reports share a row
+        if not order:
+            return tuple(torch.zeros(0, classes, device=self.device) for classes in CLASSES)
+        ids = self.tokenizer(list(order), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        batches = _batches([len(ids[row]) for row in by_length], self.batch_tokens)
+        parts = [self._forward([ids[row] for row in by_length[start:stop]]) for start, stop in batches]
+        back = torch.empty(len(ids), dtype=torch.long)
+        back[by_length] = torch.arange(len(ids))  # row of the sorted batch where each text went
+        rows = back[[order[text] for text in texts]].to(self.device)  # (B,)
+        return tuple(torch.cat(head)[rows] for head in zip(*parts))
+
+    def _forward(self, ids: list[list[int]]) -> tuple[Tensor, ...]:
+        """Token ids of one batch, any lengths -> logits per head."""
+        longest = max(map(len, ids))
+        lengths = torch.tensor([len(row) for row in ids])
+        padded = torch.tensor([row + [self.tokenizer.pad_token_id] * (longest - len(row)) for row in ids])
+        mask = (torch.arange(longest) < lengths[:, None]).long()
+        return self.net(padded.to(self.device), mask.to(self.device))
+
+
+def clean(report: str) -> str:
+    """CheXbert's own preparation: strip, newlines and runs of white space become one space."""
+    if not isinstance(report, str):
+        raise UserError(f"a report to label is {report!r}, of type {type(report).__name__}; give text, '' where empty")
+    return " ".join(report.split())
+
+
+def _batches(lengths: list[int], budget: int) -> list[tuple[int, int]]:
+    """Ascending lengths -> (start, stop) slices with rows x longest within budget, one row at least.
+
+    A slice also ends where its longest row would exceed its shortest by half and 8 tokens, which bounds the padding.
+    """
+    slices, start = [], 0
+    for row, length in enumerate(lengths):
+        if row > start and ((row + 1 - start) * length > budget or length > 1.5 * lengths[start] + 8):
+            slices.append((start, row))
+            start = row
+    return [*slices, (start, len(lengths))]
+
+
+def _net_from_checkpoint(path: Path, config: BertConfig) -> CheXbertNet:
+    """chexbert.pth -> net. Raises UserError for a broken file or another model's weights."""
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is not a plain weights file ({_first_line(error)}); it was not run. Get chexbert.pth again"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise UserError(
+            f"{path} cannot be read as a torch file ({_first_line(error)}); it may be cut short: get chexbert.pth again"
+        ) from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model_state_dict"), dict):
+        raise UserError(
+            f"{path} holds no `model_state_dict`, which chexbert.pth has; give [labeler] path a chexbert.pth"
+        )
+    state = {str(key).removeprefix("module."): tensor for key, tensor in checkpoint["model_state_dict"].items()}
+    return _fill(CheXbertNet(config, pooler=True), state, path)
+
+
+def _net_from_folder(folder: Path) -> CheXbertNet:
+    """A folder written by `save` -> net. Raises UserError for missing files or another model's weights."""
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise UserError(f"labeler folder {folder} has no {name}; give a chexbert.pth or a folder written by save")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise UserError(f"{folder / 'config.json'} is not of a CheXbert folder (no format {FORMAT!r} in it)")
+        bert = BertConfig(**config["bert"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / 'config.json'} cannot be read ({_first_line(error)}); save the labeler again"
+        ) from error
+    weights = folder / "model.safetensors"
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{weights} cannot be read ({_first_line(error)}); it may be cut short: save it again"
+        ) from error
+    return _fill(CheXbertNet(bert), state, weights)
+
+
+def _fill(net: CheXbertNet, state: dict[str, Any], path: Path) -> CheXbertNet:
+    """Load state into net, every key but position_ids. Raises UserError that names what does not fit."""
+    own = net.state_dict()
+    tolerated = {TOLERATED}
+    missing = [key for key in own if key not in state and key not in tolerated]
+    unexpected = [key for key in state if key not in own and key not in tolerated]
+    if missing or unexpected:
+        problems = [
+            f"{len(keys)} {word} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})"
+            for word, keys in (("missing", missing), ("unexpected", unexpected))
+            if keys
+        ]
+        raise UserError(f"{path} holds another model, not CheXbert: keys {' and '.join(problems)}")
+    for key, tensor in own.items():
+        if key in state and (not isinstance(state[key], Tensor) or state[key].shape != tensor.shape):
+            found = (
+                tuple(getattr(state[key], "shape", ())) if isinstance(state[key], Tensor) else type(state[key]).__name__
+            )
+            raise UserError(f"{path} holds a CheXbert of another size: {key} is {found}, not {tuple(tensor.shape)}")
+    net.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})  # copies into fp32 parameters
+    return net
+
+
+def _load_tokenizer(source: str | Path, vocabulary: int) -> PreTrainedTokenizerBase:
+    """Tokenizer from a folder or a hub id. Raises UserError where it is not there or does not fit the weights."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        raise UserError(
+            f"no tokenizer at {str(source)!r} ({_first_line(error)}); set [labeler] tokenizer to a folder with "
+            "bert-base-uncased's tokenizer files or to a hub id that can be reached"
+        ) from error
+    if len(tokenizer) > vocabulary:
+        raise UserError(
+            f"tokenizer {str(source)!r} has {len(tokenizer)} tokens, the labeler {vocabulary}: they do not fit"
+        )
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

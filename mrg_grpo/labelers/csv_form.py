@@ -1,0 +1,73 @@
+"""CheXbert's CSV convention: column "Report Impression", then the 14 conditions in CheXbert's order.
+
+In these files a blank is an empty cell, positive is 1, negative is 0 and uncertain is -1. They are not class ids and
+not signed vectors: everything else in this project uses class ids, and the two are translated here alone.
+"""
+
+import csv
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.errors import UserError
+
+REPORT_COLUMN = "Report Impression"
+CELL_OF_CLASS = {BLANK: "", POSITIVE: "1.0", NEGATIVE: "0.0", UNCERTAIN: "-1.0"}
+CLASS_OF_VALUE = {1.0: POSITIVE, 0.0: NEGATIVE, -1.0: UNCERTAIN}
+
+
+def read_report_csv(path: str | Path) -> list[str]:
+    """Reports of a CSV with a "Report Impression" column, in file order; further columns are ignored."""
+    return [row[REPORT_COLUMN] or "" for row in _rows(Path(path), (REPORT_COLUMN,))]
+
+
+def read_label_csv(path: str | Path) -> tuple[list[str], Tensor]:
+    """A labelled CSV -> reports and class ids (B, 14). Raises UserError for a missing column or another value."""
+    path = Path(path)
+    rows = _rows(path, (REPORT_COLUMN, *CONDITIONS))
+    labels = [
+        [_class_of(row[condition], condition, path, line) for condition in CONDITIONS]
+        for line, row in enumerate(rows, start=2)
+    ]
+    return [row[REPORT_COLUMN] or "" for row in rows], torch.tensor(labels, dtype=torch.long).reshape(-1, 14)
+
+
+def write_label_csv(path: str | Path, reports: list[str], labels: Tensor) -> None:
+    """Write reports and class ids (B, 14) in CheXbert's form."""
+    if labels.shape != (len(reports), len(CONDITIONS)):
+        raise ValueError(f"{len(reports)} reports need labels of shape ({len(reports)}, 14), not {tuple(labels.shape)}")
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow((REPORT_COLUMN, *CONDITIONS))
+        for report, row in zip(reports, labels.tolist()):
+            writer.writerow((report, *(CELL_OF_CLASS[value] for value in row)))
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"{path} has no column {missing[0]!r}, which CheXbert's CSV form needs")
+            return list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read {path} as CSV: {error}") from error
+
+
+def _class_of(cell: str | None, condition: str, path: Path, line: int) -> int:
+    """One cell -> class id; line is the row's place in the file, counting records and the header."""
+    if cell is None or not cell.strip():
+        return BLANK
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.inf
+    if math.isnan(value):
+        return BLANK
+    if value not in CLASS_OF_VALUE:
+        raise UserError(f"{path} row {line}, {condition}: {cell!r} is not 1, 0, -1 or empty")
+    return CLASS_OF_VALUE[value]

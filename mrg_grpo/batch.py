@@ -25,6 +25,10 @@ class PromptBatch:
     pixels: dict[str, Tensor]  # what the image processor made, images of all studies in order
     features: Tensor | None = None  # (image tokens, D)
 
+    @property
+    def study_ids(self) -> list[str]:
+        return [study.id for study in self.studies]
+
     def to(self, device: torch.device | str) -> "PromptBatch":
         pixels = {name: tensor.to(device) for name, tensor in self.pixels.items()}
         return PromptBatch(self.studies, self.input_ids.to(device), self.attention_mask.to(device), pixels)

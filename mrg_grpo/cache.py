@@ -4,7 +4,7 @@ A layer calls `update(keys, values, layer_index)` with the keys and values of th
 (rows, heads, tokens, head_dim), and attends to what comes back. Three caches, one per move:
 
     PrefixRecorder     move 1: keeps what the prompt produced, gives it back unchanged
-    ContinuationCache  move 2: prefix leaves, expanded to the reports, followed by the report's own tokens (with gradient)
+    ContinuationCache  move 2: prefix leaves, expanded to the reports, then the report's own tokens (with gradient)
     DecodeCache        sampling: one buffer per layer, prefix in front, written in place token by token
 
 They are not transformers caches: those grow by concatenation, copy the prompt per report and hide state on the model.

@@ -112,7 +112,7 @@ class MccsConfig:
     margin: float = 0.4
     """m in max((CCS - m) / (1 - m), 0). The paper does not state it: a choice."""
     weighting: str = "none"
-    """"none" as in the paper, or "rarity": each signed entry weighted by -log of its frequency in the training split."""
+    """"none" as in the paper, or "rarity": each signed entry weighted by -log of its share of the training split."""
     zero_vectors: float = 1.0
     """CCS where both reports mention nothing."""
 

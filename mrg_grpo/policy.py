@@ -1,10 +1,10 @@
 """The policy: a vision-language model with LoRA, run over a shared prefix.
 
 N studies, G reports of one study, B = N * G reports, b reports of a micro-batch, P prompt tokens, T report tokens,
-L layers. A report generation prompt is 300-1300 image tokens and a report 60-250, and all G reports of a study continue
-the same prompt. So the prompt runs once per study, and training takes three moves with the gradient of G full sequences:
+L layers. A prompt is 300-1300 image tokens and a report 60-250, and all G reports of a study continue the same prompt.
+So the prompt runs once per study, and training takes three moves with the gradient of G full sequences:
 
-    1. prefill    vision + prompt once per study; every layer's keys and values, and the last hidden state, become leaves
+    1. prefill    vision + prompt once per study; each layer's keys and values and the last hidden state become leaves
     2. logprobs   each micro-batch of reports continues from the leaves; loss.backward() piles gradients up in them
     3. backward   one backward pass from the leaves' gradients through the prompt
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -38,7 +39,7 @@ from mrg_grpo.projection import tempered, token_logprobs
 
 @dataclass
 class Prefix:
-    """What G continuations of N studies need of their prompts. Leaves of the graph, with gradient where move 1 had it."""
+    """What G continuations of N studies need of their prompts: leaves, with gradient where move 1 had it."""
 
     keys: list[Tensor]  # L x (N, heads, P, head_dim)
     values: list[Tensor]
@@ -55,18 +56,18 @@ class Prefix:
 class Policy:
     """A checkpoint, its tokenizer and its adapter. Built by `Policy.load`."""
 
-    def __init__(self, model, tokenizer, family: Family, encoder: PromptEncoder, stop_ids: list[int]) -> None:
+    def __init__(self, model: Any, tokenizer: Any, family: Family, encoder: PromptEncoder, stop_ids: list[int]) -> None:
         self.model = model.eval()
         self.tokenizer, self.family, self.encoder, self.stop_ids = tokenizer, family, encoder, stop_ids
-        self.base = model.get_base_model() if isinstance(model, PeftModel) else model
-        self.device = self.base.device
+        self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.device = next(self.base.parameters()).device
         self.suppressed = torch.tensor(family.suppressed_ids(), device=self.device)
         self.temperature = 1.0
         self.start = [(p, p.detach().clone()) for p in self.trainable()] if isinstance(model, PeftModel) else []
 
     @classmethod
     def load(cls, config: Config, adapter: str | None = None, trainable: bool = True) -> Policy:
-        """Load base, tokenizer and adapter. `adapter` (or model.adapter) continues one in PEFT's format, else a fresh LoRA."""
+        """Load base, tokenizer and adapter. `adapter` (or model.adapter) continues a saved one, else a fresh LoRA."""
         path, device, dtype = (
             config.model.resolved_path(),
             config.model.resolved_device(),
@@ -75,7 +76,7 @@ class Policy:
         try:
             model_config = AutoConfig.from_pretrained(path)
             family = family_of(model_config)
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
             tokenizer = AutoTokenizer.from_pretrained(path)
             processor = family.image_processor(path, config.data.max_pixels or None)
         except (OSError, ValueError) as error:
@@ -116,18 +117,20 @@ class Policy:
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Within: LoRA folded into the base weights, for sampling. The base is kept and put back, so the undoing is exact
-        (PEFT's unmerge subtracts a rounded delta). In bf16 a merged policy samples slightly differently: the gap is logged.
+        """Within: LoRA folded into the base weights, for sampling.
+
+        The base is kept and put back, so the undoing is exact (PEFT's unmerge subtracts a rounded delta). In bf16 a
+        merged policy samples slightly differently: the gap is logged.
         """
-        kept = []
+        kept: list[tuple[Any, Tensor, Tensor]] = []
+        modules: Iterator[Any] = self.model.modules()
         try:
-            for module in self.model.modules():
-                if isinstance(module, LoraLayer) and not module.merged_adapters:
-                    weight = module.get_base_layer().weight
-                    kept.append((module, weight, weight.data))
-                    delta = module.get_delta_weight(module.active_adapters[0])
-                    weight.data = (weight.data + delta.to(weight.dtype)).detach()
-                    module.merged_adapters.append(module.active_adapters[0])
+            for module in [m for m in modules if isinstance(m, LoraLayer) and not m.merged_adapters]:
+                weight = module.get_base_layer().weight
+                kept.append((module, weight, weight.data))
+                delta = module.get_delta_weight(module.active_adapters[0])
+                weight.data = (weight.data + delta.to(weight.dtype)).detach()
+                module.merged_adapters.append(module.active_adapters[0])
             yield
         finally:
             for module, weight, data in kept:
@@ -235,7 +238,7 @@ class Policy:
     # ---- move 3: through the prompt
 
     def backward(self, prefix: Prefix) -> None:
-        """Carry the gradients that the continuations left in the leaves back through prompt (and vision, if it trains)."""
+        """Carry the gradients left in the leaves back through the prompt (and vision, if it trains)."""
         pairs = [(out, leaf.grad) for out, leaf in zip(prefix.graph, prefix.leaves()) if leaf.grad is not None]
         if pairs:
             outputs, gradients = zip(*pairs)
@@ -261,7 +264,7 @@ class Policy:
         return tempered(self.base.lm_head(hidden), self.temperature, self.suppressed)
 
 
-def with_adapter(model, family: Family, config: Config, adapter: str | None, trainable: bool) -> PeftModel:
+def with_adapter(model: Any, family: Family, config: Config, adapter: str | None, trainable: bool) -> Any:
     """Wrap the base: a saved adapter where one is named, else a fresh LoRA as configured."""
     if adapter is None:
         targets = family.lora_targets(config.lora.targets)

@@ -1,7 +1,7 @@
 """From hidden states to log-probabilities of given tokens, without ever holding all logits.
 
-M tokens, D hidden size, V vocabulary. A full logits tensor is M * V numbers: at V = 152,000 it is the largest thing of a
-training step. Here the tokens are projected in chunks, and the backward pass needs no logits at all:
+M tokens, D hidden size, V vocabulary. All logits are M * V numbers: at V = 152,000 the largest thing of a training
+step. Here the tokens are projected in chunks, and the backward pass needs no logits at all:
 
     log p(y) = z_y / T - logsumexp(z / T),   z = W h
     d log p(y) / d h = (W_y - softmax(z / T) W) / T
@@ -61,7 +61,7 @@ class _FrozenProjection(torch.autograd.Function):
 def token_logprobs(
     hidden: Tensor, lm_head: nn.Module, targets: Tensor, temperature: float, suppressed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """hidden (M, D), targets (M,) -> log-probabilities of the targets (M,) with gradient, and detached entropies (M,)."""
+    """hidden (M, D), targets (M,) -> their log-probabilities (M,) with gradient, and detached entropies (M,)."""
     frozen = type(lm_head) is nn.Linear and lm_head.bias is None and not lm_head.weight.requires_grad
     if frozen:
         return _FrozenProjection.apply(hidden, lm_head.weight, targets, temperature, suppressed)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mrg_grpo.config import Config
 from mrg_grpo.policy import Policy, Prefix
 
 CHECK_EVERY = 16
@@ -37,6 +38,18 @@ class Rollout:
     def lengths(self) -> Tensor:
         return self.mask.sum(1)
 
+    def trained_mask(self, mask_truncated: bool) -> Tensor:
+        """(B, T): the tokens that train; with mask_truncated none of a report that the length limit cut."""
+        return self.mask & self.finished.unsqueeze(1) if mask_truncated else self.mask
+
+    def token_lists(self) -> list[list[int]]:
+        return [row[:n] for row, n in zip(self.tokens.tolist(), self.lengths.tolist())]
+
+    def micro_batches(self, size: int) -> list[Tensor]:
+        """Rows (b,) of each micro-batch, long reports together so that little is padding; size 0 is all at once."""
+        order = self.lengths.argsort(descending=True, stable=True)
+        return list(order.split(size or len(order)))
+
 
 def uniforms(seed: int, step: int, keys: list[tuple[str, int]], tokens: int) -> Tensor:
     """(B, tokens) uniform numbers in [0, 1), float64, one independent stream per (study id, sample number)."""
@@ -49,7 +62,7 @@ def uniforms(seed: int, step: int, keys: list[tuple[str, int]], tokens: int) -> 
 
 
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse-CDF sampling: tempered logits (b, V), uniform (b,) -> token ids (b,). A token of probability 0 is never picked."""
+    """Inverse-CDF sampling: tempered logits (b, V), uniform (b,) -> ids (b,). Probability 0 is never picked."""
     cumulative = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)  # (b, V)
     threshold = uniform.unsqueeze(1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
@@ -104,11 +117,10 @@ def decode(
     return Rollout(tokens, mask, logps, torch.isin(last, stops), rows, texts)
 
 
-def sample_groups(
-    policy: Policy, prefix: Prefix, study_ids: list[str], group_size: int, max_tokens: int, *, seed: int, step: int
-) -> Rollout:
+def sample_groups(policy: Policy, prefix: Prefix, study_ids: list[str], config: Config, step: int) -> Rollout:
     """G reports per study at the policy's temperature, with LoRA merged for the time of sampling."""
-    rows = torch.arange(len(study_ids), device=prefix.lengths.device).repeat_interleave(group_size)
-    keys = [(study, sample) for study in study_ids for sample in range(group_size)]
+    group, limit = config.grpo.group_size, config.sampling.max_tokens
+    rows = torch.arange(len(study_ids), device=prefix.lengths.device).repeat_interleave(group)
+    keys = [(study, sample) for study in study_ids for sample in range(group)]
     with policy.merged():
-        return decode(policy, prefix, rows, max_tokens, uniforms(seed, step, keys, max_tokens))
+        return decode(policy, prefix, rows, limit, uniforms(config.run.seed, step, keys, limit))

@@ -47,6 +47,12 @@ def load(checkpoint, dtype="float64", randomise=True, temperature=1.0, **lora) -
     return policy
 
 
+def sample(policy, prefix, ids, tokens, step):
+    config = Config()
+    config.grpo.group_size, config.sampling.max_tokens, config.run.seed = G, tokens, 1
+    return sample_groups(policy, prefix, ids, config, step)
+
+
 def continuations(policy, count=2 * G, seed=0):
     """Random token rows with different lengths, stop token inside the mask, no suppressed ids."""
     generator = torch.Generator().manual_seed(seed)
@@ -58,7 +64,7 @@ def continuations(policy, count=2 * G, seed=0):
 
 
 def full_sequence_logps(policy, prompts, tokens, mask, rows, temperature=1.0):
-    """What any trainer does: the prompt repeated for each report, one forward over everything, by transformers alone."""
+    """What any trainer does: the prompt repeated for each report, one forward of it all, by transformers alone."""
     model, logps = policy.base, []
     images_before = [0, *torch.tensor([len(s.images) for s in prompts.studies]).cumsum(0).tolist()]
     grid = prompts.pixels["image_grid_thw"]
@@ -146,7 +152,7 @@ def test_sampling_and_training_agree(checkpoint, studies, temperature):
     policy = load(checkpoint, dtype="float32", temperature=temperature)
     prompts = policy.encoder.encode(studies)
     prefix = policy.prefill(prompts)
-    rollout = sample_groups(policy, prefix, ["one", "two"], G, 40, seed=1, step=2)
+    rollout = sample(policy, prefix, ["one", "two"], 40, step=2)
     logps, entropy = policy.logprobs(prefix, rollout.tokens, rollout.mask)
     assert (logps - rollout.logps).abs().max() < 1e-4
     assert not torch.isin(rollout.tokens[rollout.mask], policy.suppressed).any()
@@ -158,10 +164,10 @@ def test_sampling_and_training_agree(checkpoint, studies, temperature):
 def test_samples_do_not_depend_on_the_batch(checkpoint, studies):
     policy = load(checkpoint)
     prefix = policy.prefill(policy.encoder.encode(studies))
-    both = sample_groups(policy, prefix, ["one", "two"], G, 20, seed=1, step=7)
-    alone = sample_groups(policy, policy.prefill(policy.encoder.encode(studies[1:])), ["two"], G, 20, seed=1, step=7)
+    both = sample(policy, prefix, ["one", "two"], 20, step=7)
+    alone = sample(policy, policy.prefill(policy.encoder.encode(studies[1:])), ["two"], 20, step=7)
     assert both.texts[G:] == alone.texts
-    other = sample_groups(policy, prefix, ["one", "two"], G, 20, seed=1, step=8)
+    other = sample(policy, prefix, ["one", "two"], 20, step=8)
     assert other.texts != both.texts
 
 
@@ -169,9 +175,9 @@ def test_reports_that_ended_leave_the_batch_without_a_trace(checkpoint, studies,
     policy = load(checkpoint)
     policy.stop_ids = list(range(0, 200, 9))  # end often
     prefix = policy.prefill(policy.encoder.encode(studies))
-    often = sample_groups(policy, prefix, ["one", "two"], G, 60, seed=1, step=2)
+    often = sample(policy, prefix, ["one", "two"], 60, step=2)
     monkeypatch.setattr("mrg_grpo.rollout.CHECK_EVERY", 1)
-    assert sample_groups(policy, prefix, ["one", "two"], G, 60, seed=1, step=2).texts == often.texts
+    assert sample(policy, prefix, ["one", "two"], 60, step=2).texts == often.texts
     assert often.finished.all() and often.lengths.max() > often.lengths.min()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -44,11 +44,11 @@ class Family(ABC):
         """Chat text with one placeholder per image -> with as many image tokens as each image takes."""
 
     @abstractmethod
-    def vision_features(self, model: nn.Module, batch: PromptBatch) -> Tensor:
+    def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
         """Run the vision tower: -> (image tokens of the batch, D)."""
 
     @abstractmethod
-    def prompt_inputs(self, model: nn.Module, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
+    def prompt_inputs(self, model: Any, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
         """Embeddings and positions of the prompt."""
 
     @abstractmethod
@@ -59,10 +59,10 @@ class Family(ABC):
     def layers(self) -> int:
         return self.config.get_text_config().num_hidden_layers
 
-    def vision_tower(self, model: nn.Module) -> nn.Module:
+    def vision_tower(self, model: Any) -> nn.Module:
         return model.model.visual
 
-    def text_model(self, model: nn.Module) -> nn.Module:
+    def text_model(self, model: Any) -> nn.Module:
         return model.model.language_model
 
     def lora_targets(self, names: list[str]) -> str:
@@ -89,7 +89,7 @@ class Family(ABC):
         same = torch.zeros_like(causal)
         width = query.shape[1]
         same[:, :, key.shape[1] - width :] = torch.eye(width, dtype=torch.bool, device=query.device)
-        masks = {"full_attention": (causal | same).unsqueeze(1)}
+        masks: dict[str, Tensor | None] = {"full_attention": (causal | same).unsqueeze(1)}
         text = self.config.get_text_config()
         if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
             masks["sliding_attention"] = ((causal & (distance < text.sliding_window)) | same).unsqueeze(1)

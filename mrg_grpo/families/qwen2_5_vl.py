@@ -6,10 +6,10 @@ Images of any size become a grid of 14-pixel patches, merged 2 x 2 into one toke
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mrg_grpo.families.base import Family, PromptInputs
@@ -36,11 +36,11 @@ class Qwen25VL(Family):
         counts = [int(grid.prod()) // merge**2 for grid in processed["image_grid_thw"]] if len(pieces) > 1 else []
         return pieces[0] + "".join("<|image_pad|>" * n + piece for n, piece in zip(counts, pieces[1:], strict=True))
 
-    def vision_features(self, model: nn.Module, batch: PromptBatch) -> Tensor:
+    def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
         output = model.model.get_image_features(batch.pixels["pixel_values"], batch.pixels["image_grid_thw"])
         return torch.cat(list(output.pooler_output))
 
-    def prompt_inputs(self, model: nn.Module, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
+    def prompt_inputs(self, model: Any, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
         ids = batch.input_ids
         embeds = model.get_input_embeddings()(ids)
         image = ids == self.config.image_token_id

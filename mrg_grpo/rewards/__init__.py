@@ -1,0 +1,118 @@
+"""The reward of a report: a weighted sum over named terms, one column each.
+
+B reports. Terms of our own: mccs, ccs (the cosine without margin), format, ce_f1, bleu, rouge_l. Any other name is a
+dotted path to a function of TRL's signature, `f(completions, **columns) -> list[float | None]`.
+
+Only the text inside <report> is labelled; where the block is missing, the whole completion without its tags (see
+`mrg_grpo.prompt.parse_completion`), so that the clinical term does not silently depend on the format term.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.config import RewardConfig
+from mrg_grpo.data.study import Study
+from mrg_grpo.errors import UserError
+from mrg_grpo.labelers.reference import ReferenceLabels
+from mrg_grpo.prompt import Completion, parse_completion
+from mrg_grpo.rewards.ce_f1 import ce_f1
+from mrg_grpo.rewards.external import ExternalReward
+from mrg_grpo.rewards.mccs import clinical_cosine, mccs
+from mrg_grpo.rewards.nlg import bleu, rouge_l
+
+
+@dataclass
+class Reports:
+    """What the terms are computed from: B completions and the studies they answer."""
+
+    completions: list[str]
+    parsed: list[Completion]
+    labels: Tensor  # (B, 14) of the parsed reports
+    reference_labels: Tensor  # (B, 14)
+    studies: list[Study]  # B, each study repeated for its group
+    completion_ids: list[list[int]]
+
+    @property
+    def texts(self) -> list[str]:
+        return [completion.report for completion in self.parsed]
+
+    @property
+    def references(self) -> list[str]:
+        return [study.report for study in self.studies]
+
+
+@dataclass
+class RewardTable:
+    """One column per term (B,), NaN where a term was left out of a report's sum; their weighted sum (B,)."""
+
+    terms: dict[str, Tensor]
+    total: Tensor
+    reports: Reports
+
+
+Term = Callable[[Reports], Tensor]
+
+
+class Rewards:
+    """Scores completions by the configured terms on the labeler's device."""
+
+    def __init__(
+        self, config: RewardConfig, labeler, think: bool = True, rarity: Tensor | None = None, prompt: str = ""
+    ) -> None:
+        self.config, self.labeler, self.think, self.prompt = config, labeler, think, prompt
+        self.reference_labels = ReferenceLabels(labeler)
+        self.rarity = rarity
+        self.terms = {name: self._term(name) for name, weight in config.weights.items() if weight != 0}
+
+    def score(self, completions: list[str], studies: list[Study], completion_ids: list[list[int]]) -> RewardTable:
+        """B completions of N studies, the G = B / N of one study next to each other -> RewardTable of B rows."""
+        group = len(completions) // len(studies)
+        studies = [study for study in studies for _ in range(group)]
+        parsed = [parse_completion(text, self.think) for text in completions]
+        labels = self.labeler.label([completion.report for completion in parsed])
+        references = self.reference_labels([study.report for study in studies])
+        reports = Reports(completions, parsed, labels, references, studies, completion_ids)
+        terms = {name: term(reports).to(labels.device) for name, term in self.terms.items()}
+        weighed = [self.config.weights[name] * column.nan_to_num(nan=0.0) for name, column in terms.items()]
+        total = torch.stack(weighed).sum(dim=0)  # (B,); a term that is left out (NaN) adds nothing
+        return RewardTable(terms, total, reports)
+
+    def _term(self, name: str) -> Term:
+        settings = self.config.mccs
+        if name == "mccs":
+            return lambda r: mccs(
+                r.labels, r.reference_labels, settings.margin, weights=self.rarity, zero_vectors=settings.zero_vectors
+            )
+        if name == "ccs":
+            return lambda r: clinical_cosine(
+                r.labels, r.reference_labels, weights=self.rarity, zero_vectors=settings.zero_vectors
+            )
+        if name == "format":
+            return lambda r: torch.tensor([float(completion.compliant) for completion in r.parsed])
+        if name == "ce_f1":
+            return lambda r: ce_f1(r.labels, r.reference_labels)
+        if name == "bleu":
+            return lambda r: bleu(r.texts, r.references)
+        if name == "rouge_l":
+            return lambda r: rouge_l(r.texts, r.references)
+        if "." in name or ":" in name:
+            return self._external(ExternalReward(name))
+        known = "mccs, ccs, format, ce_f1, bleu, rouge_l"
+        raise UserError(f'reward.weights: unknown term "{name}"; use {known}, or a dotted path to a function')
+
+    def _external(self, reward: ExternalReward) -> Term:
+        def term(r: Reports) -> Tensor:
+            values, present = reward(
+                r.completions,
+                prompts=[self.prompt] * len(r.completions),
+                reports=r.texts,
+                reference=r.references,
+                study_id=[study.id for study in r.studies],
+                completion_ids=r.completion_ids,
+            )
+            return values.masked_fill(~present, torch.nan)
+
+        return term

@@ -1,0 +1,46 @@
+# Two commands for a newcomer: `make train` and `make test`. Both make the environment (.venv) themselves.
+
+CONFIG ?= experiments/phantom.toml
+PYTHON ?= python3
+SET ?=
+BIN := .venv/bin
+
+.PHONY: train smoke test test-all lint embedded-base embedded-labeler clean
+
+train: .venv/.core
+	$(BIN)/mrg-grpo train $(CONFIG) $(foreach s,$(SET),--set $(s))
+
+test: .venv/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/.dev
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mrg_grpo
+
+# two real steps of the real command, from a fresh folder
+smoke: .venv/.core
+	rm -rf runs/smoke
+	$(BIN)/mrg-grpo train experiments/phantom.toml --set run.output_dir=runs/smoke --set run.steps=2 --set run.test_studies=32
+
+# the weights in mrg_grpo/embedded, from nothing; hours in docs/embedded.md
+embedded-labeler: .venv/.dev
+	$(BIN)/python -m mrg_grpo.embedded.train_labeler --out mrg_grpo/embedded/labeler
+
+embedded-base: .venv/.dev
+	$(BIN)/python -m mrg_grpo.embedded.train_base --out mrg_grpo/embedded/base
+
+.venv/.core: setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/.dev: .venv/.core
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

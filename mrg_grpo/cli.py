@@ -1,0 +1,167 @@
+"""`mrg-grpo`, the command line: reads arguments, calls one function, turns errors into exit codes.
+
+0 done; 2 the user can mend it (one line, no traceback); 128 + signal when stopped by one; 1 a bug.
+Heavy modules are imported inside the sub-commands, so that `--help` and a wrong key answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from mrg_grpo import __version__
+from mrg_grpo.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):  # one line, as for any other bad input
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(prog="mrg-grpo", description="GRPO for clinically aligned medical report generation.")
+    top.add_argument("--version", action="version", version=f"mrg-grpo {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    def add(name: str, text: str, config: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        if config:
+            sub.add_argument("config", metavar="CONFIG", help="a TOML file, for example experiments/phantom.toml")
+            overrides(sub)
+        return sub
+
+    def overrides(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting"
+        )
+
+    for name, text in (("train", "GRPO"), ("sft", "token-level warm start")):
+        add(name, text).add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+
+    evaluate = add("evaluate", "decode a split, score it, write predictions.jsonl and evaluation.json")
+    evaluate.add_argument("--adapter", help="a PEFT adapter; without it RUN_DIR/adapter, or the base if there is none")
+    evaluate.add_argument("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
+    evaluate.add_argument("--split", default="test")
+    evaluate.add_argument("-o", "--output", help="folder for the two files; default is the run's own")
+
+    report = add("report", "write one report for your own X-ray", config=False)
+    report.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPG, the views of one study")
+    report.add_argument("--config", help="model and prompt settings; default is the embedded policy")
+    report.add_argument("--adapter", help="a PEFT adapter")
+    report.add_argument("--json", action="store_true", help="JSON instead of text")
+    report.add_argument("--each", action="store_true", help="every image is a study of its own")
+    overrides(report)
+
+    label = add("label", "label reports with CheXbert, its CSV in and out", config=False)
+    label.add_argument("reports", metavar="REPORTS.csv", help='a CSV with the column "Report Impression"')
+    label.add_argument("-o", "--output", required=True, metavar="LABELS.csv")
+    label.add_argument("--labeler", help="chexbert.pth or a folder of ours; default is the embedded labeler")
+    label.add_argument("--tokenizer", help="folder or hub id; default bert-base-uncased")
+
+    score = add("score", "score any system's prediction files", config=False)
+    score.add_argument(
+        "predictions", nargs="+", metavar="PREDICTIONS", help="csv, json or jsonl; two CSVs for CXR-Report-Metric"
+    )
+    score.add_argument("--labeler", help="chexbert.pth or a folder of ours; default is the embedded labeler")
+    score.add_argument("--tokenizer", help="folder or hub id; default bert-base-uncased")
+    score.add_argument("--compare", metavar="OTHER", help="a second system on the same studies: paired p-values")
+    score.add_argument("--preset", help="r2gencmn, f1chexbert, promptmrg or cxrmate: print that code's numbers")
+    score.add_argument("--language", choices=("none", "raw", "r2gen"), default="raw", help="text for NLG metrics")
+    score.add_argument("--duplicates", choices=("error", "first", "last"), default="error")
+    score.add_argument("-o", "--output", metavar="JSON", help="write every metric with its interval")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    arguments = parser().parse_args(argv)
+    try:
+        return COMMANDS[arguments.command](arguments)
+    except UserError as error:
+        print(f"mrg-grpo: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    from mrg_grpo.config import load_config
+    from mrg_grpo.train import train
+
+    return train(load_config(arguments.config, arguments.overrides), resume=arguments.resume)
+
+
+def run_sft(arguments: argparse.Namespace) -> int:
+    from mrg_grpo.config import load_config
+    from mrg_grpo.train import sft
+
+    return sft(load_config(arguments.config, arguments.overrides), resume=arguments.resume)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    from mrg_grpo.config import load_config
+    from mrg_grpo.evaluate import evaluate_split
+
+    config = load_config(arguments.config, arguments.overrides)
+    own = Path(config.run.output_dir) / "adapter"
+    adapter = arguments.adapter or (str(own) if own.is_dir() and not arguments.base else None)
+    evaluate_split(config, adapter, arguments.split, Path(arguments.output or config.run.output_dir))
+    return 0
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    from mrg_grpo.config import Config, apply_override, build, check, load_config
+    from mrg_grpo.evaluate import report_images
+
+    if arguments.config:
+        config = load_config(arguments.config, arguments.overrides)
+    else:
+        tree: dict = {}
+        for override in arguments.overrides:
+            apply_override(tree, override)
+        config = check(build(Config, tree, "--set"))
+    groups = [[image] for image in arguments.images] if arguments.each else [arguments.images]
+    report_images(config, arguments.adapter, groups, as_json=arguments.json)
+    return 0
+
+
+def run_label(arguments: argparse.Namespace) -> int:
+    from mrg_grpo.labelers import load_labeler
+    from mrg_grpo.labelers.csv_form import read_report_csv, write_label_csv
+
+    reports = read_report_csv(arguments.reports)
+    labels = load_labeler(arguments.labeler, arguments.tokenizer).label(reports)
+    write_label_csv(arguments.output, reports, labels)
+    print(f"{len(reports)} reports labelled: {arguments.output}")
+    return 0
+
+
+def run_score(arguments: argparse.Namespace) -> int:
+    from mrg_grpo.score import run_score as score
+
+    return score(
+        arguments.predictions,
+        labeler_path=arguments.labeler,
+        tokenizer=arguments.tokenizer,
+        output=arguments.output,
+        preset=arguments.preset,
+        compare=arguments.compare,
+        language=arguments.language,
+        duplicates=arguments.duplicates,
+    )
+
+
+COMMANDS = {
+    "train": run_train,
+    "sft": run_sft,
+    "evaluate": run_evaluate,
+    "report": run_report,
+    "label": run_label,
+    "score": run_score,
+}

@@ -1,0 +1,169 @@
+"""Decode a split greedily, label both sides, score: the same code for a base, a warm start and a trained policy.
+
+S studies.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mrg_grpo.config import Config
+from mrg_grpo.data import load_studies
+from mrg_grpo.data.images import prefetch
+from mrg_grpo.data.study import Study
+from mrg_grpo.errors import UserError
+from mrg_grpo.labelers import load_labeler
+from mrg_grpo.metrics.clinical import clinical_statistics
+from mrg_grpo.policy import Policy
+from mrg_grpo.prompt import Completion, parse_completion
+from mrg_grpo.rollout import decode
+
+DECODE_BATCH = 64
+"""Studies decoded together."""
+
+
+@dataclass
+class Predictions:
+    """Greedy completions of S studies."""
+
+    studies: list[Study]
+    generated: list[str]
+    parsed: list[Completion]
+
+    @property
+    def reports(self) -> list[str]:
+        return [completion.report for completion in self.parsed]
+
+
+@dataclass
+class Judged:
+    """Predictions with the labels of both sides, and per-study statistics that every metric is a function of."""
+
+    predictions: Predictions
+    labels: Tensor  # (S, 14) of the generated reports
+    reference_labels: Tensor  # (S, 14)
+    compliant: Tensor  # (S,) bool
+    statistics: Tensor  # (S, K), see mrg_grpo.metrics.clinical
+
+
+@torch.no_grad()
+def predict(policy: Policy, studies: list[Study], config: Config, progress: str = "") -> Predictions:
+    """One greedy completion per study; a study without an image is refused."""
+    require_images(studies)
+    batches = [studies[i : i + DECODE_BATCH] for i in range(0, len(studies), DECODE_BATCH)]
+    texts: list[str] = []
+    encoded = prefetch(batches, policy.encoder.encode, workers=2, ahead=3)
+    with (
+        policy.merged(),
+        tqdm(total=len(studies), desc=progress, disable=None if progress else True, leave=False) as bar,
+    ):
+        for prompts in encoded:
+            prefix = policy.prefill(prompts.to(policy.device))
+            rows = torch.arange(len(prompts.studies), device=policy.device)
+            texts += decode(policy, prefix, rows, config.sampling.max_tokens).texts
+            bar.update(len(rows))
+    return Predictions(studies, texts, [parse_completion(text, config.prompt.think) for text in texts])
+
+
+def judge(predictions: Predictions, labeler, config: Config) -> Judged:
+    """Label both sides and count. The think block is labelled too: its agreement with the report is a metric."""
+    labels = labeler.label(predictions.reports)
+    reference = labeler.label([study.report for study in predictions.studies])
+    thoughts = [completion.think for completion in predictions.parsed]
+    compliant = torch.tensor([completion.compliant for completion in predictions.parsed])
+    statistics = clinical_statistics(
+        labels,
+        reference,
+        margin=config.reward.mccs.margin,
+        think=labeler.label(thoughts),
+        has_think=torch.tensor([bool(thought) for thought in thoughts]),
+        compliant=compliant,
+        words=torch.tensor([len(report.split()) for report in predictions.reports]),
+    )
+    return Judged(predictions, labels, reference, compliant, statistics)
+
+
+def write_predictions(judged: Judged, path: Path, keep_text: bool = True) -> None:
+    """predictions.jsonl: one line per study, readable by `mrg-grpo score`."""
+    predictions = judged.predictions
+    with path.open("w", encoding="utf-8") as file:
+        for i, (study, completion) in enumerate(zip(predictions.studies, predictions.parsed)):
+            texts = {
+                "reference": study.report,
+                "prediction": completion.report,
+                "generated": predictions.generated[i],
+                "think": completion.think,
+                "images": list(study.images),
+            }
+            record = {
+                "study_id": study.id,
+                **(texts if keep_text else {}),
+                "compliant": completion.compliant,
+                "labels": judged.labels[i].tolist(),
+                "reference_labels": judged.reference_labels[i].tolist(),
+            }
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def require_images(studies: list[Study]) -> None:
+    bare = [study.id for study in studies if not study.images]
+    if bare:
+        raise UserError(
+            f"{len(bare)} of {len(studies)} studies have no image ({', '.join(bare[:10])}); "
+            "add the images or leave these studies out: score and label need none"
+        )
+
+
+def load_splits(config: Config) -> dict[str, list[Study]]:
+    data = config.data
+    views = int(data.views) if data.views.isdigit() else (None if data.views == "all" else data.views)
+    return load_studies(
+        data.form, data.root, sections=tuple(data.sections), views=views, allow_missing=data.allow_missing
+    )
+
+
+def studies_of(splits: dict[str, list[Study]], split: str) -> list[Study]:
+    if not splits.get(split):
+        raise UserError(
+            f'split "{split}" is not in the data; it has {", ".join(f"{k} ({len(v)})" for k, v in splits.items())}'
+        )
+    return splits[split]
+
+
+def evaluate_split(config: Config, adapter: str | None, split: str, output: Path) -> None:
+    """`mrg-grpo evaluate`: decode, score, write predictions.jsonl and evaluation.json, print the table."""
+    from mrg_grpo.score import evaluation_of
+
+    studies = studies_of(load_splits(config), split)
+    policy = Policy.load(config, adapter=adapter, trainable=False)
+    judged = judge(predict(policy, studies, config, f"decode {split}"), config_labeler(config), config)
+    output.mkdir(parents=True, exist_ok=True)
+    write_predictions(judged, output / "predictions.jsonl", config.run.keep_text)
+    evaluation = evaluation_of(judged)
+    (output / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1), encoding="utf-8")
+    print(evaluation.table())
+
+
+def config_labeler(config: Config):
+    return load_labeler(config.labeler.path, config.labeler.tokenizer, config.model.resolved_device())
+
+
+def report_images(config: Config, adapter: str | None, groups: list[list[str]], as_json: bool) -> None:
+    """`mrg-grpo report`: one report per group of images, to standard output."""
+    policy = Policy.load(config, adapter=adapter, trainable=False)
+    studies = [Study(Path(images[0]).stem, tuple(images), "", "own") for images in groups]
+    predictions = predict(policy, studies, config)
+    for study, text, completion in zip(studies, predictions.generated, predictions.parsed):
+        if as_json:
+            record = {"images": list(study.images), "report": completion.report, "think": completion.think,
+                      "compliant": completion.compliant, "generated": text}  # fmt: skip
+            print(json.dumps(record, ensure_ascii=False))
+        else:
+            head = f"{', '.join(study.images)}:\n" if len(groups) > 1 else ""
+            print(f"{head}{completion.report}")

@@ -1,0 +1,125 @@
+"""GRPO, the loop. Start reading here: `Grpo.step` is one step, from studies to the optimiser; `train` is the run.
+
+N studies, G reports of one study, B = N * G reports, b reports of a micro-batch, T report tokens.
+
+    studies -> prompts -> prefix -> rollout -> rewards -> advantages -> loss, backward -> optimiser
+
+Deliberate choices:
+* Everything per study is computed per study: vision and prompt run once, and all G reports continue from that prefix in
+  sampling, reference and training. The prefix of sampling serves the first inner pass too.
+* On policy (one inner pass, beta 0) the ratio is 1 and the loss is 0 in value. Its gradient is not: watch grad_norm.
+* Denominators are fixed over the whole step before the first micro-batch, so gradients do not depend on micro-batching.
+* All randomness is keyed by (seed, step): a resumed run continues as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.batch import PromptBatch
+from mrg_grpo.config import Config
+from mrg_grpo.objective import group_advantages, grpo_loss
+from mrg_grpo.policy import Policy
+from mrg_grpo.rewards import Rewards, RewardTable
+from mrg_grpo.rollout import Rollout, sample_groups
+from mrg_grpo.stepstats import PhaseTimer, StepStats
+
+
+@dataclass
+class StepResult:
+    """What one step leaves behind for log and reader."""
+
+    metrics: dict[str, float]
+    rollout: Rollout
+    table: RewardTable
+    advantages: Tensor  # (N, G)
+
+
+class Grpo:
+    """One policy, its rewards and its optimiser."""
+
+    def __init__(self, config: Config, policy: Policy, rewards: Rewards) -> None:
+        self.config, self.policy, self.rewards = config, policy, rewards
+        self.optimizer = torch.optim.AdamW(policy.trainable(), lr=config.grpo.learning_rate, weight_decay=0.0)
+
+    def step(self, prompts: PromptBatch, number: int) -> StepResult:
+        """Step `number`, counted from 1, on N studies."""
+        grpo, policy, timer = self.config.grpo, self.policy, PhaseTimer(self.policy.device)
+
+        with timer("prefill"):  # vision and prompt, once per study
+            prefix = policy.prefill(prompts)
+
+        with timer("sample"):  # G reports of each study, from that prefix
+            rollout = sample_groups(policy, prefix, prompts.study_ids, self.config, number)
+            mask = rollout.trained_mask(self.config.sampling.mask_truncated)  # (B, T)
+
+        with timer("reward"):  # label, compare, weigh; then each report against its own group
+            table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists())
+            advantages = group_advantages(table.total.view(-1, grpo.group_size), grpo.scale)  # (N, G)
+            advantages = advantages.to(policy.device)
+
+        with timer("reference"):  # the frozen start policy on the same reports
+            ref_logps = self.reference_logps(prompts, rollout, mask) if grpo.beta > 0 else None
+
+        stats = StepStats(rollout, table, advantages)
+        old_logps = None  # None: on policy, the ratio is 1 with gradient
+        for inner in range(grpo.inner_passes):
+            with timer("train"):
+                if inner > 0:
+                    prefix = policy.prefill(prompts)  # the policy has moved
+                for rows in rollout.micro_batches(grpo.micro_batch):  # (b,)
+                    T = int(rollout.lengths[rows].max())  # noqa: N806
+                    logps, entropy = policy.logprobs(
+                        prefix, rollout.tokens[rows, :T], mask[rows, :T], rollout.rows[rows]
+                    )  # (b, T)
+                    loss, metrics = grpo_loss(
+                        logps,
+                        advantages.flatten()[rows],
+                        mask[rows, :T],
+                        old_logps=None if old_logps is None else old_logps[rows, :T],
+                        ref_logps=None if ref_logps is None else ref_logps[rows, :T],
+                        clip_low=grpo.clip_low,
+                        clip_high=grpo.clip_high,
+                        beta=grpo.beta,
+                        aggregate=grpo.aggregate,
+                        ratio=grpo.ratio,
+                        normalizer=self.normalizer(mask),
+                    )
+                    loss.backward()
+                    stats.add(rows, inner, loss, logps, entropy, mask[rows, :T], metrics)
+                policy.backward(prefix)  # through the prompt, once per study
+                stats.grad_norm = self.update(number)
+            old_logps = stats.logps  # of the first pass: the policy that sampled
+        return StepResult(stats.summary(timer), rollout, table, advantages)
+
+    def normalizer(self, mask: Tensor) -> Tensor | int:
+        """The denominator of the whole step, for the configured aggregation."""
+        if self.config.grpo.aggregate == "token":
+            return mask.sum().clamp(min=1)
+        reports = mask.shape[0]
+        return reports * self.config.sampling.max_tokens if self.config.grpo.aggregate == "constant" else reports
+
+    def reference_logps(self, prompts: PromptBatch, rollout: Rollout, mask: Tensor) -> Tensor:
+        """Log-probabilities (B, T) of the frozen start policy."""
+        with self.policy.reference():
+            prefix = self.policy.prefill(prompts)
+            logps = torch.zeros(mask.shape, dtype=rollout.logps.dtype, device=mask.device)
+            for rows in rollout.micro_batches(self.config.grpo.micro_batch):
+                T = int(rollout.lengths[rows].max())  # noqa: N806
+                logps[rows, :T], _ = self.policy.logprobs(
+                    prefix, rollout.tokens[rows, :T], mask[rows, :T], rollout.rows[rows]
+                )
+        return logps
+
+    def update(self, number: int) -> Tensor:
+        """Clip, step, clear. Returns the gradient norm before clipping."""
+        grpo = self.config.grpo
+        for group in self.optimizer.param_groups:
+            group["lr"] = grpo.learning_rate * min(1.0, number / max(1, grpo.warmup))
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable(), grpo.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm

@@ -1,0 +1,44 @@
+"""Token-level training: the warm start, and the baseline the paper argues against.
+
+The loss is the mean negative log-likelihood of the target tokens, `<think>...</think><report>...</report>` and the stop
+token. It runs through the same prefix and the same `logprobs` as GRPO (a group of one), so a warm start and the policy
+that continues it can not disagree on prompt, positions or suppressed tokens. The temperature is 1 here whatever
+sampling uses: likelihood is of the untempered model.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.batch import PromptBatch
+from mrg_grpo.policy import Policy
+
+
+def encode_targets(policy: Policy, targets: list[str]) -> tuple[Tensor, Tensor]:
+    """N target texts -> tokens (N, T) with the stop token at the end, padded behind with 0, and their mask (N, T)."""
+    rows = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] + policy.stop_ids[:1] for text in targets]
+    width = max(len(row) for row in rows)
+    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=policy.device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=policy.device).bool()
+    return tokens, mask
+
+
+def sft_loss(policy: Policy, prompts: PromptBatch, targets: list[str]) -> Tensor:
+    """Mean negative log-likelihood per target token; leaves the gradients behind and returns the detached loss."""
+    tokens, mask = encode_targets(policy, targets)
+    prefix = policy.prefill(prompts)
+    logps, _ = policy.logprobs(prefix, tokens, mask)  # (N, T)
+    loss = -logps.sum() / mask.sum()
+    loss.backward()
+    policy.backward(prefix)
+    return loss.detach()
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Share of the learning rate at `step`, counted from 1: linear warm-up, then a half cosine to 0."""
+    if step <= warmup:
+        return step / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -1,0 +1,105 @@
+"""What a step logs: every name here is explained in docs/metrics.md. The device is waited for once, in `summary`."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.conditions import BLANK, UNCERTAIN
+from mrg_grpo.rewards import RewardTable
+from mrg_grpo.rollout import Rollout
+
+
+class PhaseTimer:
+    """Seconds per named phase. On a GPU each phase's end waits for the device, so that the phases add up."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.started = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+class StepStats:
+    """Collects tensors over the micro-batches of a step; turns them into numbers at its end."""
+
+    def __init__(self, rollout: Rollout, table: RewardTable, advantages: Tensor) -> None:
+        self.rollout, self.table, self.advantages = rollout, table, advantages
+        self.logps = torch.zeros_like(rollout.logps)  # (B, T), of the first pass
+        self.entropy = torch.zeros_like(rollout.logps)
+        self.grad_norm = torch.zeros(())
+        self.loss = torch.zeros((), device=rollout.logps.device)
+        self.sums: dict[str, Tensor] = {}
+        self.weight: Tensor | float = 0.0
+
+    def add(
+        self,
+        rows: Tensor,
+        inner: int,
+        loss: Tensor,
+        logps: Tensor,
+        entropy: Tensor,
+        mask: Tensor,
+        metrics: dict[str, Tensor],
+    ) -> None:
+        """One micro-batch. Its means are weighted by its tokens: they add up to means over all tokens."""
+        if inner == 0:
+            width = logps.shape[1]
+            self.logps[rows, :width] = logps.detach()
+            self.entropy[rows, :width] = entropy
+            self.loss = self.loss + loss.detach()
+        tokens = mask.sum()
+        self.weight = self.weight + tokens
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * tokens
+
+    def summary(self, timer: PhaseTimer) -> dict[str, float]:
+        """name -> number, for metrics.jsonl."""
+        rollout, table, reports = self.rollout, self.table, self.table.reports
+        lengths, labels = rollout.lengths.float(), reports.labels
+        tokens = rollout.mask.sum()
+        values: dict[str, Tensor] = {"reward": table.total.mean(), "reward_std": table.total.std()}
+        for name, column in table.terms.items():
+            present = column[~column.isnan()]
+            values[f"reward/{name}"] = present.mean()
+            values[f"reward/{name}_std"] = present.std() if len(present) > 1 else present.new_zeros(())
+        values |= {
+            "groups_without_spread": (self.advantages == 0).all(dim=1).float().mean(),
+            "zero_reward": (table.total == 0).float().mean(),
+            "loss": self.loss,
+            "grad_norm": self.grad_norm,
+            **{name: total / self.weight for name, total in self.sums.items()},
+            "entropy": self.entropy.sum() / tokens,
+            "sampling_gap": (self.logps - rollout.logps).abs().mul(rollout.mask).max(),
+            "tokens": tokens,
+            "length": lengths.mean(),
+            "length_max": lengths.max(),
+            "truncated": (~rollout.finished).float().mean(),
+            "mentioned": (labels[:, :13] != BLANK).sum(dim=1).float().mean(),
+            "uncertain": (labels[:, :13] == UNCERTAIN).sum(dim=1).float().mean(),
+        }
+        numbers = {name: float(value) for name, value in values.items()}
+        seconds = {f"seconds/{phase}": round(spent, 4) for phase, spent in timer.seconds.items()}
+        seconds["seconds/step"] = round(time.perf_counter() - timer.started, 4)
+        return {**numbers, **seconds, "memory_gb": peak_memory_gb(rollout.tokens.device)}
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Peak memory of the process so far: of the GPU where there is one, else resident set size. GB = 1e9 bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9

@@ -1,0 +1,36 @@
+"""The order of training studies, and their prompts encoded ahead of the step.
+
+Step k (from 1) takes the k-th batch of N studies of an endless sequence of epochs, each a permutation keyed by
+(seed, epoch). So a step number is a position: nothing has to be saved or replayed to resume.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+
+from mrg_grpo.batch import PromptBatch, PromptEncoder
+from mrg_grpo.data.images import prefetch
+from mrg_grpo.data.study import Study
+
+
+class StudyStream:
+    """An endless, seekable sequence of batches."""
+
+    def __init__(self, studies: list[Study], size: int, seed: int) -> None:
+        self.studies, self.size, self.seed = studies, size, seed
+        self._order = cache(self._permutation)
+
+    def _permutation(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.studies), generator=generator).tolist()
+
+    def batch(self, step: int) -> list[Study]:
+        """The studies of step `step`, counted from 1; a batch may run over an epoch's end."""
+        positions = range((step - 1) * self.size, step * self.size)
+        return [self.studies[self._order(p // len(self.studies))[p % len(self.studies)]] for p in positions]
+
+    def prompts(self, encoder: PromptEncoder, first: int, last: int) -> Iterator[tuple[int, PromptBatch]]:
+        """(step, PromptBatch) for steps first..last; images are decoded by worker threads ahead of the step."""
+        steps = range(first, last + 1)
+        yield from zip(steps, prefetch(steps, lambda step: encoder.encode(self.batch(step)), workers=2, ahead=4))

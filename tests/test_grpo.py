@@ -1,0 +1,162 @@
+"""The step: micro-batches and inner passes against plain recomputation, resume to the last bit, and that it learns."""
+
+import copy
+
+import pytest
+import torch
+from PIL import Image
+from tiny import write_checkpoint
+
+from mrg_grpo.checkpoint import find_fault, save_checkpoint, saved_steps
+from mrg_grpo.checkpoint import resume as load_checkpoint
+from mrg_grpo.config import Config
+from mrg_grpo.data.study import Study
+from mrg_grpo.grpo import Grpo
+from mrg_grpo.policy import Policy
+from mrg_grpo.rewards import Rewards
+from mrg_grpo.stream import StudyStream
+
+
+class LetterLabeler:
+    """A stand-in labeler: condition i is positive where the report contains the i-th letter."""
+
+    def label(self, texts):
+        return torch.tensor([[int(letter in text) for letter in "aeiouybcdfghjk"] for text in texts])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"), scale=0.1)
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    made = []
+    for i in range(6):
+        pixels = torch.randint(0, 256, (56, 56 + 28 * (i % 2)), generator=torch.Generator().manual_seed(i))
+        Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f"{i}.png")
+        made.append(Study(f"s{i}", (str(folder / f"{i}.png"),), "aei ou"[i % 3 :], "train"))
+    return made
+
+
+def setting(checkpoint, dtype="float64", **grpo) -> Config:
+    config = Config()
+    config.model.path, config.model.device, config.model.dtype = str(checkpoint), "cpu", dtype
+    config.prompt.text, config.sampling.max_tokens = "?", 12
+    config.reward.weights = {"ccs": 1.0}
+    config.lora.rank = 4
+    config.grpo.studies_per_step, config.grpo.group_size, config.grpo.learning_rate = 2, 4, 1e-2
+    for name, value in grpo.items():
+        setattr(config.grpo, name, value)
+    return config
+
+
+def build(config) -> Grpo:
+    torch.manual_seed(0)
+    policy = Policy.load(config)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:  # with B = 0 half of the gradients are 0
+            parameter.data = (
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)).to(parameter) * 0.1
+            )
+    if config.model.dtype == "float64":
+        policy.model.double()
+    policy.start = [(p, p.detach().clone()) for p in policy.trainable()]
+    return Grpo(config, policy, Rewards(config.reward, LetterLabeler()))
+
+
+def run(grpo, studies, steps, first=1):
+    stream = StudyStream(studies, grpo.config.grpo.studies_per_step, seed=0)
+    return [grpo.step(prompts, number) for number, prompts in stream.prompts(grpo.policy.encoder, first, steps)]
+
+
+def parameters(grpo):
+    return torch.cat([p.detach().flatten().double() for p in grpo.policy.trainable()])
+
+
+@pytest.mark.parametrize("aggregate", ["sequence", "token", "constant"])
+def test_micro_batches_do_not_change_the_step(checkpoint, studies, aggregate):
+    ends, metrics = [], []
+    for micro in (0, 1, 3):
+        grpo = build(setting(checkpoint, micro_batch=micro, aggregate=aggregate, beta=0.1, inner_passes=2))
+        metrics.append(run(grpo, studies, 2)[-1].metrics)
+        ends.append(parameters(grpo))
+    assert (ends[0] - ends[1]).abs().max() < 1e-8 and (ends[0] - ends[2]).abs().max() < 1e-8
+    for name in ("loss", "kl", "entropy", "ratio_mean", "clip_fraction_high", "grad_norm"):
+        assert abs(metrics[0][name] - metrics[1][name]) < 1e-6, name
+
+
+def test_second_inner_pass_is_clipped_against_the_sampling_policy(checkpoint, studies):
+    once = run(build(setting(checkpoint, beta=0.0, inner_passes=1)), studies, 1)[0].metrics
+    twice = run(build(setting(checkpoint, beta=0.0, inner_passes=2, warmup=0, learning_rate=0.05)), studies, 1)[
+        0
+    ].metrics
+    assert once["ratio_mean"] == 1.0 and once["clip_fraction_low"] == once["clip_fraction_high"] == 0
+    assert twice["ratio_mean"] != 1.0 and twice["clip_fraction_low"] + twice["clip_fraction_high"] > 0
+
+
+def test_beta_holds_the_policy_near_its_start(checkpoint, studies):
+    kl = {}
+    for beta in (1e-6, 20.0):
+        kl[beta] = run(build(setting(checkpoint, beta=beta)), studies, 12)[-1].metrics["kl"]
+    assert kl[20.0] < 0.5 * kl[1e-6]
+    first = run(build(setting(checkpoint, beta=0.1)), studies, 1)[0].metrics
+    assert abs(first["kl"]) < 1e-12  # the reference is the start policy
+
+
+def test_it_learns(checkpoint, studies):
+    results = run(build(setting(checkpoint, dtype="float32", beta=0.0, group_size=16, learning_rate=0.03)), studies, 30)
+    rewards = [result.metrics["reward"] for result in results]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1, rewards
+
+
+def test_groups_without_spread_leave_the_policy_where_it_is(checkpoint, studies):
+    grpo = build(setting(checkpoint, beta=0.0))
+    grpo.rewards.terms = {"ccs": lambda reports: torch.ones(len(reports.completions))}
+    before = parameters(grpo)
+    result = run(grpo, studies, 1)[0]
+    assert result.metrics["groups_without_spread"] == 1.0 and result.metrics["grad_norm"] == 0.0
+    assert torch.equal(parameters(grpo), before)
+
+
+def test_resume_is_exact(checkpoint, studies, tmp_path):
+    config = setting(checkpoint, dtype="float32", beta=0.05)
+    straight = build(config)
+    metrics = [result.metrics for result in run(straight, studies, 5)]
+    first = build(config)
+    run(first, studies, 3)
+    save_checkpoint(tmp_path, 3, first.policy, first.optimizer)
+    second = build(config)
+    state = load_checkpoint(tmp_path, second.policy, second.optimizer)
+    assert state.step == 3 and not state.damaged
+    resumed = [result.metrics for result in run(second, studies, 5, first=4)]
+    assert torch.equal(parameters(straight), parameters(second))
+    for a, b in zip(metrics[3:], resumed):
+        timeless = [name for name in a if not name.startswith(("seconds", "memory"))]
+        assert {n: a[n] for n in timeless} == {n: b[n] for n in timeless}
+    one, two = straight.optimizer.state_dict()["state"], second.optimizer.state_dict()["state"]
+    assert all(torch.equal(one[k][name], two[k][name]) for k in one for name in one[k])
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(checkpoint, studies, tmp_path):
+    grpo = build(setting(checkpoint))
+    for step in (1, 2, 3):
+        run(grpo, studies, step, first=step)
+        save_checkpoint(tmp_path, step, grpo.policy, grpo.optimizer)
+    assert [folder.name for folder in saved_steps(tmp_path)] == ["step-000002", "step-000003"]
+    good = tmp_path / "checkpoints" / "step-000002"
+    bad = tmp_path / "checkpoints" / "step-000003" / "state.pt"
+    bad.write_bytes(bad.read_bytes()[:-100])
+    state = load_checkpoint(tmp_path, grpo.policy, grpo.optimizer)
+    assert state.step == 2 and "state.pt is damaged" in state.damaged[0] and find_fault(good) is None
+
+
+def test_stream_is_a_permutation_per_epoch_and_seekable(studies):
+    stream = StudyStream(studies, 4, seed=3)
+    seen = [study.id for step in range(1, 7) for study in stream.batch(step)]
+    for epoch in range(4):
+        assert sorted(seen[6 * epoch : 6 * epoch + 6]) == sorted(study.id for study in studies)
+    assert seen[:6] != seen[6:12]
+    assert [study.id for study in StudyStream(studies, 4, seed=3).batch(5)] == seen[16:20]
+    assert copy.copy(seen) != [s.id for step in range(1, 7) for s in StudyStream(studies, 4, seed=4).batch(step)]

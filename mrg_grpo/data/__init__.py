@@ -1,0 +1,145 @@
+"""Studies from any of the six data forms, by split name: `load_studies`.
+
+Deliberate choices:
+1. No image is opened. Whether each file is there is asked once, folder by folder.
+2. Nothing is left out silently. A study with an empty report, or without an image of the wished views, stays, counted
+   and named in a note; `incomplete="drop"` leaves such studies out, by name, and says so too. Evaluation sets of two
+   people who use the same settings therefore hold the same studies.
+3. The result is a dict by split name that also carries `notes`, the lines that a command prints (`describe_splits`).
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mrg_grpo.data import iu_xray, mimic_cxr, r2gen, records
+from mrg_grpo.data.records import Record, Source, Wish
+from mrg_grpo.data.sections import checked_sections
+from mrg_grpo.data.splits import PUBLISHED, Studies, assigned, describe_splits
+from mrg_grpo.data.study import Study
+from mrg_grpo.errors import UserError
+
+__all__ = ["FORMS", "PUBLISHED", "Studies", "Study", "describe_splits", "load_studies"]
+
+FORMS = ("phantom", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr")
+LIST_FROM = 4  # files wished of one folder from which listing it is cheaper than asking for each (mimic_scale.json)
+
+
+def load_studies(
+    form: str,
+    root: str | os.PathLike[str],
+    *,
+    sections: Sequence[str] = ("findings",),
+    views: str | int | None = None,
+    allow_missing: bool = False,
+    split_file: str | os.PathLike[str] | None = None,
+    keep_xxxx: bool = True,
+    incomplete: str = "keep",
+) -> Studies:
+    """Every study of the data set at `root`, by split name (train, val, test), in the order of its files.
+
+    form           one of FORMS; docs/data.md says what each looks like
+    sections       "findings", "impression" or both, joined in this order
+    views          None or "all", "frontal", or the number of first images to keep
+    allow_missing  keep every study with the images that are there, possibly none
+    split_file     splits by id, for iu_xray_kaggle and iu_xray_xml; for mimic_cxr a table in place of its split file
+    keep_xxxx      False drops de-identified words (XXXX, ___) from reports
+    incomplete     "keep" or "drop" studies with an empty report, or with no image of the wished views
+
+    Raises UserError, one line with file, record and remedy, for anything the data set is not.
+    """
+    if form not in FORMS:
+        raise UserError(f"data.form is {form!r}; use one of {', '.join(FORMS)}")
+    if incomplete not in ("keep", "drop"):
+        raise UserError(f'incomplete is {incomplete!r}; use "keep" or "drop"')
+    wish = Wish(
+        checked_sections(sections),
+        records.checked_views(views),
+        keep_xxxx,
+        None if split_file is None else Path(split_file),
+    )
+    if form == "phantom":
+        from mrg_grpo.data import phantom  # drawn on demand; runs on real images never import it
+
+        return Studies(phantom.load(str(root), sections=wish.sections))
+    source = _read(form, records.data_folder(Path(root)), wish)
+    notes = source.notes
+    pairs = assigned(source.records, wish.split_file, form, notes)
+    absent = missing_files(source.image_folder, (name for _, record in pairs for name in record.images))
+    _judge_images(pairs, absent, source.image_folder, allow_missing, incomplete, notes)
+    empty = [record.id for _, record in pairs if not record.report]
+    if empty:
+        fate = "left out" if incomplete == "drop" else 'kept (incomplete = "drop" leaves them out)'
+        named = " or ".join(wish.sections)
+        notes.append(f"{len(empty):,} studies have no text in {named} and are {fate}: {records.first_names(empty)}")
+    folder = str(source.image_folder)
+    by_split: dict[str, list[Study]] = {name: [] for name in records.SPLITS}
+    for split, record in pairs:
+        if incomplete == "drop" and not (record.report and record.images):
+            continue
+        images = tuple(f"{folder}/{name}" for name in record.images if name not in absent)
+        by_split[split].append(Study(record.id, images, record.report, split))
+    return Studies(by_split, notes, read=len(source.records))
+
+
+def _read(form: str, root: Path, wish: Wish) -> Source:
+    """The records of one form."""
+    if form == "iu_xray_kaggle":
+        return iu_xray.read_kaggle(root, wish)
+    if form == "iu_xray_xml":
+        return iu_xray.read_xml(root, wish)
+    if form == "mimic_cxr":
+        return mimic_cxr.read_native(root, wish)
+    notes: list[str] = []
+    frontal = None
+    if form == "mimic_cxr_r2gen" and wish.views == "frontal":
+        frontal = mimic_cxr.r2gen_frontal(root, notes)
+    source = r2gen.read(root, form, wish, frontal)
+    source.notes[:0] = notes
+    return source
+
+
+def missing_files(folder: Path, names: Iterable[str]) -> set[str]:
+    """Which of these names, relative to the folder, are not there."""
+    by_folder: dict[str, list[str]] = {}
+    for name in names:
+        head, _, tail = name.rpartition("/")
+        by_folder.setdefault(head, []).append(tail)
+    missing: set[str] = set()
+    for head, tails in by_folder.items():
+        inner = f"{folder}/{head}" if head else str(folder)
+        prefix = f"{head}/" if head else ""
+        if len(tails) < LIST_FROM:
+            missing.update(prefix + tail for tail in tails if not os.path.exists(f"{inner}/{tail}"))
+            continue
+        try:
+            present = set(os.listdir(inner))
+        except OSError:  # no such folder: then none of its files is there
+            present = set()
+        missing.update(prefix + tail for tail in tails if tail not in present)
+    return missing
+
+
+def _judge_images(
+    pairs: list[tuple[str, Record]],
+    absent: set[str],
+    folder: Path,
+    allow_missing: bool,
+    incomplete: str,
+    notes: list[str],
+) -> None:
+    """Raise for missing images, or note them where they are allowed."""
+    wished = sum(len(record.images) for _, record in pairs)
+    if absent:
+        names = sorted(absent)
+        line = f"{len(absent):,} of {wished:,} images are missing from {folder}: {records.first_names(names)}"
+        if not allow_missing:
+            raise UserError(f"{line}; put them there, or pass --allow-missing to keep every study without them")
+        bare = sum(not any(name not in absent for name in record.images) for _, record in pairs)
+        notes.append(f"warning: {line}; {bare:,} of {len(pairs):,} studies have no image at all")
+    without = [record.id for _, record in pairs if not record.images]
+    if without:
+        line = f"{len(without):,} studies list no image of the wished views: {records.first_names(without)}"
+        if not allow_missing and incomplete != "drop":
+            raise UserError(f'{line}; use incomplete = "drop" to leave them out, or --allow-missing to keep them')
+        notes.append(f"{line}; they are {'left out' if incomplete == 'drop' else 'kept without one'}")

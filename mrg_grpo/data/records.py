@@ -1,0 +1,163 @@
+"""What every reader of a data form shares: the wish, the record, and the checks on names, paths and tables.
+
+Deliberate choices:
+1. A reader yields `Record`s with image names relative to one image folder; names are judged as text before any file is
+   touched. Absolute names and names that climb out with `..` are refused. Symbolic links inside the data folder are the
+   user's own doing and are followed: data sets are often linked into place.
+2. Tables are UTF-8, with or without a byte order mark. A table that is not is read as Latin-1, and a note says so.
+3. Split names are train, val and test; "valid", "validate", "validation" and "dev" mean val. Any other is an error:
+   a public copy of IU X-Ray has its "test" key overwritten by blanks, and a lost test split must not pass unseen.
+"""
+
+import csv
+import gzip
+import io
+import posixpath
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mrg_grpo.errors import UserError
+
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "val": "val", "dev": "val"} | {
+    name: "val" for name in ("valid", "validate", "validation")
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the caller wants of each study."""
+
+    sections: tuple[str, ...]
+    """Section names, in the order they are joined."""
+    views: str | int
+    """"all", "frontal", or the number of first images to keep."""
+    keep_xxxx: bool
+    """Whether de-identified tokens stay in the report."""
+    split_file: Path | None
+    """A file that assigns splits by id, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One study as a reader found it."""
+
+    id: str
+    report: str
+    images: tuple[str, ...]
+    """Names relative to the image folder, of the wished views."""
+    split: str | None
+    """None where the form has no split of its own."""
+
+
+@dataclass
+class Source:
+    """All that a reader found."""
+
+    records: list[Record]
+    image_folder: Path
+    notes: list[str] = field(default_factory=list)
+    """Lines for the user, such as an encoding that had to be guessed."""
+
+
+def first_names(names: Sequence[str], limit: int = 10) -> str:
+    """The first ten of many names, for a message."""
+    rest = "" if len(names) <= limit else ", ..."
+    return ", ".join(names[:limit]) + rest
+
+
+def checked_views(views: str | int | None) -> str | int:
+    """`views` with None as "all"; UserError for anything but "all", "frontal" or a whole number from 1."""
+    if views is None:
+        return "all"
+    if views in ("all", "frontal") or (isinstance(views, int) and not isinstance(views, bool) and views >= 1):
+        return views
+    raise UserError(f'data.views is {views!r}; use "all", "frontal", or a number of first images such as 1')
+
+
+def split_named(name: object, where: str) -> str:
+    """train, val or test; UserError for a blank or unknown name."""
+    known = SPLIT_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
+    if known is None:
+        kind = "a blank split name" if isinstance(name, str) and not name.strip() else f"the split name {name!r}"
+        raise UserError(f"{where} has {kind}; name it train, val or test")
+    return known
+
+
+def safe_relative(name: str, where: str) -> str:
+    """An image name, normalised; UserError if it is absolute, leaves the data folder, or is no file name."""
+    if not name or "\0" in name or "\\" in name:
+        raise UserError(f"{where} names the image {name!r}; write a relative path with forward slashes")
+    plain = posixpath.normpath(name) if "." in name or "//" in name else name
+    if plain.startswith(("/", "../")) or plain in ("..", ".") or plain[1:2] == ":":
+        raise UserError(f"{where} names the image {name!r}, which lies outside the data folder; use a path inside it")
+    return plain
+
+
+def unicode_text(text: str, where: str) -> str:
+    """The text; UserError if it holds half of a surrogate pair, which no tokenizer or file name can."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} is not valid Unicode ({error.reason}); write the file anew as UTF-8") from error
+    return text
+
+
+def data_folder(root: str | Path) -> Path:
+    """The folder of a data set; UserError if it is not one."""
+    folder = Path(root)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"data.root {folder} {what}; name the folder that holds the data set")
+    return folder
+
+
+def read_bytes(path: Path, remedy: str) -> bytes:
+    """A file's content, unpacked where its name ends in .gz; UserError with the remedy where that fails."""
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; {remedy}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
+
+
+def decoded(raw: bytes, path: Path, notes: list[str]) -> str:
+    """UTF-8, with or without byte order mark; else Latin-1, with a note."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        notes.append(f"warning: {path} is not UTF-8 (byte {error.start:,}) and was read as Latin-1; check its accents")
+        return raw.decode("latin-1")
+
+
+def table_rows(path: Path, columns: Sequence[str], notes: list[str], remedy: str) -> Iterator[tuple[str, ...]]:
+    """The named columns of a CSV, row by row, as text; blank lines are skipped.
+
+    Raises UserError for a missing file or column, a row of another length, or broken quoting.
+    """
+    reader = csv.reader(io.StringIO(decoded(read_bytes(path, remedy), path, notes), newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        absent = [name for name in columns if name not in header]
+        if absent:
+            raise UserError(f"{path} has no column {absent[0]!r} (it has: {', '.join(header) or 'nothing'}); {remedy}")
+        picks = [header.index(name) for name in columns]
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise UserError(
+                    f"{path} line {reader.line_num}: {len(row)} fields where the header has {len(header)}; {remedy}"
+                )
+            yield tuple(row[pick] for pick in picks)
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num}: {error}; {remedy}") from error
+
+
+def view_error(form: str, remedy: str) -> UserError:
+    """The error for views = "frontal" on a form that does not say which image is frontal."""
+    return UserError(f'data.views is "frontal", but {form} does not say which image is frontal; {remedy}')

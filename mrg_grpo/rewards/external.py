@@ -1,0 +1,117 @@
+"""Optional rewards and metrics by dotted path, with TRL's signature: `f(completions, **columns) -> list[float | None]`.
+
+Anything made for TRL plugs in unchanged: "package.module:function" or "package.module.function". Columns are prompts,
+reports (parsed), reference, study_id, completion_ids: one entry per completion. None leaves the term out of that
+report's sum. What comes back is checked before it can reach an advantage: a NaN would poison a whole group in silence.
+"""
+
+import importlib
+import inspect
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.errors import UserError
+
+
+class ExternalReward:
+    """A reward by dotted path; `name` is that path."""
+
+    def __init__(self, path: str) -> None:
+        """Resolve the path now, so that a typing error ends the run before it starts. Raises UserError."""
+        self.name = path
+        self.function = metric_from_path(path)
+
+    def __call__(self, completions: list[str], **columns: Sequence) -> tuple[Tensor, Tensor]:
+        """B completions -> values (B,) float and present (B,) bool; values are 0 where not present.
+
+        Raises UserError that names the reward and the report where the function fails, or returns anything but one
+        finite number or None per completion.
+        """
+        try:
+            scores = self.function(completions, **columns)
+        except Exception as error:  # foreign code may raise anything; it is re-raised with the place it happened
+            raise UserError(
+                f"reward {self.name} failed on {self._culprit(completions, columns)}: {_line(error)}"
+            ) from error
+        if inspect.isawaitable(scores):
+            if inspect.iscoroutine(scores):
+                scores.close()
+            raise UserError(f"reward {self.name} is asynchronous; give a plain function that returns its list")
+        scores = self._as_list(scores, len(completions))
+        for row, score in enumerate(scores):
+            if score is not None and not (_is_number(score) and math.isfinite(score)):
+                raise UserError(
+                    f"reward {self.name} returned {score!r} for {_name(row, columns)}; it must be a finite number, "
+                    "or None to leave the report out"
+                )
+        present = torch.tensor([score is not None for score in scores], dtype=torch.bool)
+        return torch.tensor([0.0 if score is None else float(score) for score in scores]), present
+
+    def _as_list(self, scores: Any, expected: int) -> list:
+        if isinstance(scores, Tensor) or hasattr(scores, "tolist"):
+            scores = scores.tolist()
+        if not isinstance(scores, list | tuple):
+            raise UserError(f"reward {self.name} returned {type(scores).__name__}; it must be a list of {expected}")
+        if len(scores) != expected:
+            raise UserError(f"reward {self.name} returned {len(scores)} scores for {expected} completions")
+        return [score.item() if hasattr(score, "item") else score for score in scores]
+
+    def _culprit(self, completions: list[str], columns: dict[str, Sequence]) -> str:
+        """Which report it was: the first one that fails alone too."""
+        for row, completion in enumerate(completions):
+            alone = {
+                key: [column[row]] if _per_report(column, completions) else column for key, column in columns.items()
+            }
+            try:
+                self.function([completion], **alone)
+            except Exception:  # the same foreign code again; which exception does not matter here
+                return _name(row, columns)
+        return f"{len(completions)} completions (on none of them alone)"
+
+
+def metric_from_path(path: str) -> Callable[..., Any]:
+    """ "package.module:function" or "package.module.function" -> the callable. Raises UserError.
+
+    The working directory is searched last, so that a function in a file beside the configuration is found.
+    """
+    module_name, separator, attribute = path.partition(":")
+    if not separator:
+        module_name, _, attribute = path.rpartition(".")
+    if not module_name or not attribute:
+        raise UserError(f'reward "{path}" is not a dotted path; write package.module:function')
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # importing runs foreign code, which may raise anything
+        raise UserError(f'reward "{path}": cannot import {module_name} ({_line(error)})') from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UserError(f'reward "{path}": {module_name} has no {attribute}')
+        found = getattr(found, part)
+    if not callable(found):
+        raise UserError(f'reward "{path}" is {type(found).__name__}, not a function')
+    return found
+
+
+def _per_report(column: Any, completions: list[str]) -> bool:
+    return isinstance(column, list | tuple) and len(column) == len(completions)
+
+
+def _name(row: int, columns: dict[str, Sequence]) -> str:
+    studies = columns.get("study_id")
+    return f"completion {row}" + (f" (study {studies[row]})" if studies is not None and len(studies) > row else "")
+
+
+def _is_number(score: Any) -> bool:
+    return isinstance(score, int | float)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,75 @@
+"""The configuration: what is refused, and in what words."""
+
+import pytest
+
+from mrg_grpo.config import Config, changed_keys, check, load_config, to_toml
+from mrg_grpo.errors import UserError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[grpo]\ngroup_siz = 4", 'unknown key "group_siz"; did you mean "group_size"'),
+        ("[grop]\n", 'unknown key "grop"; did you mean "grpo"'),
+        ("[grpo]\ngroup_size = 'four'", "group_size: expected a whole number, got 'four'"),
+        ("[grpo]\ngroup_size = 4.5", "expected a whole number"),
+        ("[grpo]\ngroup_size = true", "expected a whole number"),
+        ("[prompt]\nthink = 1", "expected true or false"),
+        ("grpo = 3", "expected a table"),
+        ("[data]\nsections = 'findings'", "sections: expected a list"),
+        ("[data]\nsections = ['plan']", "may name"),
+        ("[grpo]\ngroup_size = 1", "a group of one has no advantage"),
+        ("[grpo]\naggregate = 'mean'", "is not one of sequence, token, constant"),
+        ("[grpo]\nbeta = -0.1", "must not be negative"),
+        ("[grpo]\nlearning_rate = 0", "must be above 0"),
+        ("[reward.mccs]\nmargin = 1.0", "below 1"),
+        ("[reward.weights]\nmccs = 0", "every weight is 0"),
+        ("[data]\nform = 'iu_xray_r2gen'", "needs the folder"),
+        ("[data]\nviews = 'left'", "must be"),
+        ("[run\n", "not valid TOML"),
+    ],
+)
+def test_refused_in_one_line(tmp_path, text, words):
+    with pytest.raises(UserError) as error:
+        load_config(write(tmp_path, text))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_file_and_bad_override(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_config(tmp_path / "none.toml")
+    path = write(tmp_path, "")
+    for bad in ("grpo.group_size", "=3", "run.seed.x=1"):
+        with pytest.raises(UserError):
+            load_config(path, [bad])
+
+
+def test_overrides(tmp_path):
+    config = load_config(
+        write(tmp_path, "[grpo]\ngroup_size = 4"),
+        ["grpo.group_size=16", "grpo.learning_rate=1e-5", "data.sections=['findings', 'impression']",
+         "run.output_dir=runs/other", "reward.weights={ mccs = 1 }", "prompt.think=false", "data.views=2"],
+    )  # fmt: skip
+    assert config.grpo.group_size == 16 and config.grpo.learning_rate == 1e-5
+    assert config.data.sections == ["findings", "impression"] and config.run.output_dir == "runs/other"
+    assert config.reward.weights == {"mccs": 1.0} and config.prompt.think is False and config.data.views == "2"
+
+
+def test_written_config_reads_back_equal(tmp_path):
+    config = Config()
+    config.prompt.text = 'a "quoted"\\ line\nand another\t'
+    config.reward.weights = {"mccs": 0.75, "my.module:fn": 0.1}
+    config.data.sections = ["findings", "impression"]
+    assert load_config(write(tmp_path, to_toml(config))) == check(config)
+
+
+def test_changed_keys():
+    a, b = Config(), Config()
+    b.grpo.beta, b.reward.mccs.margin = 0.5, 0.1
+    assert changed_keys(a, b) == ["reward.mccs.margin", "grpo.beta"]

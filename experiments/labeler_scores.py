@@ -1,0 +1,193 @@
+"""Score a labeler on reports it has never seen: real ones against CheXbert and people, and held-out phantom ones.
+
+    python experiments/labeler_scores.py [--labeler FOLDER] [--shared FOLDER] [--out experiments/results/labeler.json]
+
+(a) the 2,365 real IU X-Ray training and validation reports against CheXbert's own labels of them;
+(b) the findings and impression of IU X-Ray against the MeSH terms that people gave them (mesh_to_chexpert.toml);
+(c) the four sample reports of CheXbert's repository;
+(d) 1,000 phantom test reports written with phrase templates held out of the labeler's training.
+The 590 test ids of annotation.json are left out of (a) and (b). F1 of positives counts uncertain as positive.
+"""
+
+import argparse
+import csv
+import json
+import re
+import time
+import tomllib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mrg_grpo import embedded
+from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.data.phantom import case_labels, sample_case
+from mrg_grpo.data.phantom_text import write_report
+from mrg_grpo.labelers import CheXbert, read_label_csv
+from mrg_grpo.rewards.mccs import clinical_cosine
+
+CLASS_OF_VALUE = {None: BLANK, 1: POSITIVE, 0: NEGATIVE, -1: UNCERTAIN}
+MESH_MAP = Path(__file__).with_name("mesh_to_chexpert.toml")
+
+
+def f1(predicted: Tensor, truth: Tensor) -> float:
+    """F1 of two boolean tensors of one shape, over all their entries; 0 where nothing is predicted nor true."""
+    hits = (predicted & truth).sum().item()
+    return 2 * hits / max(predicted.sum().item() + truth.sum().item(), 1)
+
+
+def claimed(labels: Tensor) -> Tensor:
+    """Class ids -> positive or uncertain."""
+    return (labels == POSITIVE) | (labels == UNCERTAIN)
+
+
+def compare(predicted: Tensor, truth: Tensor) -> dict:
+    """Class ids (R, 14) twice -> micro F1 over 13 conditions, mean cosine, and F1 and counts by condition."""
+    a, b = predicted[:, :13], truth[:, :13]
+    by_condition = {
+        name: {
+            "positive_f1": f1(claimed(predicted[:, i]), claimed(truth[:, i])),
+            "positive_n": int(claimed(truth[:, i]).sum()),
+            "negative_f1": f1(predicted[:, i] == NEGATIVE, truth[:, i] == NEGATIVE),
+            "negative_n": int((truth[:, i] == NEGATIVE).sum()),
+        }
+        for i, name in enumerate(CONDITIONS)
+    }
+    return {
+        "reports": len(truth),
+        "positive_micro_f1": f1(claimed(a), claimed(b)),
+        "negative_micro_f1": f1(a == NEGATIVE, b == NEGATIVE),
+        "mean_cosine": clinical_cosine(predicted, truth).mean().item(),
+        "by_condition": by_condition,
+    }
+
+
+def iu_records(shared: Path) -> tuple[list[str], dict[str, Tensor]]:
+    """Reports of IU's training and validation splits, and the labels (R, 14) of CheXbert and of the rule labeler."""
+    folder = shared / "data" / "iu_xray"
+    annotation = json.loads((folder / "annotation.json").read_text())
+    text = {row["id"]: row["report"] for split in ("train", "val") for row in annotation[split]}
+    rows = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["id"] in text]
+    labels = {
+        kind: torch.tensor([[CLASS_OF_VALUE[row[kind][name]] for name in CONDITIONS] for row in rows])
+        for kind in ("chexbert", "chexpert_labeler")
+    }
+    return [text[row["id"]] for row in rows], labels
+
+
+def mesh_records(shared: Path) -> tuple[list[str], Tensor, list[int]]:
+    """Findings and impression outside the test split, whether people tagged each condition (R, 12), and which 12."""
+    folder = shared / "data" / "iu_xray"
+    annotation = json.loads((folder / "annotation.json").read_text())
+    tests = {match.group(1) for row in annotation["test"] if (match := re.match(r"CXR(\d+)_", row["id"]))}
+    mapping = tomllib.loads(MESH_MAP.read_text())
+    covered = [index for index, name in enumerate(CONDITIONS) if name in mapping]
+    reports, truth = [], []
+    with (folder / "indiana_reports.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            report = f"{row['findings']} {row['impression']}".strip()
+            terms = [term.strip() for term in row["MeSH"].split(";")]
+            if row["uid"] in tests or not report or "No Indexing" in terms:
+                continue
+            reports.append(report)
+            truth.append(
+                [any(f"{t}/".startswith(f"{m}/") for t in terms for m in mapping[CONDITIONS[i]]) for i in covered]
+            )
+    return reports, torch.tensor(truth), covered
+
+
+def mesh_scores(labeler: CheXbert, shared: Path) -> dict:
+    """(b): micro F1 over the 12 conditions MeSH covers, uncertain as positive."""
+    reports, truth, covered = mesh_records(shared)
+    predicted = claimed(labeler.label(reports))[:, covered]
+    return {
+        "reports": len(reports),
+        "micro_f1": f1(predicted, truth),
+        "by_condition": {
+            CONDITIONS[c]: {"f1": f1(predicted[:, i], truth[:, i]), "n": int(truth[:, i].sum())}
+            for i, c in enumerate(covered)
+        },
+    }
+
+
+def phantom_scores(labeler: CheXbert, templates: str = "heldout", count: int = 1000) -> dict:
+    """(d): F1 of every condition and class with ten or more cases, and their mean."""
+    cases = [sample_case("test", index) for index in range(count)]
+    predicted = labeler.label([write_report(case, templates=templates) for case in cases])
+    truth = torch.tensor([case_labels(case) for case in cases])
+    names = {POSITIVE: "positive", NEGATIVE: "negative", UNCERTAIN: "uncertain"}
+    scores = {
+        f"{condition} {name}": f1(predicted[:, i] == value, truth[:, i] == value)
+        for i, condition in enumerate(CONDITIONS)
+        for value, name in names.items()
+        if (truth[:, i] == value).sum() >= 10
+    }
+    return {"reports": count, "mean_f1": sum(scores.values()) / len(scores), "by_class": scores}
+
+
+def sample_scores(labeler: CheXbert, shared: Path) -> dict:
+    """(c): how many of CheXbert's own four sample reports come out as CheXbert labelled them."""
+    reports, truth = read_label_csv(shared / "data" / "chexbert" / "labeled_reports.csv")
+    return {"reports": len(reports), "right": int((labeler.label(reports) == truth).all(dim=1).sum())}
+
+
+def all_scores(labeler: CheXbert, shared: Path) -> dict:
+    """Everything, with the rule labeler's agreement with CheXbert beside ours."""
+    reports, labels = iu_records(shared)
+    begin = time.perf_counter()
+    predicted = labeler.label(reports)
+    seconds = time.perf_counter() - begin
+    return {
+        "iu_against_chexbert": compare(predicted, labels["chexbert"]),
+        "rule_labeler_against_chexbert": compare(labels["chexpert_labeler"], labels["chexbert"]),
+        "iu_against_mesh": mesh_scores(labeler, shared),
+        "chexbert_samples": sample_scores(labeler, shared),
+        "phantom_heldout": phantom_scores(labeler),
+        "reports_per_second": {"value": len(reports) / seconds, "threads": torch.get_num_threads()},
+    }
+
+
+def rounded(value):
+    """Floats to four places, so that the recorded file differs only where a result does."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def main() -> None:
+    """Print the table and write the results."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--labeler", type=Path, default=None, help="folder or chexbert.pth; default the embedded one")
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+    labeler = embedded.labeler() if arguments.labeler is None else CheXbert.load(arguments.labeler)
+    scores = rounded(all_scores(labeler, arguments.shared))
+    iu, rule, mesh = scores["iu_against_chexbert"], scores["rule_labeler_against_chexbert"], scores["iu_against_mesh"]
+    print(f"{'condition':28} {'CheXbert +':>14} {'CheXbert -':>14} {'MeSH':>14} {'rule +':>8} {'rule -':>8}")
+    for name in CONDITIONS:
+        own, other, human = iu["by_condition"][name], rule["by_condition"][name], mesh["by_condition"].get(name)
+        print(
+            f"{name:28} {own['positive_f1']:8.3f} {own['positive_n']:5d} "
+            f"{own['negative_f1']:8.3f} {own['negative_n']:5d} "
+            + (f"{human['f1']:8.3f} {human['n']:5d}" if human else " " * 14)
+            + f" {other['positive_f1']:8.3f} {other['negative_f1']:8.3f}"
+        )
+    for title, part in (("ours", iu), ("rule labeler", rule)):
+        print(
+            f"(a) {title}: positive {part['positive_micro_f1']:.4f}, negative {part['negative_micro_f1']:.4f}, "
+            f"cosine {part['mean_cosine']:.4f}"
+        )
+    print(f"(b) MeSH micro F1 {mesh['micro_f1']:.4f} on {mesh['reports']} reports")
+    print(f"(c) {scores['chexbert_samples']['right']} of {scores['chexbert_samples']['reports']} CheXbert samples")
+    print(f"(d) phantom held-out mean F1 {scores['phantom_heldout']['mean_f1']:.4f}")
+    weak = {name: value for name, value in scores["phantom_heldout"]["by_class"].items() if value < 0.97}
+    print(f"    below 0.97: {weak}")
+    if arguments.out:
+        arguments.out.write_text(json.dumps(scores, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Statements -> reports with 14 labels, and the noise of real text. The same seed gives the same stream."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.embedded.language.findings import FINDINGS
+from mrg_grpo.embedded.language.grammar import SHORT, Statement, expand, parse_labels
+from mrg_grpo.embedded.language.normal import DENIABLE, DENIABLE_WEIGHTS, NORMAL_SLOTS, NORMALS
+from mrg_grpo.embedded.language.other import OTHER, SALAD
+from mrg_grpo.embedded.language.slots import SLOTS
+
+ALL_SLOTS = SLOTS | NORMAL_SLOTS
+STRENGTH = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
+"""Which of two statements about one condition wins in a report, as CheXbert reads it."""
+
+SENTENCE_COUNTS = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 10, 12)
+MASKABLE = {"left", "right", "mild", "likely", "angle", "angles", "nodes", "wires", "major", "clips", "bones", "hila"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Sentences as they are written, the labels of each (13 class ids), and the 14 labels of the whole."""
+
+    sentences: tuple[str, ...]
+    sentence_labels: tuple[tuple[int, ...], ...]
+    labels: tuple[int, ...] = field(default=())
+
+
+def merge(rows: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Class ids of several statements -> of their union; the stronger claim wins."""
+    return tuple(max(column, key=STRENGTH.__getitem__) for column in zip(*rows))
+
+
+def report_labels(statements: list[Statement]) -> tuple[int, ...]:
+    """14 class ids. No Finding is positive where no condition but devices is claimed and nothing else is abnormal."""
+    labels = merge([statement.labels for statement in statements])
+    claimed = any(value in (POSITIVE, UNCERTAIN) for value in labels[:12])
+    abnormal = claimed or any(statement.abnormal for statement in statements)
+    return (*labels, BLANK if abnormal else POSITIVE)
+
+
+def from_row(row: tuple[str, str], rng: random.Random) -> Statement:
+    """(labels, template) -> one statement."""
+    labels, abnormal = parse_labels(row[0])
+    return Statement(expand(row[1], ALL_SLOTS, rng), labels, abnormal)
+
+
+def finding(rng: random.Random) -> Statement:
+    """A condition affirmed or doubted; each group of templates is equally likely."""
+    return from_row(rng.choice(FINDINGS[rng.choice(tuple(FINDINGS))]), rng)
+
+
+def other(rng: random.Random) -> Statement:
+    """A statement about none of the 13 conditions."""
+    groups = ("clear", "clear", "bones", "bones", "vessels", "chronic", "chronic", "surgery", "frame", "frame")
+    return from_row(rng.choice(OTHER[rng.choice(groups)]), rng)
+
+
+def normal(rng: random.Random) -> Statement:
+    """A fixed form that denies."""
+    return from_row(rng.choice(NORMALS), rng)
+
+
+def salad(rng: random.Random) -> Statement:
+    """Words without a claim."""
+    words = rng.choices(SALAD, k=rng.randint(3, 14))
+    return Statement(" ".join(words), (BLANK,) * 13)
+
+
+def denial(rng: random.Random) -> Statement:
+    """One to five conditions denied in one breath: "no focal consolidation, effusion, or pneumothorax"."""
+    count = rng.choices((1, 2, 3, 4, 5), (8, 9, 7, 3, 1))[0]
+    names: list[str] = []
+    while len(names) < count:
+        name = rng.choices(tuple(DENIABLE_WEIGHTS), tuple(DENIABLE_WEIGHTS.values()))[0]
+        if name not in names or name == "none":
+            names.append(name)
+    nouns = [expand(rng.choice(DENIABLE[name]), ALL_SLOTS, rng) for name in names]
+    opening = expand("{no}", ALL_SLOTS, rng)
+    style = rng.random()
+    if count == 1:
+        body = nouns[0]
+    elif style < 0.72:
+        last = rng.choice((" or ", " or ", ", or ", " and ", ", and ", ", "))
+        body = ", ".join(nouns[:-1]) + last + nouns[-1]
+    elif style < 0.82:
+        body = " or ".join(nouns)
+    else:
+        body = ", no ".join(nouns) if rng.random() < 0.6 else " and no ".join(nouns)
+    text = f"{opening} {body} {expand('{nopost}', ALL_SLOTS, rng)}"
+    if style > 0.97:  # the passive order: "pneumothorax is not seen"
+        text = f"{body} [is|are] not [seen|identified|visualized|present|demonstrated|evident]"
+        text = expand(text, ALL_SLOTS, rng)
+    denied = tuple(NEGATIVE if name in names else BLANK for name in SHORT)
+    return Statement(" ".join(text.split()), denied)
+
+
+MAKERS: tuple[tuple[Callable[[random.Random], Statement], float, float], ...] = (
+    # maker, share in a normal report, share in any other
+    (normal, 0.28, 0.14),
+    (denial, 0.34, 0.20),
+    (other, 0.34, 0.22),
+    (salad, 0.04, 0.02),
+    (finding, 0.0, 0.42),
+)
+
+
+def compose(rng: random.Random) -> Report:
+    """One report of the grammar: a quarter say nothing but normal things, the rest mix."""
+    calm = rng.random() < 0.25
+    makers = [maker for maker, _, _ in MAKERS]
+    weights = [normal_share if calm else mixed_share for _, normal_share, mixed_share in MAKERS]
+    count = rng.choice(SENTENCE_COUNTS)
+    if rng.random() < 0.01:
+        statements = [Statement("", (BLANK,) * 13)]  # an empty report
+    else:
+        statements = [maker(rng) for maker in rng.choices(makers, weights, k=count)]
+    labels = report_labels(statements)
+    groups: list[list[Statement]] = []
+    for statement in statements:  # now and then two statements share a sentence
+        if groups and rng.random() < 0.12:
+            groups[-1].append(statement)
+        else:
+            groups.append([statement])
+    end = rng.choices((". ", ".", " . ", " ", "; "), (84, 2, 8, 3, 3))[0]
+    numbered = rng.random() < 0.06
+    header = rng.choice(("findings: ", "impression: ", "findings : ", "chest: ")) if rng.random() < 0.05 else ""
+    sentences, rows = [], []
+    for index, group in enumerate(groups):
+        joint = rng.choice((", ", ". ", "; ", " and ", ".", ", and ")) if all(len(g.text) for g in group) else ""
+        text = noise(joint.join(statement.text for statement in group), rng)
+        prefix = f"{index + 1}. " if numbered else (header if index == 0 else "")
+        sentences.append(f"{prefix}{text}{end}" if text else "")
+        rows.append(merge([statement.labels for statement in group]))
+    return Report(tuple(sentences), tuple(rows), labels)
+
+
+def noise(text: str, rng: random.Random) -> str:
+    """Masks, slips of the key and dropped words, seldom; the claim survives."""
+    roll = rng.random()
+    if roll > 0.22:
+        return text
+    words = text.split()
+    if not words:
+        return text
+    if roll < 0.12:
+        words = ["xxxx" if word in MASKABLE and rng.random() < 0.5 else word for word in words]
+    elif roll < 0.17:
+        words = [
+            word for word in words if word not in {"the", "is", "are", "there", "a"} or rng.random() < 0.5
+        ] or words
+    else:
+        at = rng.randrange(len(words))
+        if len(words[at]) > 5:
+            words[at] = _slip(words[at], rng)
+    return " ".join(words)
+
+
+def _slip(word: str, rng: random.Random) -> str:
+    """Swap, drop or double one inner letter."""
+    at = rng.randrange(1, len(word) - 2)
+    kind = rng.randrange(3)
+    if kind == 0:
+        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    return word[:at] + word[at + 1 :] if kind == 1 else word[:at] + word[at] + word[at:]

@@ -1,0 +1,267 @@
+"""Train the embedded labeler: a small CheXbert on radiology language that the project writes itself.
+
+    python -m mrg_grpo.embedded.train_labeler --out mrg_grpo/embedded/labeler
+
+Deliberate choices:
+1. No real report and no model's label takes part: every report is written by `language` (a share of them by the
+   phantom's training templates) together with its labels. The stream never repeats.
+2. Besides [CLS], every token is trained to predict the labels of its own sentence, by the same heads. A report gives
+   one [CLS] loss and some fifty token losses, so a small model learns in minutes what [CLS] alone teaches in hours.
+3. Positions are shifted at random in part of the batches, so that late positions are trained by short reports.
+4. bfloat16 autocast in training, fp16 in the file, fp32 in use.
+"""
+
+import argparse
+import itertools
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import WordPieceTrainer
+from torch import Tensor
+from transformers import BertConfig, PreTrainedTokenizerFast
+
+from mrg_grpo.data.phantom import case_labels, sample_case
+from mrg_grpo.data.phantom_text import write_report
+from mrg_grpo.embedded.language.compose import Report, compose
+from mrg_grpo.labelers.chexbert import CheXbert, CheXbertNet
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PAD, CLS, SEP = 0, 2, 3
+IGNORE = -100
+POSITIONS = 512
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and schedule of one training."""
+
+    seed: int = 0
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 6
+    vocabulary: int = 3600
+    minutes: float = 40.0
+    """Wall clock of the training; the cosine follows it, so that a slower machine ends in time with fewer steps."""
+    tokens: int = 2048
+    """Tokens of one batch, padding included."""
+    learning_rate: float = 1e-3
+    warm_up: float = 0.03
+    token_weight: float = 1.0
+    """Weight of the mean token loss beside the mean [CLS] loss."""
+    phantom_share: float = 0.15
+    """Share of reports written by the phantom data set's training templates."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids, mask and positions (B, T); labels of reports (B, 14); labels of each token's sentence (B, T, 13)."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    labels: Tensor
+    token_labels: Tensor
+
+
+def stream(seed: int, phantom_share: float) -> Iterator[Report]:
+    """Reports without end; the same seed gives the same reports."""
+    rng = random.Random(seed)
+    phantoms = phantom_reports(rng.randrange(2**31)) if phantom_share > 0 else None
+    while True:
+        if phantoms is not None and rng.random() < phantom_share:
+            yield next(phantoms)
+        else:
+            yield compose(rng)
+
+
+def phantom_reports(seed: int) -> Iterator[Report]:
+    """Phantom reports by their training templates, of a split of their own; which sentence says what is not known.
+
+    Left out are those with a phrase that the phantom and CheXbert read differently: a normal cardiomediastinal
+    silhouette denies Cardiomegaly there and not here, degenerative changes leave No Finding there and not here.
+    """
+    for index in itertools.count():
+        case = sample_case("labeler", index, seed)
+        text = write_report(case, templates="train")
+        if "cardiomediastinal silhouette" not in text and "egenerative" not in text:
+            yield Report((text,), (), case_labels(case))
+
+
+def make_tokenizer(size: int, seed: int, phantom_share: float) -> PreTrainedTokenizerFast:
+    """A lower-case WordPiece vocabulary of the written language; letters and digits are always in it."""
+    reports = itertools.islice(stream(seed + 1, phantom_share), 60_000)
+    core = Tokenizer(WordPiece(unk_token="[UNK]"))
+    core.normalizer = BertNormalizer(lowercase=True)
+    core.pre_tokenizer = BertPreTokenizer()
+    alphabet = list("abcdefghijklmnopqrstuvwxyz0123456789.,;:-/()%'\"?!&+<>=#*")
+    trainer = WordPieceTrainer(
+        vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, min_frequency=3, show_progress=False
+    )
+    core.train_from_iterator(("".join(report.sentences) for report in reports), trainer)
+    vocabulary = core.get_vocab()
+    for letter in alphabet:  # the trainer adds continuation letters only where it met them
+        if f"##{letter}" not in vocabulary:
+            vocabulary[f"##{letter}"] = len(vocabulary)
+    core = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    core.normalizer = BertNormalizer(lowercase=True)
+    core.pre_tokenizer = BertPreTokenizer()
+    core.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        model_max_length=POSITIONS,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def batches(
+    reports: Iterator[Report], tokenizer: PreTrainedTokenizerFast, tokens: int, rng: random.Random
+) -> Iterator[Batch]:
+    """Batches of similar length within a budget of tokens, from pools of 1,024 reports."""
+    while True:
+        pool = list(itertools.islice(reports, 1024))
+        sentences = [sentence for report in pool for sentence in report.sentences]
+        ids = iter(tokenizer(sentences, add_special_tokens=False)["input_ids"])
+        rows = [encode(report, [next(ids) for _ in report.sentences]) for report in pool]
+        rows.sort(key=lambda row: len(row[0]))
+        chunks: list[list] = [[]]
+        for row in rows:
+            if chunks[-1] and (len(chunks[-1]) + 1) * len(row[0]) > tokens:
+                chunks.append([])
+            chunks[-1].append(row)
+        rng.shuffle(chunks)
+        yield from (collate(chunk, rng) for chunk in chunks)
+
+
+def encode(report: Report, ids: list[list[int]]) -> tuple[list[int], tuple[int, ...], list[tuple[int, ...] | None]]:
+    """A report and the token ids of its sentences -> ids, report labels, and the labels of each token's sentence."""
+    flat = [CLS]
+    owners: list[tuple[int, ...] | None] = [None]
+    for index, sentence in enumerate(ids):
+        flat += sentence
+        owners += [report.sentence_labels[index] if report.sentence_labels else None] * len(sentence)
+    flat, owners = flat[: POSITIONS - 1], owners[: POSITIONS - 1]
+    return [*flat, SEP], report.labels, [*owners, None]
+
+
+def collate(rows: list, rng: random.Random) -> Batch:
+    """Encoded reports -> one padded batch; a quarter of the batches sits at shifted positions."""
+    longest = max(len(ids) for ids, _, _ in rows)
+    ids = torch.tensor([row + [PAD] * (longest - len(row)) for row, _, _ in rows])  # (B, T)
+    empty = (IGNORE,) * 13
+    token_labels = torch.tensor(
+        [
+            [empty if owner is None else owner for owner in owners] + [empty] * (longest - len(owners))
+            for *_, owners in rows
+        ]
+    )  # (B, T, 13)
+    shift = rng.randint(0, POSITIONS - longest) if rng.random() < 0.25 else 0
+    positions = torch.arange(longest) + shift
+    positions[0] = 0  # [CLS] always sits at the front
+    return Batch(
+        ids, (ids != PAD).long(), positions.expand(len(rows), -1), torch.tensor([row[1] for row in rows]), token_labels
+    )
+
+
+def batch_loss(net: CheXbertNet, batch: Batch, token_weight: float) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy over the 14 heads at [CLS] plus token_weight times that over 13 heads at the tokens."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = net.bert(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions
+        ).last_hidden_state  # (B, T, hidden)
+    hidden = net.dropout(hidden.float())
+    heads: list[Any] = list(net.linear_heads)
+    report = torch.stack(
+        [F.cross_entropy(head(hidden[:, 0]), batch.labels[:, index]) for index, head in enumerate(heads)]
+    ).mean()
+    own = batch.token_labels[..., 0] != IGNORE  # (B, T)
+    if not own.any():
+        return report, report.detach()
+    weight = torch.cat([head.weight for head in heads[:13]])  # (52, hidden)
+    bias = torch.cat([head.bias for head in heads[:13]])
+    logits = F.linear(hidden[own], weight, bias).unflatten(-1, (13, 4))  # (tokens, 13, 4)
+    tokens = F.cross_entropy(logits.flatten(0, 1), batch.token_labels[own].flatten())
+    return report + token_weight * tokens, report.detach()
+
+
+def train(recipe: Recipe, start: Path | None = None) -> CheXbert:
+    """Train one labeler by the clock; prints a line a minute."""
+    torch.manual_seed(recipe.seed)
+    rng = random.Random(recipe.seed)
+    if start is None:
+        tokenizer = make_tokenizer(recipe.vocabulary, recipe.seed, recipe.phantom_share)
+        config = BertConfig(
+            vocab_size=len(tokenizer), hidden_size=recipe.hidden, num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads, intermediate_size=4 * recipe.hidden, max_position_embeddings=POSITIONS,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )  # fmt: skip
+        net = CheXbertNet(config)
+    else:
+        labeler = CheXbert.load(start)
+        tokenizer, net = cast(PreTrainedTokenizerFast, labeler.tokenizer), labeler.net.requires_grad_(True)
+    net.bert.set_attn_implementation("eager")  # torch's fused attention is twice as slow backwards on a CPU
+    net.train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    feed = batches(stream(recipe.seed + 2, recipe.phantom_share), tokenizer, recipe.tokens, rng)
+    begin, said, seen, average = time.monotonic(), 0.0, 0, 1.0
+    for step in itertools.count(1):
+        progress = (time.monotonic() - begin) / (60 * recipe.minutes)
+        if progress >= 1.0:
+            break
+        rate = min(progress / recipe.warm_up, 0.5 * (1 + math.cos(math.pi * progress)), step / 100)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * rate
+        batch = next(feed)
+        loss, report_loss = batch_loss(net, batch, recipe.token_weight)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        seen += len(batch.labels)
+        average = 0.99 * average + 0.01 * float(report_loss)
+        if time.monotonic() - said > 60:
+            said = time.monotonic()
+            print(f"{progress:4.0%}  step {step}  reports {seen}  report loss {average:.4f}", flush=True)
+    return CheXbert(net, tokenizer)
+
+
+def main() -> None:
+    """The command line of the recipe."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--minutes", type=float, default=Recipe.minutes)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--phantom-share", type=float, default=Recipe.phantom_share)
+    parser.add_argument("--start", type=Path, help="folder of a labeler to continue from")
+    parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe = Recipe(
+        seed=arguments.seed, minutes=arguments.minutes, phantom_share=arguments.phantom_share,
+        learning_rate=arguments.learning_rate,
+    )  # fmt: skip
+    train(recipe, arguments.start).save(arguments.out)
+    size = sum(file.stat().st_size for file in arguments.out.iterdir())
+    print(f"wrote {arguments.out}: {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

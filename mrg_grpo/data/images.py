@@ -15,7 +15,7 @@ Deliberate choices:
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from PIL import Image
 from mrg_grpo.errors import UserError
 
 PHANTOM_SCHEME = "phantom:"
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "MPO")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 # The largest radiograph detectors give about 20 megapixels; Pillow itself only warns between 89 and 179.
 MAX_PIXELS = 80_000_000
 # Our own limit is lower and ends in an error, so Pillow's warning would only be a second voice.
@@ -129,7 +129,7 @@ def _refuse_unreadable(name: str) -> None:
 
 def prefetch(
     items: Iterable[Item], load: Callable[[Item], Loaded], workers: int = 2, ahead: int = 8
-) -> Iterator[Loaded]:
+) -> Generator[Loaded, None, None]:
     """Yield `load(item)` in the order of `items`, computed by `workers` threads at most `ahead` items early.
 
     An exception of `load` is raised where its result would have been yielded; what lies behind it is cancelled, as it

@@ -36,8 +36,9 @@ HEADERS = {
 }
 HEADER_LINE = re.compile(r"^[ \t]*([A-Z][A-Z0-9 ()/,&.-]{1,60}|(?:Findings?|Impressions?|Conclusions?))[ \t]*:", re.M)
 
-MASKED_WORD = re.compile(r"[\w/'-]*(?:XXXX|___)[\w/'-]*")
+WORD = re.compile(r"[\w/'-]+")
 STRANDED = re.compile(r"[.,;:](?:\s+[.,;:])+")
+EMPTY_BRACKETS = re.compile(r"\(\s*\)")
 SPACE_BEFORE = re.compile(r"\s+([.,;:!?)])")
 
 
@@ -51,11 +52,13 @@ def checked_sections(sections: Sequence[str]) -> tuple[str, ...]:
 
 def clean(text: str, keep_xxxx: bool = True) -> str:
     """White space collapsed; with `keep_xxxx=False` de-identified words are gone too."""
-    if not keep_xxxx and ("XXXX" in text or "___" in text):
-        text = MASKED_WORD.sub(" ", text)
-        # "Clear. XXXX. Stable" leaves ". ." behind: keep the mark that ends the sentence, if there is one
-        text = STRANDED.sub(lambda run: "." if "." in run.group() else run.group()[0], text)
-        text = SPACE_BEFORE.sub(r"\1", text.replace("()", " ")).lstrip(" \t\r\n.,;:")
+    text = " ".join(text.split())
+    if keep_xxxx or not ("XXXX" in text or "___" in text):
+        return text
+    text = WORD.sub(lambda word: " " if "XXXX" in word.group() or "___" in word.group() else word.group(), text)
+    # "Clear. XXXX. Stable" leaves ". ." behind: keep the mark that ends the sentence, if there is one
+    text = STRANDED.sub(lambda run: "." if "." in run.group() else run.group()[0], " ".join(text.split()))
+    text = SPACE_BEFORE.sub(r"\1", EMPTY_BRACKETS.sub(" ", text)).lstrip(" .,;:")
     return " ".join(text.split())
 
 

@@ -1,0 +1,242 @@
+"""Every kind of image file, good and bad, against values worked out by hand or by numpy."""
+
+import io
+import os
+import struct
+import sys
+import threading
+import time
+import types
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mrg_grpo.data
+from mrg_grpo.data import images
+from mrg_grpo.data.images import open_image, prefetch
+from mrg_grpo.errors import UserError
+
+GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+
+
+def save(tmp_path: Path, image: Image.Image, name: str = "x.png", **options) -> str:
+    image.save(tmp_path / name, **options)
+    return str(tmp_path / name)
+
+
+def pixels(path: str) -> np.ndarray:
+    image = open_image(path)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def test_grey_and_rgb_keep_their_values(tmp_path):
+    np.testing.assert_array_equal(pixels(save(tmp_path, Image.fromarray(GREY))), np.stack([GREY] * 3, -1))
+    colour = np.stack([GREY, 255 - GREY, GREY // 2], -1)
+    np.testing.assert_array_equal(pixels(save(tmp_path, Image.fromarray(colour))), colour)
+
+
+def test_sixteen_bit_is_scaled_by_its_own_range(tmp_path):
+    """A 12-bit detector's values from 100 to 4,000 span black to white; dividing by 65,535 would give at most 15."""
+    values = np.array([[100, 1075, 2050], [3025, 4000, 100]], dtype=np.uint16)
+    for name in ("x.png", "x.tif"):
+        got = pixels(save(tmp_path, Image.fromarray(values), name))
+        np.testing.assert_array_equal(got[..., 0], [[0, 64, 128], [191, 255, 0]])
+        assert (got == got[..., :1]).all()
+
+
+def test_float_and_constant_pictures(tmp_path):
+    values = np.array([[-1.0, np.nan, 0.0], [1.0, np.inf, 0.0]], dtype=np.float32)
+    np.testing.assert_array_equal(
+        pixels(save(tmp_path, Image.fromarray(values), "x.tif"))[..., 0], [[0, 0, 128], [255, 255, 128]]
+    )
+    assert pixels(save(tmp_path, Image.fromarray(np.full((2, 2), 900, np.uint16)))).max() == 0
+
+
+def test_palette_follows_its_colours_not_its_indices(tmp_path):
+    image = Image.fromarray(np.array([[0, 1], [1, 0]], dtype=np.uint8), "P")
+    image.putpalette([10, 20, 30, 200, 210, 220])
+    np.testing.assert_array_equal(
+        pixels(save(tmp_path, image)), [[[10, 20, 30], [200, 210, 220]], [[200, 210, 220], [10, 20, 30]]]
+    )
+
+
+def test_transparency_shows_black_and_not_the_hidden_colour(tmp_path):
+    rgba = np.array([[[255, 255, 255, 0], [200, 100, 50, 255], [200, 100, 50, 128]]], dtype=np.uint8)
+    got = pixels(save(tmp_path, Image.fromarray(rgba)))
+    np.testing.assert_array_equal(got[0, :2], [[0, 0, 0], [200, 100, 50]])
+    np.testing.assert_allclose(got[0, 2], np.array([200, 100, 50]) * 128 / 255, atol=1)
+    hidden = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), "P")
+    hidden.putpalette([255, 255, 255, 7, 8, 9])
+    np.testing.assert_array_equal(pixels(save(tmp_path, hidden, transparency=0)), [[[0, 0, 0], [7, 8, 9]]])
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "CMYK"])
+def test_other_modes_equal_pillow(tmp_path, mode):
+    image = Image.fromarray(GREY).convert(mode)
+    path = save(tmp_path, image, "x.tif")
+    np.testing.assert_array_equal(pixels(path), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_the_picture_upright(tmp_path, orientation):
+    """What each orientation means, written as numpy turns (EXIF 2.3, tag 0x0112)."""
+    upright = np.kron(np.array([[0, 90, 180], [250, 60, 120]], dtype=np.uint8), np.ones((16, 16), dtype=np.uint8))
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path, Image.fromarray(np.ascontiguousarray(stored)), "x.jpg", exif=exif, quality=100)
+    np.testing.assert_allclose(pixels(path)[..., 0].astype(int), upright, atol=6)
+
+
+def huge_png(side: int) -> bytes:
+    """A PNG that declares side x side grey pixels: 17 kB unpack to `side` squared bytes."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    rows = zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def png_bytes() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+BAD = {
+    "empty.png": (b"", "is empty"),
+    "text.png": (b"not an image at all", "not an image"),
+    "truncated.png": (png_bytes()[:600], "truncated or damaged"),
+    "flipped.png": (png_bytes()[:300] + b"\xff\x00\xff" + png_bytes()[303:], "truncated or damaged"),
+    "bomb.png": (huge_png(30_000), "more than 80,000,000 pixels"),
+    "large.png": (huge_png(9_200), "more than 80,000,000 pixels"),  # Pillow itself would let this one pass
+    "vector.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
+    "hidden.png": (b"\0" * 128 + b"DICM" + b"\0" * 64, "DICOM"),
+    "plain.dcm": (b"\x08\x00\x05\x00", "DICOM"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_file_ends_in_one_line_that_names_it(tmp_path, name):
+    content, reason = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        open_image(path)
+    assert reason in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_dicom_refusal_says_how_to_convert(tmp_path):
+    (tmp_path / "x.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    with pytest.raises(UserError, match=r"convert it first.*dcmj2pnm .*PNG"):
+        open_image(tmp_path / "x.dcm")
+
+
+def test_missing_file_folder_and_impossible_name(tmp_path):
+    for path, reason in (
+        (tmp_path / "no.png", "is missing"),
+        (tmp_path, "is a folder"),
+        ("a\0b.png", "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            open_image(path)
+
+
+def test_phantom_addresses_go_to_the_phantom(monkeypatch):
+    drawn = types.ModuleType("mrg_grpo.data.phantom")
+    drawn.image_of = lambda address: Image.new("L", (3, 2), len(address))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mrg_grpo.data.phantom", drawn)
+    monkeypatch.setattr(mrg_grpo.data, "phantom", drawn, raising=False)
+    image = open_image("phantom:12/7")
+    assert image.mode == "RGB" and image.size == (3, 2) and image.getpixel((0, 0)) == (12, 12, 12)
+
+
+def test_real_radiographs_of_every_size_open(shared):
+    files = sorted((shared / "data" / "cxr_images").glob("*.*"))
+    opened = [(path, open_image(path)) for path in files if path.suffix in (".png", ".jpg", ".jpeg")]
+    assert len(opened) >= 10
+    for path, image in opened:
+        with Image.open(path) as stored:
+            np.testing.assert_array_equal(np.asarray(image), np.asarray(stored.convert("RGB")))
+
+
+def test_prefetch_keeps_order_while_threads_overlap():
+    """Later items finish first, and still come later; four sleeping threads take a quarter of the time."""
+
+    def load(n: int) -> int:
+        time.sleep(0.02 * (n % 4))
+        return n
+
+    start = time.perf_counter()
+    assert list(prefetch(range(20), load, workers=4, ahead=8)) == list(range(20))
+    assert time.perf_counter() - start < 0.8 * 20 * 0.03
+
+
+def test_prefetch_stays_within_its_bound_and_works_ahead():
+    started: list[int] = []
+
+    def load(n: int) -> int:
+        started.append(n)
+        return n
+
+    results = prefetch(range(100), load, workers=2, ahead=5)
+    assert started == []
+    assert next(results) == 0
+    deadline = time.monotonic() + 5
+    while len(started) < 6 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.02)
+    assert sorted(started) == [0, 1, 2, 3, 4, 5]  # one taken, five ahead
+    results.close()
+    assert len(started) == 6 and not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
+
+
+def test_prefetch_raises_in_its_place_and_ends():
+    def load(n: int) -> int:
+        if n == 3:
+            raise UserError("image 3 is missing")
+        return n
+
+    results = prefetch(range(10), load)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(UserError, match="image 3"):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_prefetch_refuses_no_workers():
+    with pytest.raises(ValueError, match="at least one worker"):
+        next(prefetch([1], str, workers=0))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.slow
+def test_decoding_in_threads_overlaps_with_the_step(tmp_path):
+    """Decoding 24 pictures beside 24 sleeping steps takes clearly less than one after the other."""
+    path = save(tmp_path, Image.effect_noise((2000, 2000), 80))
+
+    def spend(source) -> float:
+        start = time.perf_counter()
+        for _ in source:
+            time.sleep(0.05)
+        return time.perf_counter() - start
+
+    inline = spend(images.open_image(path) for _ in range(24))
+    ahead = spend(prefetch([path] * 24, images.open_image))
+    assert ahead < 0.8 * inline

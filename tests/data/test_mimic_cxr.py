@@ -1,0 +1,223 @@
+"""MIMIC-CXR in native and R2Gen form, on trees written here with invented texts."""
+
+import gzip
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mrg_grpo.data import describe_splits, load_studies
+from mrg_grpo.data.sections import joined, parse_report
+from mrg_grpo.errors import UserError
+
+REPORT = "\n".join(
+    (
+        " " * 33 + "FINAL REPORT",
+        " EXAMINATION:  CHEST (PA AND LAT)",
+        " ",
+        " INDICATION:  ___F with cough  // eval for pneumonia: please",
+        " ",
+        " COMPARISON:  ___.",
+        " ",
+        " FINDINGS: ",
+        " ",
+        " The lungs are clear.  Compared to ___:",
+        " no change. Heart size is normal.",
+        " ",
+        " IMPRESSION: ",
+        " ",
+        " 1. No acute disease.",
+        " 2. Tube ends 4 cm above the carina.",
+        "",
+    )
+)
+SPLIT = [  # dicom, study, subject, split
+    ("aa-1", "50000001", "10000032", "train"),
+    ("aa-2", "50000001", "10000032", "train"),
+    ("bb-1", "50000002", "10000032", "train"),
+    ("cc-1", "50000003", "11000007", "validate"),
+    ("dd-1", "50000004", "12000009", "test"),
+]
+VIEWS = {"aa-1": "LATERAL", "aa-2": "PA", "bb-1": "AP", "cc-1": "PA", "dd-1": "AP"}
+TEXTS = {
+    "50000002": " FINDINGS AND IMPRESSION: Both lungs ___ clear.\n",
+    "50000003": " IMPRESSION: No change.\n",
+}
+
+
+def native(root: Path, *, packed: bool = False, archived: bool = False, rows=SPLIT, texts=TEXTS) -> Path:
+    """The native layout: tables plain or as .gz, reports as files or in the archive, empty image files."""
+    split = "dicom_id,study_id,subject_id,split\n" + "".join(",".join(row) + "\n" for row in rows)
+    metadata = "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition\n" + "".join(
+        f'{dicom},{subject},{study},"CHEST, PA",{VIEWS.get(dicom, "")}\n' for dicom, study, subject, _ in rows
+    )
+    for name, text in (("split", split), ("metadata", metadata)):
+        path = root / f"mimic-cxr-2.0.0-{name}.csv"
+        if packed:
+            Path(f"{path}.gz").write_bytes(gzip.compress(text.encode()))
+        else:
+            path.write_text(text)
+    archive = zipfile.ZipFile(root / "mimic-cxr-reports.zip", "w") if archived else None
+    for dicom, study, subject, _ in rows:
+        folder = root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{dicom}.jpg").touch()
+        text, name = texts.get(study, REPORT), f"files/p{subject[:2]}/p{subject}/s{study}.txt"
+        if archive is None:
+            (root / name).write_text(text)
+        elif name not in archive.namelist():
+            archive.writestr(name, text)
+    if archive is not None:
+        archive.close()
+    return root
+
+
+def flat(studies) -> dict:
+    return {study.id: study for part in studies.values() for study in part}
+
+
+@pytest.mark.parametrize(("packed", "archived"), [(False, False), (True, True)])
+def test_native_layout(tmp_path, packed, archived):
+    loaded = load_studies("mimic_cxr", native(tmp_path, packed=packed, archived=archived))
+    ids = {name: [study.id for study in part] for name, part in loaded.items()}
+    assert ids == {"train": ["50000001", "50000002"], "val": ["50000003"], "test": ["50000004"]}
+    study = loaded["train"][0]
+    assert study.report == "The lungs are clear. Compared to ___: no change. Heart size is normal."
+    folder = f"{tmp_path}/files/p10/p10000032/s50000001"
+    assert study.images == (f"{folder}/aa-1.jpg", f"{folder}/aa-2.jpg")
+    assert loaded["val"][0].report == "" and any("no text in findings and are kept" in n for n in loaded.notes)
+    lines = describe_splits(loaded, "mimic_cxr")
+    assert "warning: split train of mimic_cxr holds 2 studies, the published one 222,758" in lines
+
+
+def test_no_image_is_opened_and_each_folder_is_listed_once(tmp_path):
+    native(tmp_path)
+    events: list[tuple[str, str]] = []
+    watching = [True]
+
+    def watch(event, args):
+        if watching[0] and event in ("open", "os.listdir", "os.scandir"):
+            events.append((event, str(args[0])))
+
+    sys.addaudithook(watch)  # audit hooks cannot be removed
+    load_studies("mimic_cxr", tmp_path)
+    watching[0] = False
+    assert sum(name.endswith(".txt") for _, name in events) == 4
+    assert not [name for _, name in events if name.endswith(".jpg")]
+    listed = [name for event, name in events if event != "open"]
+    assert len(listed) == len(set(listed)) == 4
+
+
+def test_sections_and_views(tmp_path):
+    native(tmp_path)
+    both = flat(load_studies("mimic_cxr", tmp_path, sections=("findings", "impression"), keep_xxxx=False))
+    assert both["50000001"].report == (
+        "The lungs are clear. Compared to: no change. Heart size is normal. "
+        "1. No acute disease. 2. Tube ends 4 cm above the carina."
+    )
+    assert both["50000002"].report == "Both lungs clear."
+    for section in ("findings", "impression"):
+        assert flat(load_studies("mimic_cxr", tmp_path, sections=[section]))["50000002"].report.startswith("Both")
+    for views, names in (("frontal", ["aa-2"]), (1, ["aa-1"]), (2, ["aa-1", "aa-2"]), ("all", ["aa-1", "aa-2"])):
+        images = flat(load_studies("mimic_cxr", tmp_path, views=views))["50000001"].images
+        assert [Path(name).stem for name in images] == names
+
+
+def test_missing_images_and_reports(tmp_path):
+    native(tmp_path)
+    (tmp_path / "files/p10/p10000032/s50000001/aa-2.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 5 images are missing from .*: files/p10/p10000032/s50000001/aa-2.jpg"):
+        load_studies("mimic_cxr", tmp_path)
+    kept = flat(load_studies("mimic_cxr", tmp_path, allow_missing=True))
+    assert [Path(name).stem for name in kept["50000001"].images] == ["aa-1"] and len(kept) == 4
+    (tmp_path / "files/p12/p12000009/s50000004.txt").unlink()
+    with pytest.raises(UserError, match=r"1 of 4 reports are missing: files/p12/p12000009/s50000004.txt; put mimic-"):
+        load_studies("mimic_cxr", tmp_path, allow_missing=True)
+    # a part of the data set: a table in the same form names what is there
+    (tmp_path / "part.csv").write_text("dicom_id,study_id,subject_id,split\ncc-1,50000003,11000007,test\n")
+    part = load_studies("mimic_cxr", tmp_path, split_file=tmp_path / "part.csv")
+    assert [len(part[name]) for name in ("train", "val", "test")] == [0, 0, 1]
+
+
+def row(dicom="zz", study="50000009", subject="13000001", split="train") -> tuple[str, str, str, str]:
+    return dicom, study, subject, split
+
+
+BAD_ROWS = {
+    "whole numbers": row(subject="../../etc"),
+    "letters, digits and hyphens": row(dicom="../../../../x"),
+    "occurs twice": row(dicom="aa-1"),
+    "has a blank split name": row(split="  "),
+    "the split name 'holdout'": row(split="holdout"),
+    "one patient, one split": row(subject="10000032", split="test"),
+    "to subjects 10000032 and 13000001": row(study="50000001"),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_ROWS)
+def test_bad_split_rows(tmp_path, reason):
+    native(tmp_path)
+    with (tmp_path / "mimic-cxr-2.0.0-split.csv").open("a") as file:
+        file.write(",".join(BAD_ROWS[reason]) + "\n")
+    with pytest.raises(UserError, match=reason) as caught:
+        load_studies("mimic_cxr", tmp_path)
+    assert "mimic-cxr-2.0.0-split.csv" in str(caught.value)
+
+
+def test_damaged_archives(tmp_path):
+    native(tmp_path, packed=True, archived=True)
+    split, reports = tmp_path / "mimic-cxr-2.0.0-split.csv.gz", tmp_path / "mimic-cxr-reports.zip"
+    whole = {path: path.read_bytes() for path in (split, reports)}
+    for path, content in whole.items():
+        for damaged in (content[: len(content) // 2], b"", b"no archive at all"):
+            path.write_bytes(damaged)
+            with pytest.raises(UserError, match=path.name):
+                load_studies("mimic_cxr", tmp_path)
+        path.write_bytes(content)
+    split.unlink()
+    with pytest.raises(UserError, match=r"split.csv and mimic-cxr-2.0.0-split.csv.gz are missing; take it from physio"):
+        load_studies("mimic_cxr", tmp_path)
+
+
+def test_an_error_never_quotes_a_report(tmp_path):
+    """The texts are credentialed: an error names ids and files alone."""
+    native(tmp_path, texts={"50000001": " FINDINGS: secretword\n"})
+    (tmp_path / "files/p12/p12000009/s50000004.txt").unlink()
+    with pytest.raises(UserError) as caught:
+        load_studies("mimic_cxr", tmp_path)
+    assert "secretword" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "findings", "impression"),
+    [
+        (" FINDINGS/IMPRESSION:\n\n Clear.\n", "Clear.", "Clear."),
+        (" Findings: Clear at 10:30. Note: ok.\n Impression: None.\n", "Clear at 10:30. Note: ok.", "None."),
+        (" FINDINGS: A.\n CONCLUSION: B.\n RECOMMENDATION(S): C.\n", "A.", "B."),
+        (" FINDINGS: A.\n NOTIFICATION: X.\n ADDENDUM:\n FINDINGS: B.\n", "A. B.", ""),
+        (" FINDINGS: A.\n FINDINGS AND IMPRESSION: B.\n", "A.", "B."),
+        (" The lungs are clear.\n", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_headers(text, findings, impression):
+    texts = parse_report(text)
+    assert joined(texts, ["findings"]) == findings and joined(texts, ["impression"]) == impression
+    both = findings if findings == impression else " ".join(filter(None, (findings, impression)))
+    assert joined(texts, ["findings", "impression"]) == both
+
+
+def test_r2gen_form_and_its_views(tmp_path):
+    (tmp_path / "images" / "p10" / "s1").mkdir(parents=True)
+    for name in ("aa-1", "aa-2"):
+        (tmp_path / "images" / "p10" / "s1" / f"{name}.jpg").touch()
+    record = {"id": "aa-1", "study_id": 1, "report": "Clear ___.", "image_path": ["p10/s1/aa-1.jpg", "p10/s1/aa-2.jpg"]}
+    (tmp_path / "annotation.json").write_text(json.dumps({"train": [], "val": [], "test": [record]}))
+    assert len(load_studies("mimic_cxr_r2gen", tmp_path)["test"][0].images) == 2
+    with pytest.raises(UserError, match="does not say which image is frontal; use views = 1"):
+        load_studies("mimic_cxr_r2gen", tmp_path, views="frontal")
+    (tmp_path / "mimic-cxr-2.0.0-metadata.csv").write_text("dicom_id,ViewPosition\naa-1,LL\naa-2,AP\n")
+    (study,) = load_studies("mimic_cxr_r2gen", tmp_path, views="frontal", keep_xxxx=False)["test"]
+    assert [Path(name).stem for name in study.images] == ["aa-2"] and study.report == "Clear."

@@ -5,17 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.embedded.language.clinical import CLINICAL, CLINICAL_SLOTS, CLOSERS, OPENERS
 from mrg_grpo.embedded.language.findings import FINDINGS
 from mrg_grpo.embedded.language.grammar import SHORT, Statement, expand, parse_labels
 from mrg_grpo.embedded.language.normal import DENIABLE, DENIABLE_WEIGHTS, NORMAL_SLOTS, NORMALS
 from mrg_grpo.embedded.language.other import OTHER, SALAD
 from mrg_grpo.embedded.language.slots import SLOTS
 
-ALL_SLOTS = SLOTS | NORMAL_SLOTS
+ALL_SLOTS = SLOTS | NORMAL_SLOTS | CLINICAL_SLOTS
 STRENGTH = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
 """Which of two statements about one condition wins in a report, as CheXbert reads it."""
 
-SENTENCE_COUNTS = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 10, 12)
+SENTENCE_COUNTS = (1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 7, 7, 8, 9, 11, 16)
 MASKABLE = {"left", "right", "mild", "likely", "angle", "angles", "nodes", "wires", "major", "clips", "bones", "hila"}
 
 
@@ -63,6 +64,11 @@ def normal(rng: random.Random) -> Statement:
     return from_row(rng.choice(NORMALS), rng)
 
 
+def clinical(rng: random.Random) -> Statement:
+    """A sentence of history or course."""
+    return from_row(rng.choice(CLINICAL), rng)
+
+
 def salad(rng: random.Random) -> Statement:
     """Words without a claim."""
     words = rng.choices(SALAD, k=rng.randint(3, 14))
@@ -85,25 +91,31 @@ def denial(rng: random.Random) -> Statement:
     elif style < 0.72:
         last = rng.choice((" or ", " or ", ", or ", " and ", ", and ", ", "))
         body = ", ".join(nouns[:-1]) + last + nouns[-1]
-    elif style < 0.82:
+    elif style < 0.80:
         body = " or ".join(nouns)
+    elif style < 0.83:
+        return _denied(f"neither {nouns[0]} nor {' nor '.join(nouns[1:])} is seen", names)
     else:
         body = ", no ".join(nouns) if rng.random() < 0.6 else " and no ".join(nouns)
     text = f"{opening} {body} {expand('{nopost}', ALL_SLOTS, rng)}"
     if style > 0.97:  # the passive order: "pneumothorax is not seen"
         text = f"{body} [is|are] not [seen|identified|visualized|present|demonstrated|evident]"
         text = expand(text, ALL_SLOTS, rng)
-    denied = tuple(NEGATIVE if name in names else BLANK for name in SHORT)
-    return Statement(" ".join(text.split()), denied)
+    return _denied(text, names)
+
+
+def _denied(text: str, names: list[str]) -> Statement:
+    return Statement(" ".join(text.split()), tuple(NEGATIVE if name in names else BLANK for name in SHORT))
 
 
 MAKERS: tuple[tuple[Callable[[random.Random], Statement], float, float], ...] = (
     # maker, share in a normal report, share in any other
     (normal, 0.28, 0.14),
     (denial, 0.34, 0.20),
-    (other, 0.34, 0.22),
+    (other, 0.34, 0.20),
     (salad, 0.04, 0.02),
-    (finding, 0.0, 0.42),
+    (clinical, 0.0, 0.05),
+    (finding, 0.0, 0.39),
 )
 
 
@@ -129,7 +141,8 @@ def compose(rng: random.Random) -> Report:
     header = rng.choice(("findings: ", "impression: ", "findings : ", "chest: ")) if rng.random() < 0.05 else ""
     sentences, rows = [], []
     for index, group in enumerate(groups):
-        joint = rng.choice((", ", ". ", "; ", " and ", ".", ", and ")) if all(len(g.text) for g in group) else ""
+        denies = any(NEGATIVE in statement.labels for statement in group[:-1])  # "no effusion, nodule" would deny both
+        joint = rng.choice((". ", "; ", ", but ", ".") if denies else (", ", ". ", "; ", " and ", ".", ", and "))
         text = noise(joint.join(statement.text for statement in group), rng)
         prefix = f"{index + 1}. " if numbered else (header if index == 0 else "")
         sentences.append(f"{prefix}{text}{end}" if text else "")
@@ -138,7 +151,10 @@ def compose(rng: random.Random) -> Report:
 
 
 def noise(text: str, rng: random.Random) -> str:
-    """Masks, slips of the key and dropped words, seldom; the claim survives."""
+    """Openers, closers, masks, slips of the key and dropped words, seldom; the claim survives."""
+    dress = rng.random()
+    if dress < 0.08 and text:
+        text = rng.choice(OPENERS) + text if dress < 0.05 else text + rng.choice(CLOSERS)
     roll = rng.random()
     if roll > 0.22:
         return text

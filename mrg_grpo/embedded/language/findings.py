@@ -201,7 +201,7 @@ FINDINGS: dict[str, Rows] = {
         ("PX+", "pneumothorax measures [1.2|3|0.9|2] cm from the apex"),
         ("PX+ PE+", "[left|right] hydropneumothorax{chg}"),
         ("PX+ AT+", "large {lr} pneumothorax with [complete |partial |near complete |]collapse of the lung"),
-        ("PX+", "[the |]{lr} [apical |]pneumothorax has [increased|decreased|resolved|enlarged]"),
+        ("PX+", "[the |]{lr} [apical |]pneumothorax has [increased|decreased|enlarged|improved]"),
     ),
     "pneumothorax?": (
         ("PX?", "{hedgepre}[small |tiny |trace |][left |right |apical ]{ptx}"),

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
 
 from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.errors import UserError
@@ -225,8 +225,10 @@ def _fill(net: CheXbertNet, state: dict[str, Any], path: Path) -> CheXbertNet:
 
 def _load_tokenizer(source: str | Path, vocabulary: int) -> PreTrainedTokenizerBase:
     """Tokenizer from a folder or a hub id. Raises UserError where it is not there or does not fit the weights."""
+    bare = Path(source, "vocab.txt").is_file() and not Path(source, "tokenizer_config.json").is_file()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
+        kind: Any = BertTokenizer if bare else AutoTokenizer  # a lone vocab.txt does not say what it is of
+        tokenizer = kind.from_pretrained(str(source))
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise UserError(
             f"no tokenizer at {str(source)!r} ({_first_line(error)}); set [labeler] tokenizer to a folder with "

@@ -1,0 +1,44 @@
+"""CheXbert's CSV convention, against its own published sample."""
+
+import csv
+
+import pytest
+import torch
+
+from mrg_grpo.conditions import CONDITIONS
+from mrg_grpo.errors import UserError
+from mrg_grpo.labelers import read_label_csv, read_report_csv, write_label_csv
+
+
+def test_reads_chexberts_own_sample(shared):
+    folder = shared / "data" / "chexbert"
+    reports, labels = read_label_csv(folder / "labeled_reports.csv")
+    assert reports == read_report_csv(folder / "sample_reports.csv")
+    by_name = [dict(zip(CONDITIONS, row)) for row in labels.tolist()]
+    assert by_name[0]["Edema"] == 2 and by_name[0]["No Finding"] == 1 and by_name[0]["Lung Opacity"] == 0
+    assert by_name[1]["Pleural Effusion"] == 1 and by_name[2]["Consolidation"] == 3
+
+
+def test_round_trip_and_written_cells(tmp_path):
+    reports = ['a "quoted", report', "two\nlines", ""]
+    labels = torch.tensor([[0, 1, 2, 3] * 3 + [0, 1], [0] * 14, [3] * 13 + [1]])
+    write_label_csv(tmp_path / "x.csv", reports, labels)
+    again, read = read_label_csv(tmp_path / "x.csv")
+    assert again == reports and torch.equal(read, labels)
+    rows = list(csv.reader((tmp_path / "x.csv").open(newline="")))
+    assert rows[0] == ["Report Impression", *CONDITIONS]
+    assert rows[1][1:5] == ["", "1.0", "0.0", "-1.0"]
+
+
+def test_wrong_files_are_named(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("Report,Edema\nhello,1\n")
+    with pytest.raises(UserError, match="Report Impression"):
+        read_report_csv(path)
+    path.write_text(",".join(["Report Impression", *CONDITIONS]) + "\nhello" + ",2" * 14 + "\n")
+    with pytest.raises(UserError, match=r"row 2, Enlarged Cardiomediastinum: '2'"):
+        read_label_csv(path)
+    with pytest.raises(UserError, match="cannot read"):
+        read_report_csv(tmp_path / "absent.csv")
+    with pytest.raises(ValueError, match="need labels"):
+        write_label_csv(path, ["a"], torch.zeros(2, 14, dtype=torch.long))

@@ -119,6 +119,9 @@ def _layout() -> dict[str, slice]:
 COLUMNS = _layout()
 """Where each statistic lies along K."""
 
+WIDTH = max(column.stop for column in COLUMNS.values())
+"""K."""
+
 
 def clinical_statistics(
     generated: Tensor,
@@ -164,11 +167,9 @@ def clinical_statistics(
     for name, weight, values in (("compliant", "with_format", compliant), ("words", "with_words", words)):
         if values is not None:
             parts[name], parts[weight] = values.to(device), parts["studies"]
-    statistics = torch.zeros(
-        studies, max(column.stop for column in COLUMNS.values()), dtype=torch.float64, device=device
-    )
+    statistics = torch.zeros(studies, WIDTH, dtype=torch.float64, device=device)
     for name, value in parts.items():
-        statistics[:, COLUMNS[name]] = value.double().reshape(studies, -1)
+        statistics[:, COLUMNS[name]] = value.double().view(studies, 1 if value.ndim == 1 else 14)
     return statistics
 
 

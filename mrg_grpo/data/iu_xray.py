@@ -150,8 +150,8 @@ def _xml_files(root: Path) -> Iterator[tuple[str, bytes]]:
 
 def _archived(archive: Path) -> Iterator[tuple[str, bytes]]:
     try:
-        # a stream is read once from front to back; nothing is ever written to disk
-        with tarfile.open(archive, "r|gz") as tar:
+        # read from front to back, never written to disk; not as a stream ("r|gz"), which raises TypeError on a stub
+        with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 if not (member.isfile() and member.name.endswith(".xml")):
                     continue

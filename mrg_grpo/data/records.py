@@ -63,9 +63,9 @@ class Source:
 
 
 def first_names(names: Sequence[str], limit: int = 10) -> str:
-    """The first ten of many names, for a message."""
+    """The first ten of many names, for a message of one line."""
     rest = "" if len(names) <= limit else ", ..."
-    return ", ".join(names[:limit]) + rest
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit]) + rest
 
 
 def checked_views(views: str | int | None) -> str | int:
@@ -88,8 +88,8 @@ def split_named(name: object, where: str) -> str:
 
 def safe_relative(name: str, where: str) -> str:
     """An image name, normalised; UserError if it is absolute, leaves the data folder, or is no file name."""
-    if not name or "\0" in name or "\\" in name:
-        raise UserError(f"{where} names the image {name!r}; write a relative path with forward slashes")
+    if not name or not name.isprintable() or "\\" in name:
+        raise UserError(f"{where} names the image {name!r}; write a printable relative path with forward slashes")
     plain = posixpath.normpath(name) if "." in name or "//" in name else name
     if plain.startswith(("/", "../")) or plain in ("..", ".") or plain[1:2] == ":":
         raise UserError(f"{where} names the image {name!r}, which lies outside the data folder; use a path inside it")
@@ -144,7 +144,8 @@ def table_rows(path: Path, columns: Sequence[str], notes: list[str], remedy: str
         header = [name.strip() for name in next(reader, [])]
         absent = [name for name in columns if name not in header]
         if absent:
-            raise UserError(f"{path} has no column {absent[0]!r} (it has: {', '.join(header) or 'nothing'}); {remedy}")
+            there = first_names(header) or "nothing"
+            raise UserError(f"{path} has no column {absent[0]!r} (it has: {there}); {remedy}")
         picks = [header.index(name) for name in columns]
         for row in reader:
             if not row:

@@ -275,7 +275,7 @@ def test_bad_xml(tmp_path, reason):
 def test_truncated_archive(tmp_path):
     path = archive(tmp_path, {f"{n}.xml": xml(uid=f"CXR{n}", findings=str(n) * 5000) for n in range(50)})
     raw = (path / "NLMCXR_reports.tgz").read_bytes()
-    for content in (raw[: len(raw) // 2], b"", b"no archive"):
+    for content in (raw[: len(raw) // 2], b"", raw[:3], b"no archive"):
         (path / "NLMCXR_reports.tgz").write_bytes(content)
         with pytest.raises(UserError, match="truncated or no tgz archive"):
             load_studies("iu_xray_xml", tmp_path, allow_missing=True)

@@ -55,7 +55,7 @@ BAD_ANNOTATIONS = {
     "'../x.png', which lies outside": three(record(image_path=["../x.png"])),
     "'a/../../x.png', which lies outside": three(record(image_path=["a/../../x.png"])),
     "'C:/x.png', which lies outside": three(record(image_path=["C:/x.png"])),
-    "write a relative path": three(record(image_path=["a\\x.png"])),
+    "write a printable relative path": three(record(image_path=["a\\x.png"])),
     "the image ''; write": three(record(image_path=[""])),
 }
 

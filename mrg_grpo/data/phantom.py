@@ -4,10 +4,10 @@ A case is drawn first (which conditions, how severe, where, at which hospital); 
 (`phantom_text`) are both made from it. A test bench, no medical data: docs/phantom.md says what it is and is not.
 
 Deliberate choices
-* Conditions come in four clinical pictures (heart failure, infection, chest mass, trauma), so that they co-occur as in life;
-  prevalence is raised to 5-30 % so that each can be learned.
-* Severity goes down to invisible, and what is barely visible is reported as uncertain, or not at all: a perfect score is
-  out of reach.
+* Conditions come in four clinical pictures (heart failure, infection, chest mass, trauma), so that they co-occur as in
+  life; prevalence is raised to 5-30 % so that each can be learned.
+* Severity goes down to invisible, and what is barely visible is reported as uncertain, or not at all: a perfect score
+  is out of reach.
 * How often an absent condition is mentioned as negative follows real reports (docs/phantom.md). Site B is terser.
 * Everything follows from (seed, split, index), so any study of any split can be had at once, and nothing is stored.
 """
@@ -51,7 +51,8 @@ NEGATED = {
     "Consolidation": 0.37, "Pneumonia": 0.034, "Atelectasis": 0.001, "Pneumothorax": 0.75, "Pleural Effusion": 0.78,
     "Pleural Other": 0.0, "Fracture": 0.07, "Support Devices": 0.0,
 }  # fmt: skip
-"""P(mentioned as negative | absent), from the label counts of 2,365 real IU X-Ray reports (negative / (negative + blank))."""
+"""P(mentioned as negative | absent), from the label counts of 2,365 real IU X-Ray reports:
+negative / (negative + blank)."""
 SITE_HABIT = {"A": 1.12, "B": 0.88}
 """Factor on NEGATED."""
 
@@ -150,7 +151,7 @@ def _mention(rng: random.Random, name: str, finding: Finding | None, site: str) 
 
 
 def case_labels(case: PhantomCase) -> tuple[int, ...]:
-    """The 14 class ids that the report carries. No Finding is positive where nothing but devices is positive or uncertain."""
+    """The 14 class ids the report carries. No Finding: nothing but devices is positive or uncertain."""
     ill = any(label in (POSITIVE, UNCERTAIN) for label in case.mentions[:12])
     return (*case.mentions, BLANK if ill else POSITIVE)
 

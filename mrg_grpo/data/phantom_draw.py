@@ -1,8 +1,8 @@
 """The phantom's pictures: a frontal chest X-ray, drawn from a case. 224 x 224, 8 bit, a few milliseconds.
 
 Bright is dense, the patient's right is on the left of the picture. Everything is a density map on one grid: lungs are
-holes with soft edges in a bright body; heart, mediastinum, ribs, clavicles and spine lie over them; each finding adds what
-it adds on film. Coordinates are in picture widths, x to the right and y down, both 0..1.
+holes with soft edges in a bright body; heart, mediastinum, ribs, clavicles and spine lie over them; each finding adds
+what it adds on film. Coordinates are in picture widths, x to the right and y down, both 0..1.
 """
 
 from __future__ import annotations
@@ -271,8 +271,10 @@ def device(chest: Chest, density: Array, f: Finding, side: str) -> Array:
 
 
 PAINTERS = {
-    "Lung Opacity": opacity, "Lung Lesion": lesion, "Edema": edema, "Consolidation": consolidation, "Pneumonia": pneumonia,
-    "Atelectasis": atelectasis, "Pneumothorax": pneumothorax, "Pleural Effusion": effusion, "Pleural Other": pleural_other,
+    "Lung Opacity": opacity, "Lung Lesion": lesion, "Edema": edema, "Consolidation": consolidation,
+    "Pneumonia": pneumonia,
+    "Atelectasis": atelectasis, "Pneumothorax": pneumothorax, "Pleural Effusion": effusion,
+    "Pleural Other": pleural_other,
     "Fracture": fracture, "Support Devices": device,
 }  # fmt: skip
 

@@ -1,9 +1,11 @@
 """Reports of the phantom: what a case mentions, written in varied radiology language.
 
-Every phrase states exactly the labels it is filed under, so `case_labels` needs no reading. Phrases of each condition and
-class are split in two: one in five (the last ones of its list) is held out, so that a labeler can be trained on "train"
+Every phrase states exactly the labels it is filed under, so `case_labels` needs no reading. Phrases of each condition
+and class are split in two: one in five (the last ones of its list) is held out, so that a labeler can be trained on "train"
 phrases and tested on "heldout" ones.
 """
+
+# ruff: noqa: E501  (the tables of phrases are easier to compare in long lines)
 
 from __future__ import annotations
 

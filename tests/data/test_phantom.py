@@ -1,0 +1,108 @@
+"""The phantom: deterministic cases, the stated rates, pixels that show the finding on its side."""
+
+import hashlib
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+
+from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.data import phantom
+from mrg_grpo.data.phantom_draw import Chest, paint, render
+from mrg_grpo.data.phantom_text import PHRASES, phrases, write_report
+from mrg_grpo.errors import UserError
+
+PINNED = [("train", 0), ("train", 1), ("train", 12), ("test", 3), ("test", 77), ("warmstart", 5)] + [
+    ("train", i) for i in (2, 3, 4, 6, 7, 8, 9, 10, 11)
+]
+TEXT_SHA = "dfb23ce526d37ced693343a16a74ffcb300658dfb3d97f5558a0031cf37a9b7f"
+PIXEL_SHA = "1c238b5b561c31516a4c01686216e54024d9a553d0770df4ff5a4eb2fa545605"
+
+
+def digest(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def test_words_and_pixels_are_those_the_embedded_weights_were_trained_on():
+    cases = [phantom.sample_case(split, index) for split, index in PINNED]
+    assert digest([f"{phantom.case_labels(case)} {write_report(case)}" for case in cases]) == TEXT_SHA
+    # means of 14 x 14 pixels, rounded: other versions of numpy may differ in the last bit of a pixel
+    means = [render(case).reshape(16, 14, 16, 14).mean((1, 3)).round().astype(int).tolist() for case in cases]
+    assert digest([str(mean) for mean in means]) == PIXEL_SHA
+
+
+def test_a_case_depends_on_its_address_alone():
+    first = phantom.sample_case("val", 9)
+    pixels = render(first)
+    random.seed(1), np.random.seed(1)
+    phantom.sample_case("train", 3)
+    assert phantom.sample_case("val", 9) == first
+    assert np.array_equal(render(phantom.sample_case("val", 9)), pixels)
+    assert phantom.sample_case("val", 9, seed=8).findings != first.findings or not first.findings
+    streams = {s: [phantom.sample_case(s, i).mentions for i in range(50)] for s in ("train", "test", "warmstart")}
+    assert streams["train"] != streams["test"] != streams["warmstart"]
+
+
+def test_rates_are_those_promised():
+    cases = [phantom.sample_case("rates", i) for i in range(6000)]
+    labels = np.array([phantom.case_labels(case) for case in cases])
+    sick = np.isin(labels[:, :13], (POSITIVE, UNCERTAIN)).mean(0)
+    assert sick.min() > 0.05 and sick.max() < 0.30
+    assert 0.25 < np.mean([not case.findings for case in cases]) < 0.32
+    assert 0.47 < np.mean([case.site == "A" for case in cases]) < 0.53
+    for site, sign in (("A", 1), ("B", -1)):  # B denies less
+        denied = (labels[[case.site == site for case in cases]] == NEGATIVE).mean()
+        assert sign * (denied - (labels == NEGATIVE).mean()) > 0.005
+    graded = [f.severity for case in cases for f in case.findings if f.condition != "Support Devices"]
+    assert 0.13 < np.mean(np.array(graded) < 0.3) < 0.20
+
+
+def test_no_phrase_is_both_trained_and_held_out():
+    for by_class in PHRASES.values():
+        for options in by_class.values():
+            train, held = phrases(options, "train"), phrases(options, "heldout")
+            assert train and held and not set(train) & set(held)
+            assert set(train) | set(held) == set(options)
+    with pytest.raises(ValueError, match="heldout"):
+        phrases(("a", "b"), "other")
+
+
+@pytest.mark.parametrize("name", ["Consolidation", "Lung Lesion", "Pneumothorax", "Pleural Effusion", "Pleural Other"])
+def test_a_finding_shows_on_its_own_side(name):
+    """Densities, not pictures: a finding draws random numbers, so the exposure that follows it differs too."""
+    for side, half in (("left", slice(112, None)), ("right", slice(0, 112))):
+        finding = phantom.Finding(name, 0.9, side, "lower")
+        chest = Chest(phantom.PhantomCase(7, "pair", 4, "A", (), (BLANK,) * 13))
+        healthy = chest.anatomy()
+        changed = np.abs(paint(chest, healthy, finding) - healthy) > 0.08
+        assert changed[:, half].sum() > 60  # the patient's left is to the right of the picture
+        assert changed[:, half].sum() > 0.95 * changed.sum()
+
+
+def test_load_gives_disjoint_labelled_studies():
+    data = phantom.load(sizes={"train": 30, "val": 5, "test": 10})
+    assert {split: len(studies) for split, studies in data.items()} == {"train": 30, "val": 5, "test": 10}
+    ids = [study.id for studies in data.values() for study in studies]
+    assert len(set(ids)) == len(ids)
+    study = data["test"][3]
+    assert study.images == ("phantom:7/test/3",)
+    assert study.labels == phantom.case_labels(phantom.sample_case("test", 3))
+    assert np.array_equal(np.asarray(phantom.image_of(study.images[0])), render(phantom.sample_case("test", 3)))
+    assert phantom.SIZES == {"train": 8000, "val": 500, "test": 1000}
+
+
+@pytest.mark.parametrize("address", ["7/test/1", "phantom:7/test", "phantom:x/test/1", "phantom:7/test/-1", "phantom:"])
+def test_a_malformed_address_is_one_line(address):
+    with pytest.raises(UserError, match=re.escape(address)) as caught:
+        phantom.image_of(address)
+    assert "\n" not in str(caught.value)
+
+
+def test_export_writes_the_r2gen_form(tmp_path):
+    phantom.export(tmp_path, "val", 3)
+    records = json.loads((tmp_path / "annotation.json").read_text())
+    assert [len(records[split]) for split in ("train", "val", "test")] == [0, 3, 0]
+    assert all((tmp_path / "images" / record["image_path"][0]).is_file() for record in records["val"])
+    assert records["val"][2]["report"] == write_report(phantom.sample_case("val", 2))

@@ -1,0 +1,55 @@
+"""The rule reader against the labels reports were written from, and against sentences no template holds."""
+
+import numpy as np
+import pytest
+
+from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.data import phantom
+from mrg_grpo.data.phantom_reader import read_labels
+from mrg_grpo.data.phantom_text import write_report
+
+
+def read(report: str) -> list[int]:
+    return np.asarray(read_labels([report]))[0].tolist()
+
+
+@pytest.mark.parametrize("templates", ["all", "train", "heldout"])
+def test_the_reader_finds_the_labels_that_were_written(templates):
+    cases = [phantom.sample_case("reader", i) for i in range(1500)]
+    read = np.asarray(read_labels([write_report(case, templates) for case in cases]))
+    said = np.array([phantom.case_labels(case) for case in cases])
+    assert (read == said).mean(0).min() >= 0.995
+
+
+READ_BY_HAND = [  # labels decided by a person, in words that no template uses
+    pytest.param(
+        "cardiomegaly is moderate . no effusions",
+        {"Cardiomegaly": POSITIVE, "Pleural Effusion": NEGATIVE},
+        marks=pytest.mark.xfail(strict=True, reason="the reader knows no plural of effusion"),
+    ),
+    pytest.param(
+        "no pneumothorax but a small left effusion",
+        {"Pneumothorax": NEGATIVE, "Pleural Effusion": POSITIVE},
+        marks=pytest.mark.xfail(strict=True, reason="a negation reaches beyond but"),
+    ),
+    ("a right nodule cannot be excluded", {"Lung Lesion": UNCERTAIN}),
+    ("the heart and the mediastinum are normal", {"Cardiomegaly": NEGATIVE, "Enlarged Cardiomediastinum": NEGATIVE}),
+    ("no edema; edema is severe", {"Edema": POSITIVE}),
+    ("the right lung is free of consolidation", {"Consolidation": NEGATIVE}),
+    ("there is there is a a pacemaker", {"Support Devices": POSITIVE}),
+    ("a trachea in the midline", {}),
+    ("opacity may be atelectasis", {"Lung Opacity": UNCERTAIN, "Atelectasis": UNCERTAIN}),
+]
+
+
+@pytest.mark.parametrize(("report", "expected"), READ_BY_HAND)
+def test_the_reader_reads_other_sentences(report, expected):
+    labels = dict(zip(CONDITIONS, read(report)))
+    del labels["No Finding"]
+    assert {name: label for name, label in labels.items() if label != BLANK} == expected
+
+
+def test_no_finding_means_nothing_but_devices():
+    assert read("A pacemaker is present. No pneumothorax.")[-1] == POSITIVE
+    assert read("There may be a nodule.")[-1] == BLANK
+    assert tuple(read_labels([]).shape) == (0, 14)

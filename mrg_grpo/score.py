@@ -44,8 +44,10 @@ def evaluation_of(
     language: str = "raw",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    margin: float = 0.4,
 ) -> Evaluation:
-    """`mrg_grpo.evaluate.Judged` -> Evaluation. train gives the baselines their reports; labeler labels them."""
+    """`mrg_grpo.evaluate.Judged` -> Evaluation. train gives the baselines their reports, labeler labels them;
+    margin is that of the judged statistics, for the baselines' MCCS."""
     predictions = judged.predictions
     references = [study.report for study in predictions.studies]
     scored = score_labels(
@@ -55,7 +57,7 @@ def evaluation_of(
     if train:
         beside = baselines(train, predictions.studies, labeler, seed)
         scored.notes.append(f"baselines from {len(train)} training reports")
-    return evaluate_scored(scored, judged.reference_labels, references, beside, language, resamples, seed)
+    return evaluate_scored(scored, judged.reference_labels, references, beside, language, resamples, seed, margin)
 
 
 def score_labels(
@@ -101,6 +103,7 @@ def evaluate_scored(
     language: str,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    margin: float = 0.4,
 ) -> Evaluation:
     """Intervals of every metric and condition, for the system and for each baseline."""
     clinical = scored.statistics[:, :WIDTH]
@@ -112,7 +115,7 @@ def evaluate_scored(
     rows = {}
     for name, baseline in beside.items():
         words = torch.tensor([float(len(report.split())) for report in baseline.reports])
-        statistics = clinical_statistics(baseline.labels, reference_labels.cpu(), words=words)
+        statistics = clinical_statistics(baseline.labels, reference_labels.cpu(), margin=margin, words=words)
         one = score_labels(scored.ids, statistics, baseline.reports, references, language)
         rows[name] = _scalars(bootstrap(one.statistics, one.metric, resamples, seed))
     metrics = _scalars(bootstrap(scored.statistics, scored.metric, resamples, seed))

@@ -70,8 +70,9 @@ def iu_records(shared: Path) -> tuple[list[str], dict[str, Tensor]]:
     text = {row["id"]: row["report"] for split in ("train", "val") for row in annotation[split]}
     rows = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["id"] in text]
+    unread = dict.fromkeys(CONDITIONS)  # the rule labeler left some reports without labels
     labels = {
-        kind: torch.tensor([[CLASS_OF_VALUE[row[kind][name]] for name in CONDITIONS] for row in rows])
+        kind: torch.tensor([[CLASS_OF_VALUE[(row[kind] or unread)[name]] for name in CONDITIONS] for row in rows])
         for kind in ("chexbert", "chexpert_labeler")
     }
     return [text[row["id"]] for row in rows], labels

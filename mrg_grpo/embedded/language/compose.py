@@ -16,6 +16,26 @@ ALL_SLOTS = SLOTS | NORMAL_SLOTS | CLINICAL_SLOTS
 STRENGTH = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
 """Which of two statements about one condition wins in a report, as CheXbert reads it."""
 
+CLAIMING = (
+    "or",
+    "and",
+    "with",
+    "of",
+    "to",
+    "from",
+    "by",
+    "as",
+    "that",
+    "which",
+    "normal",
+    "stable",
+    "likely",
+    "positive",
+    "contour",
+)
+STRAY = sorted(set(SALAD) - set(CLAIMING))
+"""Words strewn into sentences; none that could change what a sentence claims."""
+
 SENTENCE_COUNTS = (1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 7, 7, 8, 9, 11, 16)
 MASKABLE = {"left", "right", "mild", "likely", "angle", "angles", "nodes", "wires", "major", "clips", "bones", "hila"}
 
@@ -55,8 +75,8 @@ def finding(rng: random.Random) -> Statement:
 
 def other(rng: random.Random) -> Statement:
     """A statement about none of the 13 conditions."""
-    groups = ("clear", "clear", "bones", "bones", "vessels", "chronic", "chronic", "surgery", "frame", "frame")
-    return from_row(rng.choice(OTHER[rng.choice(groups)]), rng)
+    common = ("clear", "bones", "chronic", "frame")
+    return from_row(rng.choice(OTHER[rng.choice((*OTHER, *common))]), rng)
 
 
 def normal(rng: random.Random) -> Statement:
@@ -161,7 +181,9 @@ def noise(text: str, rng: random.Random) -> str:
     words = text.split()
     if not words:
         return text
-    if roll < 0.12:
+    if roll < 0.05:  # a stray word, not at the front, where a negation may stand
+        words.insert(rng.randint(min(2, len(words)), len(words)), rng.choice(STRAY))
+    elif roll < 0.12:
         words = ["xxxx" if word in MASKABLE and rng.random() < 0.5 else word for word in words]
     elif roll < 0.17:
         words = [

@@ -10,6 +10,7 @@ Rows = tuple[tuple[str, str], ...]
 
 FINDINGS: dict[str, Rows] = {
     "heart+": (
+        ("CM+", "[the |]heart size [is |]upper limits [of |]normal[ or mildly enlarged|, pulmonary vascularity within normal limits|, stable mediastinal contours|]"),
         ("CM+", "{there}{sev}cardiomegaly{chg}"),
         ("CM+", "{sev}cardiomegaly{noted}{chg}"),
         ("CM+", "[the |]heart [size |][is|appears|remains] {sevadv}[enlarged|enlarged|large]{chg}"),
@@ -61,6 +62,7 @@ FINDINGS: dict[str, Rows] = {
         ("ECM?", "frontal and lateral views of the chest [show|with overlying external cardiac monitor leads show] an unchanged cardiomediastinal silhouette"),
     ),
     "opacity+": (
+        ("LO+", "[fibronodular|nodular] [scarring|infiltrates] {in}"),
         ("LO+", "{there}{sev}{opnoun} {in}{chg}"),
         ("LO+", "{there}{pre}{opnoun}{noted}{chg}"),
         ("LO+", "{opnoun} {in}{noted}"),
@@ -71,6 +73,7 @@ FINDINGS: dict[str, Rows] = {
         ("LO+", "{pre}{scar} {in}{noted}"),
         ("LO+", "{there}[increased|hazy|patchy|asymmetric|ill-defined|vague] [density|densities|opacification|shadowing|haziness] {in}"),
         ("LO+", "{opadj}[{adjplace} |]opacities{surely}[{adjplace} |][scarring|chronic change|bronchovascular crowding|overlying breast tissue|aspiration|chronic lung disease|emphysema|technique|prior granulomatous disease|copd]"),
+        ("LO+", "{there}[a |][rounded|ovoid|round|dense|rounded dense] opacity {in}{chg}"),
         ("LO+", "[the |]{place} [is|are] [opacified|hazy|completely opacified]"),
         ("LO+", "[peribronchial|bronchial wall|peribronchovascular] [thickening|cuffing]{maybein}"),
         ("LO+", "chest [x-ray|radiograph] [showing|revealed|demonstrates|with] [bilateral |diffuse |patchy |multiple ]{opac} {maybein}"),
@@ -89,7 +92,7 @@ FINDINGS: dict[str, Rows] = {
         ("LL+", "{there}[a |][4|6|7|9|11|3.5|5.8|12|8|xxxx] [mm|cm|x 6 cm] {pre}{lesion} {in}{chg}"),
         ("LL+", "[multiple|numerous|several|scattered|bilateral|innumerable|a few small] [pulmonary |lung |calcified |bilateral |nodular |round |]{lesion}{maybein}{chg}"),
         ("LL+", "{there}{lesion}{surely}[a granuloma|malignancy|prior granulomatous disease|neoplasm|metastatic disease|calcified granuloma|nipple shadow]"),
-        ("LL+", "{there}[a |]{opadj}[round|rounded|ovoid|lobulated|well-circumscribed|spiculated|cavitary] [opacity|density|lesion|mass] {in}{chg}"),
+        ("LL+", "{there}[a |]{opadj}[round|rounded|ovoid|lobulated|well-circumscribed|spiculated|cavitary] [lesion|mass|nodule] {in}{chg}"),
         ("LL+", "{lesion} {in} [suspicious|concerning|worrisome] for [malignancy|neoplasm|metastasis]"),
         ("LL+", "[dense|calcified] {lr} [upper lung |lower lobe |lung |]nodule suggests a previous granulomatous process"),
         ("LL+", "[right|left] [hilar|perihilar|suprahilar] [mass|nodule|nodular opacity]{chg}"),
@@ -116,6 +119,7 @@ FINDINGS: dict[str, Rows] = {
         ("ED+", "[kerley b lines|septal lines|batwing opacities] {surely}edema"),
     ),
     "edema?": (
+        ("ED?", "[central |][pulmonary |]vascular prominence{noted}"),
         ("ED?", "{there}{sev}{cong}{chg}"),
         ("ED?", "{sev}{cong}{noted}{chg}"),
         ("ED?", "{hedgepre}{sev}{edem}"),
@@ -176,6 +180,7 @@ FINDINGS: dict[str, Rows] = {
         ("LO+ AT+", "bandlike opacities {in}"),
         ("AT+", "[complete |partial |]collapse of the {place}"),
         ("AT+", "[volume loss and|left lower lobe|right upper lobe|lobar] [atelectasis|collapse]{noted}"),
+        ("AT+", "patchy basilar atelectasis with central bronchovascular crowding"),
         ("AT+ PE+", "{sev}{side} {effu} with [adjacent|associated|underlying|compressive|overlying] {atel}"),
         ("AT+ PE+", "{side} {effu} and {pre}{atel}{chg}"),
         ("AT+", "{pre}{atel} [or|and/or|and] scarring {in}"),
@@ -193,6 +198,7 @@ FINDINGS: dict[str, Rows] = {
         ("LO+ AT?", "{opnoun}{maybe}[scarring or [subsegmental |]atelectasis|[subsegmental |]atelectasis or scar|atelectasis or infiltrate|atelectasis versus aspiration|atelectasis or aspiration]"),
     ),
     "pneumothorax+": (
+        ("PX+ PE+", "{there}{sev}{side} [hydropneumothorax|hemopneumothorax]{chg}"),
         ("PX+", "{there}{sev}{side} {ptx}{chg}"),
         ("PX+", "{sev}{lr} {ptx}{noted}{chg}"),
         ("PX+", "{there}{sev}{ptx} [on the {lr}|{in}|bilaterally]{chg}"),
@@ -246,6 +252,7 @@ FINDINGS: dict[str, Rows] = {
         ("LO+ PO?", "{interst}{maybe}[pulmonary |interstitial |]fibrosis"),
     ),
     "fracture+": (
+        ("FX+", "{there}[broken|fractured] [ribs|rib|clavicle|left 3rd rib|sternum]{noted}"),
         ("FX+", "{there}[an |][acute|old|healed|remote|displaced|minimally displaced|nondisplaced|chronic|subacute|age-indeterminate|multiple|several|stable] {side} {frac}{chg}"),
         ("FX+", "{there}[old|healed|healing|acute|multiple|remote|chronic|] {frac}{noted}{chg}"),
         ("FX+", "{frac} of the [{lr} |][clavicle|lateral 7th rib|humerus|distal clavicle|posterior ribs|scapula|sternum|t8 vertebral body|anterior fifth rib]"),

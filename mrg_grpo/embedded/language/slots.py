@@ -3,11 +3,11 @@
 
 SLOTS: dict[str, tuple[str, ...]] = {
     # how a clause opens and closes
-    "there": ("there is ", "there is ", "there are ", "", "", "again seen is ", "again noted is ", "note is made of ",
+    "there": ("there is ", "there is ", "there are ", "there is also ", "there are also ", "there are a few ", "there are scattered ", "there are areas of ", "", "", "again seen is ", "again noted is ", "note is made of ",
               "there has been development of ", "interval development of ", "there is evidence of ", "redemonstration of ",
               "findings of ", "there appears to be ", "radiograph shows ", "chest x-ray shows ", "persistent ",
               "x-ray revealed ", "chest radiograph demonstrates ", "there remains ", "new ", "stable ", "unchanged "),
-    "noted": ("", "", "", "", " is noted", " is seen", " is present", " are noted", " are seen", " are present", " noted",
+    "noted": ("", "", "", "", " is noted",  " is seen", " is present", " is also present", " are also seen", " is also noted", " are noted", " are seen", " are present", " noted",
               " is identified", " again noted", " is again seen", " is demonstrated", " persists", " is visualized",
               " present", " can be seen", " was observed", " is evident"),
     "chg": ("", "", "", "", "", "", "", ", unchanged", ", stable", " unchanged from prior", " compared to prior",
@@ -42,9 +42,9 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "in": ("in the {place}", "within the {place}", "at the {place}", "involving the {place}", "of the {place}",
            "in {place}", "overlying the {place}", "projecting over the {place}", "throughout the {place}", "{place}",
            "on the {lr}", "bilaterally", "on the {lr} side", "seen on the lateral view", "at the {lr} base", "predominantly in the {place}",
-           "greatest in the {place}", "{lr} greater than {lr}"),
+           "greatest in the {place}", "{lr} greater than {lr}", "overlying the posterior {lr} 6th rib", "projecting over the {lr} anterior 5th rib", "between the 5th and 6th ribs", "adjacent to the heart border", "seen on the frontal view", "near the {lr} hilum", "behind the heart"),
     "maybein": ("", "", " {in}", " {in}", " {in}"),
-    "pre": ("", "", "", "{adjplace} ", "{adjplace} ", "{sev}", "{sev}{adjplace} ", "{sev}", "{adjplace} "),
+    "pre": ("", "", "", "{adjplace} ", "{adjplace} ", "{sev}", "{sev}{adjplace} ", "{sev}", "{adjplace} ", "a few ", "scattered ", "multiple ", "small areas of ", "several ", "numerous ", "areas of ", "some ", "minimal ", "mild "),
     # opacity and its kin
     "opac": ("opacity", "opacities", "opacity", "opacities", "opacification", "airspace opacity", "airspace opacities",
              "air space opacity", "air space opacities", "airspace disease", "air space disease", "interstitial opacities", "parenchymal opacities",
@@ -81,7 +81,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
                "nodular opacities", "cavitary lesion", "masses", "cavitary mass", "rounded mass", "lung nodule", "mass lesion", "lung lesion", "nodular densities",
                "calcified nodule", "noncalcified nodule", "spiculated mass", "pulmonary metastases", "neoplasm", "malignancy", "metastatic disease", "lung cancer",
                "lung nodules", "mass-like opacity", "dense nodule", "cystic lesion", "tumor", "metastases", "cavitary nodule", "pulmonary mass", "nodular lesion", "miliary nodules"),
-    "ptx": ("pneumothorax", "pneumothorax", "pneumothorax", "pneumothoraces", "apical pneumothorax", "hydropneumothorax", "tension pneumothorax", "basilar pneumothorax"),
+    "ptx": ("pneumothorax", "pneumothorax", "pneumothorax", "pneumothoraces", "apical pneumothorax", "tension pneumothorax", "basilar pneumothorax"),
     "pleura": ("pleural thickening", "pleural thickening", "apical pleural thickening", "biapical pleural thickening", "pleural scarring", "pleural-parenchymal scarring",
                "pleural plaques", "pleural plaque", "pulmonary fibrosis", "fibrosis", "pleuroparenchymal scarring", "calcified pleural plaques", "fibrotic changes",
                "pleural calcification", "apical capping", "fibrothorax", "pleural reaction", "interstitial fibrosis", "pleural-peripheral scarring", "fibrotic change",

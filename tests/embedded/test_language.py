@@ -1,0 +1,111 @@
+"""The written language: the grammar, the labels by construction, and what training makes of them."""
+
+import itertools
+import random
+import re
+
+import pytest
+import torch
+
+from mrg_grpo import embedded
+from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.embedded.language.clinical import CLINICAL
+from mrg_grpo.embedded.language.compose import ALL_SLOTS, Report, compose, denial, from_row, merge, report_labels
+from mrg_grpo.embedded.language.findings import FINDINGS
+from mrg_grpo.embedded.language.grammar import SHORT, Statement, expand, parse_labels
+from mrg_grpo.embedded.language.normal import NORMALS
+from mrg_grpo.embedded.language.other import OTHER
+from mrg_grpo.embedded.train_labeler import IGNORE, collate, encode, stream
+
+ROWS = [row for rows in (*FINDINGS.values(), *OTHER.values(), NORMALS, CLINICAL) for row in rows]
+
+
+def test_choices_slots_and_nesting():
+    slots = {"side": ("left", "right"), "thing": ("[big |]{side} nodule",)}
+    seen = {expand("a {thing}[| , stable]", slots, random.Random(seed)) for seed in range(200)}
+    assert seen == {
+        f"a {size}{side} nodule{end}" for size in ("", "big ") for side in ("left", "right") for end in ("", ", stable")
+    }
+    with pytest.raises(ValueError, match="unclosed"):
+        expand("a [b|c", slots, random.Random(0))
+    with pytest.raises(ValueError, match="unbalanced"):
+        expand("a b] c", slots, random.Random(0))
+
+
+def test_every_template_expands_to_clean_text():
+    rng = random.Random(0)
+    for row in ROWS:
+        for _ in range(5):
+            text = from_row(row, rng).text
+            assert text and not re.search(r"[\[\]{}|]|  | ,", text), (row, text)
+    for name, options in ALL_SLOTS.items():
+        for option in options:
+            assert not set(re.findall(r"{(\w+)}", option)) - set(ALL_SLOTS), (name, option)
+
+
+def test_every_condition_is_affirmed_doubted_and_denied_somewhere():
+    said = {(name, value) for row in ROWS for name, value in zip(SHORT, parse_labels(row[0])[0])}
+    rng = random.Random(1)
+    said |= {(name, value) for _ in range(2000) for name, value in zip(SHORT, denial(rng).labels)}
+    for name in SHORT:
+        assert (name, POSITIVE) in said
+        assert (name, UNCERTAIN) in said or name == "SD"
+        assert (name, NEGATIVE) in said or name == "SD"
+
+
+def test_a_denial_labels_what_it_names():
+    """An independent reader: the keyword of each condition must be in the text if and only if it is denied."""
+    words = {"PX": "pneumothora", "PE": "effusion", "PN": "pneumoni", "ED": "edema", "AT": "atelectasis", "LL": "nodul"}
+    rng = random.Random(2)
+    for _ in range(3000):
+        statement = denial(rng)
+        labels = dict(zip(SHORT, statement.labels))
+        assert set(statement.labels) <= {BLANK, NEGATIVE}
+        for name, word in words.items():
+            if word in statement.text.replace("pericardial effusion", ""):
+                assert labels[name] == NEGATIVE, statement
+
+
+def test_labels_merge_by_strength_and_no_finding_follows():
+    assert merge([(0, 1, 2, 3), (2, 2, 3, 1)]) == (2, 1, 3, 1)
+    quiet = Statement("the lungs are clear", (BLANK,) * 13)
+    spine = Statement("scoliosis", (BLANK,) * 13, abnormal=True)
+    line = Statement("picc line", (BLANK,) * 12 + (POSITIVE,))
+    doubt = Statement("possible edema", tuple(UNCERTAIN if name == "ED" else BLANK for name in SHORT))
+    assert report_labels([quiet])[13] == POSITIVE
+    assert report_labels([quiet, line])[13] == POSITIVE  # devices alone do not end No Finding
+    assert report_labels([quiet, spine])[13] == BLANK
+    assert report_labels([quiet, doubt])[13] == BLANK
+
+
+def test_reports_repeat_by_seed_and_their_sentences_carry_their_labels():
+    first = list(itertools.islice(stream(5, 0.3), 40))
+    assert first == list(itertools.islice(stream(5, 0.3), 40))
+    assert first != list(itertools.islice(stream(6, 0.3), 40))
+    rng = random.Random(3)
+    for _ in range(300):
+        report = compose(rng)
+        assert merge([*report.sentence_labels]) == report.labels[:13]
+
+
+def test_training_ids_are_those_of_the_whole_text():
+    """Sentences are tokenised apart to know whose token is whose; joined they must be what the labeler will read."""
+    tokenizer = embedded.labeler().tokenizer
+    rng = random.Random(4)
+    for _ in range(100):
+        report = compose(rng)
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in report.sentences]
+        flat, labels, owners = encode(report, ids)
+        whole = tokenizer("".join(report.sentences), truncation=True, max_length=512)["input_ids"]
+        assert flat == whole
+        assert labels == report.labels and len(owners) == len(flat)
+
+
+def test_batches_pad_and_mask():
+    rng = random.Random(0)
+    report = Report(("a", "b"), ((1,) * 13, (2,) * 13), (1,) * 14)
+    batch = collate([encode(report, [[7, 8], [9]]), encode(report, [[7], []])], rng)
+    assert batch.ids.tolist() == [[2, 7, 8, 9, 3], [2, 7, 3, 0, 0]]
+    assert batch.mask.tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+    assert batch.token_labels[..., 0].tolist() == [[IGNORE, 1, 1, 2, IGNORE], [IGNORE, 1, IGNORE, IGNORE, IGNORE]]
+    assert torch.equal(batch.positions[0, 1:] - batch.positions[0, 1], torch.arange(4)) and batch.positions[0, 0] == 0

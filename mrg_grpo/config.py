@@ -30,6 +30,8 @@ class RunConfig:
     """Steps between evaluations on the validation split; 0 for none."""
     eval_studies: int = 200
     """Validation studies of a periodic evaluation."""
+    test_studies: int = 0
+    """Test studies of the before/after comparison; 0 is the whole split."""
     rollouts_every: int = 10
     """Steps between sampled groups written to rollouts.jsonl."""
     keep_text: bool = True

@@ -140,12 +140,13 @@ def evaluate_split(config: Config, adapter: str | None, split: str, output: Path
     """`mrg-grpo evaluate`: decode, score, write predictions.jsonl and evaluation.json, print the table."""
     from mrg_grpo.score import evaluation_of
 
-    studies = studies_of(load_splits(config), split)
-    policy = Policy.load(config, adapter=adapter, trainable=False)
-    judged = judge(predict(policy, studies, config, f"decode {split}"), config_labeler(config), config)
+    splits = load_splits(config)
+    studies = studies_of(splits, split)
+    policy, labeler = Policy.load(config, adapter=adapter, trainable=False), config_labeler(config)
+    judged = judge(predict(policy, studies, config, f"decode {split}"), labeler, config)
     output.mkdir(parents=True, exist_ok=True)
     write_predictions(judged, output / "predictions.jsonl", config.run.keep_text)
-    evaluation = evaluation_of(judged)
+    evaluation = evaluation_of(judged, splits.get("train"), labeler)
     (output / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1), encoding="utf-8")
     print(evaluation.table())
 

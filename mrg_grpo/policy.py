@@ -125,7 +125,7 @@ class Policy:
         kept: list[tuple[Any, Tensor, Tensor]] = []
         modules: Iterator[Any] = self.model.modules()
         try:
-            for module in [m for m in modules if isinstance(m, LoraLayer) and not m.merged_adapters]:
+            for module in [m for m in modules if is_lora(m) and not m.merged_adapters]:
                 weight = module.get_base_layer().weight
                 kept.append((module, weight, weight.data))
                 delta = module.get_delta_weight(module.active_adapters[0])
@@ -262,6 +262,10 @@ class Policy:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return tempered(self.base.lm_head(hidden), self.temperature, self.suppressed)
+
+
+def is_lora(module: Any) -> bool:
+    return isinstance(module, LoraLayer)
 
 
 def with_adapter(model: Any, family: Family, config: Config, adapter: str | None, trainable: bool) -> Any:

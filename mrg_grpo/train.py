@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mrg_grpo.checkpoint import resume as load_checkpoint
 from mrg_grpo.checkpoint import save_checkpoint
+from mrg_grpo.comparison import before_after
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.evaluate import (
@@ -34,7 +35,6 @@ from mrg_grpo.prompt import target_text
 from mrg_grpo.rewards import Rewards
 from mrg_grpo.rewards.mccs import rarity_weights
 from mrg_grpo.run_dir import RunDir
-from mrg_grpo.score import before_after
 from mrg_grpo.sft import cosine, sft_loss
 from mrg_grpo.stream import StudyStream
 
@@ -171,18 +171,23 @@ def validate(run: RunDir, policy: Policy, labeler, studies: list[Study], number:
 
 def baseline(run: RunDir, policy: Policy, labeler, splits, config: Config) -> Judged:
     """The start policy on the test split. Decoded before the first step, also on resume: the adapter is fresh here."""
-    judged = judge(predict(policy, studies_of(splits, "test"), config, "decode test, before"), labeler, config)
+    judged = judge(predict(policy, test_studies(splits, config), config, "decode test, before"), labeler, config)
     write_predictions(judged, run.path / "predictions_before.jsonl", config.run.keep_text)
     return judged
+
+
+def test_studies(splits: dict[str, list[Study]], config: Config) -> list[Study]:
+    studies = studies_of(splits, "test")
+    return studies[: config.run.test_studies or len(studies)]
 
 
 def finish(run: RunDir, policy: Policy, labeler, splits, before: Judged) -> int:
     """Final adapter, predictions, evaluation with the before/after table."""
     config = run.config
     policy.save(str(run.path / "adapter"))
-    after = judge(predict(policy, studies_of(splits, "test"), config, "decode test, after"), labeler, config)
+    after = judge(predict(policy, test_studies(splits, config), config, "decode test, after"), labeler, config)
     write_predictions(after, run.path / "predictions.jsonl", config.run.keep_text)
-    comparison = before_after(before, after)
+    comparison = before_after(before, after, "test")
     run.write_json("evaluation.json", comparison.to_json())
     print(comparison.table())
     print(f"adapter, predictions and evaluation: {run.path}")

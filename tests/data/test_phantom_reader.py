@@ -22,16 +22,8 @@ def test_the_reader_finds_the_labels_that_were_written(templates):
 
 
 READ_BY_HAND = [  # labels decided by a person, in words that no template uses
-    pytest.param(
-        "cardiomegaly is moderate . no effusions",
-        {"Cardiomegaly": POSITIVE, "Pleural Effusion": NEGATIVE},
-        marks=pytest.mark.xfail(strict=True, reason="the reader knows no plural of effusion"),
-    ),
-    pytest.param(
-        "no pneumothorax but a small left effusion",
-        {"Pneumothorax": NEGATIVE, "Pleural Effusion": POSITIVE},
-        marks=pytest.mark.xfail(strict=True, reason="a negation reaches beyond but"),
-    ),
+    ("cardiomegaly is moderate . no effusions", {"Cardiomegaly": POSITIVE, "Pleural Effusion": NEGATIVE}),
+    ("no pneumothorax but a small left effusion", {"Pneumothorax": NEGATIVE, "Pleural Effusion": POSITIVE}),
     ("a right nodule cannot be excluded", {"Lung Lesion": UNCERTAIN}),
     ("the heart and the mediastinum are normal", {"Cardiomegaly": NEGATIVE, "Enlarged Cardiomediastinum": NEGATIVE}),
     ("no edema; edema is severe", {"Edema": POSITIVE}),

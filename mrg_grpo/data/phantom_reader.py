@@ -1,0 +1,75 @@
+"""The phantom's own label reader: a judge that is not the neural labeler.
+
+Keywords, normality phrases, negation and uncertainty cues, sentence by sentence. It knows the phantom's vocabulary, not
+its templates, so it also reads what a small language model makes of them. Not for real reports.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+
+KEYWORDS = {
+    "Enlarged Cardiomediastinum": r"(?:cardio)?mediastin\w+",
+    "Cardiomegaly": r"cardiomegaly|cardiomediastinal|heart|cardiac",
+    "Lung Opacity": r"opacit\w+|airspace disease",
+    "Lung Lesion": r"nodul\w+|mass(?:es)?\b|lesion",
+    "Edema": r"edema",
+    "Consolidation": r"consolidat\w+",
+    "Pneumonia": r"pneumonia",
+    "Atelectasis": r"atelectasis",
+    "Pneumothorax": r"pneumothora(?:x|ces)",
+    "Pleural Effusion": r"effusions?",
+    "Pleural Other": r"pleural (?:thickening|plaques?|scarring)",
+    "Fracture": r"fractures?",
+    "Support Devices": r"pacemaker|central line|endotracheal tube|sternotomy wires|support devices|lines or tubes",
+}
+"""What names each condition. "Cardiomediastinal" names both of the first two."""
+
+DENIED = re.compile(r"\b(?:no|not|without|free of|negative for|neither|nor|absent|absence)\b")
+NORMAL = re.compile(r"\b(?:normal|unremarkable|within normal limits|clear|stable)\b")
+UNSURE = re.compile(
+    r"\b(?:possible|possibly|may|might|questionable|suspected|cannot be excluded|can not be excluded)\b"
+)
+NORMAL_MEANS_NEGATIVE = {"Enlarged Cardiomediastinum", "Cardiomegaly"}
+ABNORMAL = re.compile(r"\b(?:enlarged|enlargement|widened|widening|increased|cardiomegaly)\b")
+_KEYWORDS = {
+    name: re.compile(rf"\b(?:{pattern})\b" if not pattern.endswith(r"\b") else pattern)
+    for name, pattern in KEYWORDS.items()
+}
+_SENTENCE = re.compile(r"[.;\n]+|\bbut\b")
+_PRIORITY = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
+
+
+def read_labels(reports: list[str]) -> Tensor:
+    """B reports -> class ids (B, 14). Of several mentions positive outranks uncertain, and that negative."""
+    return torch.tensor([_read(report) for report in reports], dtype=torch.long).reshape(-1, 14)
+
+
+def _read(report: str) -> list[int]:
+    labels = [BLANK] * 14
+    for sentence in _SENTENCE.split(report.lower()):
+        for i, name in enumerate(CONDITIONS[:13]):
+            if _KEYWORDS[name].search(sentence):
+                label = _class_of(name, sentence)
+                if _PRIORITY[label] > _PRIORITY[labels[i]]:
+                    labels[i] = label
+    ill = any(label in (POSITIVE, UNCERTAIN) for label in labels[:12])
+    labels[13] = POSITIVE if report.strip() and not ill else BLANK
+    return labels
+
+
+def _class_of(name: str, sentence: str) -> int:
+    if UNSURE.search(sentence):
+        return UNCERTAIN
+    if name in NORMAL_MEANS_NEGATIVE and NORMAL.search(sentence):
+        return NEGATIVE
+    if DENIED.search(sentence):
+        return NEGATIVE
+    if name in NORMAL_MEANS_NEGATIVE and not ABNORMAL.search(sentence):
+        return BLANK
+    return POSITIVE

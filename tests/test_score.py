@@ -90,6 +90,13 @@ def test_compare(tmp_path, capsys):
     comparison = compare_systems(same, same, ("a", "b"), resamples=50)
     assert comparison.p_value["f1_micro_13_uncertain_positive"] == 1.0
     assert comparison.difference["clinical_cosine"].value == 0.0
+    reordered = write(
+        tmp_path / "back.jsonl", [(s, r, r if n % 5 else "edema") for n, (s, r) in enumerate(truth)][::-1]
+    )
+    straight = write(tmp_path / "straight.jsonl", [(s, r, r if n % 5 else "edema") for n, (s, r) in enumerate(truth)])
+    pair = [score_predictions(read_predictions([path]), KeywordLabeler(), "none")[0] for path in (straight, reordered)]
+    shift = compare_systems(pair[0], pair[1], ("a", "b"), resamples=50).difference["clinical_cosine"]
+    assert shift.low == shift.high == 0  # the same reports: no difference in any resample, whatever the order
     other = write(tmp_path / "other.jsonl", [("z1", "edema", "edema"), *((s, r, r) for s, r in truth[:-1])])
     with pytest.raises(UserError, match=r"differ in 2 studies \(s59, z1\)"):
         run_score([good], compare=other, language="none", resamples=99)

@@ -39,7 +39,9 @@ class ContinuationCache:
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         self.layers_seen += 1
-        prefix_keys, prefix_values = self.keys[layer_idx][self.rows], self.values[layer_idx][self.rows]  # (b, h, P, d)
+        # index_select, not [rows]: its backward adds in a fixed order, so a run can be repeated to the last bit
+        prefix_keys = self.keys[layer_idx].index_select(0, self.rows)  # (b, h, P, d)
+        prefix_values = self.values[layer_idx].index_select(0, self.rows)
         return torch.cat([prefix_keys, keys], dim=2), torch.cat([prefix_values, values], dim=2)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

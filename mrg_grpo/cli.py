@@ -68,7 +68,12 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--tokenizer", help="folder or hub id; default bert-base-uncased")
     score.add_argument("--compare", metavar="OTHER", help="a second system on the same studies: paired p-values")
     score.add_argument("--preset", help="r2gencmn, f1chexbert, promptmrg or cxrmate: print that code's numbers")
-    score.add_argument("--language", choices=("none", "raw", "r2gen"), default="raw", help="text for NLG metrics")
+    score.add_argument(
+        "--language", choices=("none", "raw", "r2gen", "r2gen_mimic"), default="raw", help="text for NLG metrics"
+    )
+    score.add_argument(
+        "--metric", dest="metrics", action="append", default=[], metavar="PATH", help="a function of TRL's signature"
+    )
     score.add_argument("--duplicates", choices=("error", "first", "last"), default="error")
     score.add_argument("-o", "--output", metavar="JSON", help="write every metric with its interval")
     return top
@@ -154,6 +159,7 @@ def run_score(arguments: argparse.Namespace) -> int:
         compare=arguments.compare,
         language=arguments.language,
         duplicates=arguments.duplicates,
+        metrics=arguments.metrics,
     )
 
 

@@ -91,6 +91,12 @@ class DataConfig:
     """Largest image handed to the vision tower, in pixels; 0 keeps the checkpoint's own limit."""
     allow_missing: bool = False
     """Keep studies with missing images (score and label need none); training refuses studies without an image."""
+    split_file: str = ""
+    """For forms without a split of their own: a file that names the split of each id; "" derives one from the id."""
+    keep_xxxx: bool = True
+    """Keep the XXXX that stands for de-identified words in IU X-Ray."""
+    incomplete: str = "drop"
+    """Studies without a report or a wished view: "drop" them, counted and named, or "keep" them."""
 
 
 @dataclass
@@ -160,7 +166,9 @@ class GrpoConfig:
     micro_batch: int = 0
     """Reports per forward pass in training; 0 is all of the step."""
     learning_rate: float = 1e-4
-    """Of AdamW, constant after `warmup` steps."""
+    """Of AdamW, reached after `warmup` steps."""
+    decay: bool = False
+    """True lets the learning rate fall linearly to 0 at the last step; False keeps it constant."""
     warmup: int = 5
     """Steps of linear warm-up."""
     max_grad_norm: float = 1.0
@@ -267,6 +275,7 @@ CHOICES = {
     "grpo.scale": ("group", "batch", "none"),
     "model.dtype": ("auto", "float32", "bfloat16", "float64"),
     "reward.mccs.weighting": ("none", "rarity"),
+    "data.incomplete": ("keep", "drop"),
     "data.form": ("phantom", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr"),
 }
 POSITIVE = (

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mrg_grpo.config import Config
-from mrg_grpo.data import load_studies
+from mrg_grpo.data import describe_splits, load_studies
 from mrg_grpo.data.images import prefetch
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
@@ -123,9 +123,18 @@ def require_images(studies: list[Study]) -> None:
 def load_splits(config: Config) -> dict[str, list[Study]]:
     data = config.data
     views = int(data.views) if data.views.isdigit() else (None if data.views == "all" else data.views)
-    return load_studies(
-        data.form, data.root, sections=tuple(data.sections), views=views, allow_missing=data.allow_missing
+    studies = load_studies(
+        data.form,
+        data.root,
+        sections=tuple(data.sections),
+        views=views,
+        allow_missing=data.allow_missing,
+        split_file=data.split_file or None,
+        keep_xxxx=data.keep_xxxx,
+        incomplete=data.incomplete,
     )
+    print("\n".join(describe_splits(studies, data.form)))
+    return studies
 
 
 def studies_of(splits: dict[str, list[Study]], split: str) -> list[Study]:
@@ -146,7 +155,7 @@ def evaluate_split(config: Config, adapter: str | None, split: str, output: Path
     judged = judge(predict(policy, studies, config, f"decode {split}"), labeler, config)
     output.mkdir(parents=True, exist_ok=True)
     write_predictions(judged, output / "predictions.jsonl", config.run.keep_text)
-    evaluation = evaluation_of(judged, splits.get("train"), labeler)
+    evaluation = evaluation_of(judged, splits.get("train"), labeler, margin=config.reward.mccs.margin)
     (output / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1), encoding="utf-8")
     print(evaluation.table())
 

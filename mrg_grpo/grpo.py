@@ -114,11 +114,17 @@ class Grpo:
                 )
         return logps
 
+    def rate(self, number: int) -> float:
+        """Share of the learning rate at step `number`: linear warm-up, then constant or a linear fall."""
+        warm = min(1.0, number / max(1, self.config.grpo.warmup))
+        left = 1.0 - (number - 1) / self.config.run.steps
+        return min(warm, left) if self.config.grpo.decay else warm
+
     def update(self, number: int) -> Tensor:
         """Clip, step, clear. Returns the gradient norm before clipping."""
         grpo = self.config.grpo
         for group in self.optimizer.param_groups:
-            group["lr"] = grpo.learning_rate * min(1.0, number / max(1, grpo.warmup))
+            group["lr"] = grpo.learning_rate * self.rate(number)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable(), grpo.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()

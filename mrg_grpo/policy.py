@@ -198,7 +198,7 @@ class Policy:
             studies = prefix.lengths.shape[0]
             rows = torch.arange(studies, device=tokens.device).repeat_interleave(tokens.shape[0] // studies)
         mask = mask.bool()
-        hidden = prefix.last_hidden[rows].unsqueeze(1)  # (b, 1, D)
+        hidden = prefix.last_hidden.index_select(0, rows).unsqueeze(1)  # (b, 1, D)
         if tokens.shape[1] > 1:
             cache = ContinuationCache(prefix.keys, prefix.values, rows)
             later = self._continue(prefix, tokens[:, :-1], rows, cache, prefix.attention_mask.shape[1])

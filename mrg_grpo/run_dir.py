@@ -55,6 +55,8 @@ class RunDir:
     def _compare(self, before: Config) -> None:
         changed = changed_keys(before, self.config)
         refused = [name for name in changed if name not in MAY_CHANGE]
+        if self.config.grpo.decay and "run.steps" in changed:
+            refused.append("run.steps")  # the learning rate follows it
         if refused:
             raise UserError(
                 f"--resume {self.path}: {', '.join(refused)} changed since the run began and would change its meaning; "

@@ -1,0 +1,137 @@
+"""The command line, end to end on the embedded default: what it writes, and how bad input ends."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from mrg_grpo.cli import main
+
+CONFIG = "experiments/phantom.toml"
+SMALL = [
+    "run.test_studies=4", "grpo.studies_per_step=2", "grpo.group_size=4", "sampling.max_tokens=48", "run.eval_every=1",
+    "run.eval_studies=2", "run.save_every=1", "run.rollouts_every=1", "grpo.decay=false",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def at_the_project_root(request, monkeypatch):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def train(folder, steps, *more, command="train"):
+    settings = [*SMALL, f"run.output_dir={folder}", f"run.steps={steps}"]
+    return main([command, CONFIG, *[part for setting in settings for part in ("--set", setting)], *more])
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_times(records):
+    return [{k: v for k, v in r.items() if not k.startswith(("seconds", "memory"))} for r in records]
+
+
+def test_train_leaves_a_whole_run_behind_and_resumes_exactly(tmp_path, capsys):
+    assert train(tmp_path / "whole", 3) == 0
+    printed = capsys.readouterr().out
+    assert "196,608 trainable" in printed and "micro F1, 13 conditions" in printed
+    run = tmp_path / "whole"
+    for name in ("config.toml", "predictions.jsonl", "predictions_before.jsonl", "evaluation.json", "validation.jsonl",
+                 "adapter/adapter_model.safetensors", "checkpoints/step-000003/state.pt"):  # fmt: skip
+        assert (run / name).is_file(), name
+    assert [record["step"] for record in lines(run / "metrics.jsonl")] == [1, 2, 3]
+    group = lines(run / "rollouts.jsonl")[0]
+    assert len(group["samples"]) == 4 and len(group["reference_labels"]) == 14
+    assert abs(sum(sample["advantage"] for sample in group["samples"])) < 1e-3
+
+    assert train(tmp_path / "cut", 2) == 0
+    assert train(tmp_path / "cut", 3, "--resume") == 0
+    for name in ("metrics.jsonl", "predictions.jsonl", "rollouts.jsonl"):
+        assert without_times(lines(run / name)) == without_times(lines(tmp_path / "cut" / name))
+    weights = [(folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (run, tmp_path / "cut")]
+    assert weights[0] == weights[1]
+
+    assert train(run, 3) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert train(run, 3, "--resume", "--set", "grpo.beta=0.5") == 2
+    assert "grpo.beta changed" in capsys.readouterr().err
+
+
+def test_sft_then_train_continues_its_adapter(tmp_path, capsys):
+    assert train(tmp_path / "sft", 2, command="sft") == 0
+    adapter = tmp_path / "sft" / "adapter"
+    assert train(tmp_path / "grpo", 1, "--set", f"model.adapter={adapter}") == 0
+    assert lines(tmp_path / "grpo" / "metrics.jsonl")[0]["kl"] == 0  # the reference is the warm start
+    assert (tmp_path / "grpo" / "predictions_before.jsonl").read_text() == (
+        tmp_path / "sft" / "predictions.jsonl"
+    ).read_text()
+
+
+def test_saved_adapter_is_pefts_own_format(tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    from mrg_grpo.config import load_config
+    from mrg_grpo.embedded import base_path
+    from mrg_grpo.policy import Policy
+
+    policy = Policy.load(load_config(CONFIG))
+    for parameter in policy.trainable():
+        parameter.data += 0.05
+    policy.save(str(tmp_path / "adapter"))
+    base = AutoModelForImageTextToText.from_pretrained(base_path(), dtype=torch.float32)
+    merged = PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload().eval()
+    ids = torch.arange(20).unsqueeze(0)
+    with torch.no_grad():
+        ours = torch.log_softmax(policy.model(input_ids=ids).logits, -1)
+        theirs = torch.log_softmax(merged(input_ids=ids).logits, -1)
+        loaded = Policy.load(load_config(CONFIG), adapter=str(tmp_path / "adapter"), trainable=False)
+        again = torch.log_softmax(loaded.model(input_ids=ids).logits, -1)
+    assert (ours - theirs).abs().max() < 1e-5 and torch.equal(ours, again)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "none.toml"], "no such file"),
+        (["train", CONFIG, "--set", "grpo.group_siz=3"], 'did you mean "group_size"'),
+        (["train", CONFIG, "--set", "model.path=/nowhere"], "no usable checkpoint"),
+        (["evaluate", CONFIG, "--adapter", "/nowhere"], "adapter /nowhere"),
+        (["evaluate", CONFIG, "--split", "dev"], 'split "dev" is not in the data'),
+        (["report", "none.png"], "none.png"),
+        (["report", "README.md"], "README.md"),
+        (["label", "README.md", "-o", "x.csv"], "Report Impression"),
+        (["label", "none.csv", "-o", "x.csv"], "none.csv"),
+        (["score", "none.jsonl"], "none.jsonl"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):
+    if arguments[0] == "train" and "--set" in arguments:
+        arguments = [*arguments, "--set", f"run.output_dir={tmp_path / 'run'}"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in error and error.startswith("mrg-grpo:")
+
+
+def test_unknown_command_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["trian"])
+    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_label_follows_chexberts_csv(shared, tmp_path):
+    given = shared / "data" / "chexbert"
+    out = tmp_path / "labels.csv"
+    assert main(["label", str(given / "sample_reports.csv"), "-o", str(out)]) == 0
+    with out.open() as ours, (given / "labeled_reports.csv").open() as theirs:
+        assert list(csv.reader(ours)) == list(csv.reader(theirs))
+
+
+def test_report_on_every_real_xray(shared, capsys):
+    images = sorted(str(path) for path in (shared / "data" / "cxr_images").iterdir() if path.suffix in (".png", ".jpg"))
+    assert main(["report", "--each", "--json", *images]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["images"] for record in records] == [[image] for image in images]
+    assert all(len(record["report"].split()) > 3 for record in records)

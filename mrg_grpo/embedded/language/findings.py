@@ -43,6 +43,7 @@ FINDINGS: dict[str, Rows] = {
         ("CM?", "[the |]heart size may be [mildly |slightly |]enlarged[ but is accentuated by low lung volumes|]"),
     ),
     "mediastinum+": (
+        ("ECM+ CM-", "[the |][mediastinum|mediastinal contour] is {sevadv}[enlarged|widened]. heart size is normal"),
         ("ECM+", "[the |]mediastinum is {sevadv}[widened|enlarged|prominent]{chg}"),
         ("ECM+", "{there}{sev}[widening|enlargement|prominence] of the [superior |upper |anterior |][mediastinum|mediastinal silhouette|mediastinal contour]{chg}"),
         ("ECM+", "[enlarged|widened|prominent] [cardiomediastinal silhouette|mediastinum|mediastinal silhouette|superior mediastinum|mediastinal contours]{chg}"),
@@ -62,6 +63,7 @@ FINDINGS: dict[str, Rows] = {
         ("ECM?", "frontal and lateral views of the chest [show|with overlying external cardiac monitor leads show] an unchanged cardiomediastinal silhouette"),
     ),
     "opacity+": (
+        ("LO+", "[{pre}{opac}|an area of increased opacity|an area of increased density] [projects|is projecting] over the {place}"),
         ("LO+", "[fibronodular|nodular] [scarring|infiltrates] {in}"),
         ("LO+", "{there}{sev}{opnoun} {in}{chg}"),
         ("LO+", "{there}{pre}{opnoun}{noted}{chg}"),
@@ -87,6 +89,7 @@ FINDINGS: dict[str, Rows] = {
         ("LO?", "[an |]{adjplace} [opacity|infiltrate|airspace disease]{hedgepost}"),
     ),
     "lesion+": (
+        ("LL+", "[a |]{lesion} projects over the {place}"),
         ("LL+", "{there}{pre}{lesion} {in}{chg}"),
         ("LL+", "{pre}{lesion}{noted}{chg}"),
         ("LL+", "{there}[a |][4|6|7|9|11|3.5|5.8|12|8|xxxx] [mm|cm|x 6 cm] {pre}{lesion} {in}{chg}"),

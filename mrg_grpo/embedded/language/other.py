@@ -60,6 +60,7 @@ OTHER: dict[str, Rows] = {
         ("!", "coronary artery calcifications{noted}"),
     ),
     "elsewhere": (
+        ("!", "[a skin fold|breast tissue|bowel|the scapula|a calcification|an artifact|the chin] projects over the {place}"),
         ("!", "[prior |status post |postoperative changes of |][anterior cervical fusion|cervical spine fusion|lower cervical fusion xxxx|vertebroplasty|spinal fusion|rotator cuff repair|rib resection]{noted}"),
         ("!", "[right|left] humeral [head bone anchor[s|]|intramedullary xxxx|internal fixation xxxx]{noted}"),
         ("!", "[bullet|bullet fragment|metallic foreign body|radiopaque foreign body|projectile fragment] [overlying the {lr} [t7 vertebra|rib|chest wall]|in the soft tissues]"),

@@ -97,6 +97,7 @@ def test_agreement_with_people_on_real_reports(labeler, scores, shared):
 
 
 def test_held_out_phantom_templates(labeler, scores):
+    """A floor against regressions; docs/labeler.md says why it is no blind figure."""
     assert scores.phantom_scores(labeler, count=1000)["mean_f1"] >= 0.97
 
 

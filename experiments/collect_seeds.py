@@ -1,6 +1,6 @@
 """Record finished runs of the embedded default and print the table of the README.
 
-for s in 0 1 2; do make train SET="run.seed=$s run.output_dir=runs/seed$s"; done
+for s in 0 1 2; do make train SET="run.seed=$s run.steps=280 run.output_dir=runs/seed$s"; done
 python experiments/collect_seeds.py runs/seed0 runs/seed1 runs/seed2 -o experiments/results/phantom.json
 """
 
@@ -25,7 +25,7 @@ def record(run: Path) -> dict:
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
         "seed": config.run.seed,
-        "command": f'make train SET="run.seed={config.run.seed} run.output_dir={run}"',
+        "command": f'make train SET="run.seed={config.run.seed} run.steps={config.run.steps} run.output_dir={run}"',
         "steps": len(steps),
         "seconds_in_steps": round(sum(step["seconds/step"] for step in steps), 1),
         "peak_memory_gb": max(step["memory_gb"] for step in steps),

@@ -18,7 +18,7 @@ from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.errors import UserError
 from mrg_grpo.metrics.baselines import NO_FINDING, baselines_from_labels
 from mrg_grpo.metrics.clinical import clinical_metrics, clinical_statistics
-from mrg_grpo.metrics.evaluation import RESAMPLES
+from mrg_grpo.metrics.evaluation import HEADLINE, RESAMPLES
 from mrg_grpo.metrics.intervals import bootstrap
 from mrg_grpo.metrics.table import Number, format_table
 from mrg_grpo.score import score_labels
@@ -29,12 +29,7 @@ Split = tuple[list[str], Tensor]
 """Reports and their class ids (S, 14)."""
 
 SHOWN = (
-    "f1_micro_14_uncertain_positive",
-    "f1_micro_14_uncertain_negative",
-    "f1_micro_13_uncertain_positive",
-    "f1_macro_14_uncertain_positive",
-    "f1_example_14_uncertain_negative",
-    "f1_micro_5_uncertain_positive",
+    *HEADLINE,
     "clinical_cosine",
     "mccs",
     "bleu_4",

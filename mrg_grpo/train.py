@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
 
 import torch
 from tqdm import tqdm
@@ -37,8 +36,6 @@ from mrg_grpo.rewards.mccs import rarity_weights
 from mrg_grpo.run_dir import RunDir
 from mrg_grpo.sft import cosine, sft_loss
 from mrg_grpo.stream import StudyStream
-
-StepFunction = Callable[[int], dict[str, float]]
 
 
 class StopSignal:

@@ -192,6 +192,22 @@ def prevalence(split: str = "train", count: int = 8000) -> list[tuple[str, float
     return table  # type: ignore[return-value]
 
 
+def wording(split: str = "train", count: int = 8000) -> str:
+    """How many phrases there are, and how long the reports of a split."""
+    from mrg_grpo.data.phantom_phrases import HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
+    from mrg_grpo.data.phantom_text import write_report
+
+    train, held = (
+        sum(len(o) for by_class in table.values() for o in by_class.values()) for table in (PHRASES, HELDOUT)
+    )
+    joint, joint_held = (sum(map(len, table.values())) for table in (JOINT, JOINT_HELDOUT))
+    words = [len(write_report(sample_case(split, i)).split()) for i in range(count)]
+    return (
+        f"phrases of one condition: {train} to train with, {held} held out; joint denials: {joint} and {joint_held}; "
+        f"words of a report: {sum(words) / count:.1f} on average, {min(words)} to {max(words)}"
+    )
+
+
 def export(folder: Path, split: str, count: int) -> None:
     """Write studies as files in R2Gen's form: annotation.json and images/."""
     studies = load(sizes={split: count})[split]
@@ -207,7 +223,7 @@ def export(folder: Path, split: str, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The phantom data set: its label table, or an export as files.")
-    parser.add_argument("--table", action="store_true", help="per cent positive, uncertain, negative, blank")
+    parser.add_argument("--table", action="store_true", help="per cent positive, uncertain, negative, blank; words")
     parser.add_argument("--export", type=Path, metavar="DIR")
     parser.add_argument("--split", default="test")
     parser.add_argument("--count", type=int, default=100)
@@ -216,6 +232,7 @@ def main() -> None:
         print("| condition | positive | uncertain | negative | blank |\n|---|---|---|---|---|")
         for name, *shares in prevalence():
             print(f"| {name} | " + " | ".join(f"{share:.1f}" for share in shares) + " |")
+        print(f"\n{wording()}")
     if arguments.export:
         export(arguments.export, arguments.split, arguments.count)
         print(f"{arguments.count} studies of {arguments.split}: {arguments.export}")

@@ -15,32 +15,31 @@ from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 KEYWORDS = {
     "Enlarged Cardiomediastinum": r"(?:cardio)?mediastin\w+",
-    "Cardiomegaly": r"cardiomegaly|cardiomediastinal|heart|cardiac",
-    "Lung Opacity": r"opacit\w+|airspace disease",
-    "Lung Lesion": r"nodul\w+|mass(?:es)?\b|lesion",
+    "Cardiomegaly": r"cardiomegaly|heart|cardiac|cardiothoracic",
+    "Lung Opacity": r"opaci\w+|infiltrat\w+|airspace disease|increased density",
+    "Lung Lesion": r"nodul\w+|mass(?:es)?|lesions?",
     "Edema": r"edema",
     "Consolidation": r"consolidat\w+",
-    "Pneumonia": r"pneumonia",
-    "Atelectasis": r"atelectasis",
+    "Pneumonia": r"(?:broncho)?pneumonia|infectio\w+",
+    "Atelectasis": r"atelecta\w+",
     "Pneumothorax": r"pneumothora(?:x|ces)",
-    "Pleural Effusion": r"effusions?",
-    "Pleural Other": r"pleural (?:thickening|plaques?|scarring)",
-    "Fracture": r"fractures?",
-    "Support Devices": r"pacemaker|central line|endotracheal tube|sternotomy wires|support devices|lines or tubes",
+    "Pleural Effusion": r"effusions?|pleural fluid",
+    "Pleural Other": r"pleural (?:thickening|scar\w*)|pleura|plaques?",
+    "Fracture": r"fractur\w+|broken",
+    "Support Devices": r"pacemakers?|central lines?|endotracheal tubes?|sternotomy wires|(?:support|medical) devices"
+    r"|lines or tubes|catheters?",
 }
-"""What names each condition. "Cardiomediastinal" names both of the first two."""
+"""What names each condition. "Cardiomediastinal" names the first alone, as CheXbert has it."""
 
-DENIED = re.compile(r"\b(?:no|not|without|free of|negative for|neither|nor|absent|absence)\b")
+DENIED = re.compile(r"\b(?:no|not|nothing|without|(?:free|clear) of|negative for|neither|nor|absent|absence)\b")
 NORMAL = re.compile(r"\b(?:normal|unremarkable|within normal limits|clear|stable)\b")
 UNSURE = re.compile(
-    r"\b(?:possible|possibly|may|might|questionable|suspected|cannot be excluded|can not be excluded)\b"
+    r"\b(?:possibl[ey]|may|might|could|questionable|question of|equivocal|suspected|versus"
+    r"|(?:not|cannot be|can not be) (?:excluded|ruled out))\b"
 )
 NORMAL_MEANS_NEGATIVE = {"Enlarged Cardiomediastinum", "Cardiomegaly"}
-ABNORMAL = re.compile(r"\b(?:enlarged|enlargement|widened|widening|increased|cardiomegaly)\b")
-_KEYWORDS = {
-    name: re.compile(rf"\b(?:{pattern})\b" if not pattern.endswith(r"\b") else pattern)
-    for name, pattern in KEYWORDS.items()
-}
+ABNORMAL = re.compile(r"\b(?:enlarged|enlargement|wide|widen\w+|broad\w*|increased|cardiomegaly)\b")
+_KEYWORDS = {name: re.compile(rf"\b(?:{pattern})\b") for name, pattern in KEYWORDS.items()}
 _SENTENCE = re.compile(r"[.;\n]+|\bbut\b")
 _PRIORITY = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
 

@@ -87,16 +87,10 @@ def stream(seed: int, phantom_share: float) -> Iterator[Report]:
 
 
 def phantom_reports(seed: int) -> Iterator[Report]:
-    """Phantom reports by their training templates, of a split of their own; which sentence says what is not known.
-
-    Left out are those with a phrase that the phantom and CheXbert read differently: a normal cardiomediastinal
-    silhouette denies Cardiomegaly there and not here, degenerative changes leave No Finding there and not here.
-    """
+    """Phantom reports by their training templates, of a split of their own; which sentence says what is not known."""
     for index in itertools.count():
         case = sample_case("labeler", index, seed)
-        text = write_report(case, templates="train")
-        if "cardiomediastinal silhouette" not in text and "egenerative" not in text:
-            yield Report((text,), (), case_labels(case))
+        yield Report((write_report(case, templates="train"),), (), case_labels(case))
 
 
 def make_tokenizer(size: int, seed: int, phantom_share: float) -> PreTrainedTokenizerFast:

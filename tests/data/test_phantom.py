@@ -11,13 +11,14 @@ import pytest
 from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data import phantom
 from mrg_grpo.data.phantom_draw import Chest, paint, render
-from mrg_grpo.data.phantom_text import PHRASES, phrases, write_report
+from mrg_grpo.data.phantom_phrases import HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.data.phantom_text import phrases, write_report
 from mrg_grpo.errors import UserError
 
 PINNED = [("train", 0), ("train", 1), ("train", 12), ("test", 3), ("test", 77), ("warmstart", 5)] + [
     ("train", i) for i in (2, 3, 4, 6, 7, 8, 9, 10, 11)
 ]
-TEXT_SHA = "dfb23ce526d37ced693343a16a74ffcb300658dfb3d97f5558a0031cf37a9b7f"
+TEXT_SHA = "6710fa738b8a66e7c49b0c7942affe5e62ee1511ea3ed9edac1ec57aaed732a6"
 PIXEL_SHA = "1c238b5b561c31516a4c01686216e54024d9a553d0770df4ff5a4eb2fa545605"
 
 
@@ -60,13 +61,35 @@ def test_rates_are_those_promised():
 
 
 def test_no_phrase_is_both_trained_and_held_out():
-    for by_class in PHRASES.values():
-        for options in by_class.values():
-            train, held = phrases(options, "train"), phrases(options, "heldout")
-            assert train and held and not set(train) & set(held)
-            assert set(train) | set(held) == set(options)
+    trained, held = [
+        [option for by_class in table.values() for options in by_class.values() for option in options]
+        + [option for options in joint.values() for option in options]
+        for table, joint in ((PHRASES, JOINT), (HELDOUT, JOINT_HELDOUT))
+    ]
+    assert len(set(trained + held)) == len(trained) + len(held)  # nor does one stand under two labels
+    for name, by_class in HELDOUT.items():
+        assert min(map(len, by_class.values())) >= 3 and list(by_class) == list(PHRASES[name])
+    assert min(map(len, JOINT_HELDOUT.values())) >= 3 and list(JOINT_HELDOUT) == list(JOINT)
+
+
+def test_reports_keep_to_their_templates():
+    assert [phrases(("a",), ("b",), which) for which in ("train", "heldout", "all")] == [("a",), ("b",), ("a", "b")]
     with pytest.raises(ValueError, match="heldout"):
-        phrases(("a", "b"), "other")
+        phrases(("a",), ("b",), "other")
+    denials = {
+        "train": {s for by_class in PHRASES.values() for s in by_class[NEGATIVE]}
+        | {s for o in JOINT.values() for s in o},
+        "heldout": {s for b in HELDOUT.values() for s in b[NEGATIVE]} | {s for o in JOINT_HELDOUT.values() for s in o},
+    }
+    cases = [phantom.sample_case("templates", i) for i in range(100)]
+    for which, other in (("train", "heldout"), ("heldout", "train")):
+        said = {sentence + "." for case in cases for sentence in write_report(case, which).rstrip(".").split(". ")}
+        assert said & denials[which] and not said & denials[other]
+
+
+def test_reports_are_about_as_long_as_real_ones():
+    words = [len(write_report(phantom.sample_case("train", i)).split()) for i in range(1000)]
+    assert 29 < np.mean(words) < 34
 
 
 @pytest.mark.parametrize("name", ["Consolidation", "Lung Lesion", "Pneumothorax", "Pleural Effusion", "Pleural Other"])

@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--studies", type=int, default=12000)
     parser.add_argument("--vision-steps", type=int, default=1500)
-    parser.add_argument("--language-steps", type=int, default=1500)
+    parser.add_argument("--language-steps", type=int, default=2000)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)

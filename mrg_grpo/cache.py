@@ -1,13 +1,15 @@
 """Key-value caches of the shared prefix: what the attention layers of transformers see as `past_key_values`.
 
 A layer calls `update(keys, values, layer_index)` with the keys and values of the tokens it is running, each
-(rows, heads, tokens, head_dim), and attends to what comes back. Three caches, one per move:
+(b, heads, tokens, head_dim), and attends to what comes back. Three caches, one per move:
 
     PrefixRecorder     move 1: keeps what the prompt produced, gives it back unchanged
-    ContinuationCache  move 2: prefix leaves, expanded to the reports, then the report's own tokens (with gradient)
-    DecodeCache        sampling: one buffer per layer, prefix in front, written in place token by token
+    ContinuationCache  move 2: gives back the reports' own keys and values; `prefix` has the prompts' (with gradient)
+    DecodeCache        sampling: the same, with one buffer per layer that is written in place token by token
 
-They are not transformers caches: those grow by concatenation, copy the prompt per report and hide state on the model.
+n studies with g reports of each make the b = n * g rows, those of one study next to each other. Own keys and values
+come back in groups, (n, heads, g, tokens, head_dim), as mrg_grpo.attention wants them, and the prompt's are never
+copied per report. They are not transformers caches: those grow by concatenation, repeat the prompt and hide state on the model.
 """
 
 import torch
@@ -31,52 +33,69 @@ class PrefixRecorder:
 
 
 class ContinuationCache:
-    """Prefix keys and values of the studies `rows` (b,), followed by the b continuations' own."""
+    """The prompts of `studies` (n,), and g = b / n continuations of each."""
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], rows: Tensor) -> None:
-        self.keys, self.values, self.rows = keys, values, rows
+    def __init__(self, keys: list[Tensor], values: list[Tensor], studies: Tensor) -> None:
+        self.studies = studies
+        self.keys, self.values = keys, values
         self.layers_seen = 0
+
+    def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (n, heads, P, head_dim) of the prompts."""
+        # index_select, not [studies]: its backward adds in a fixed order, so a run can be repeated to the last bit
+        return self.keys[layer].index_select(0, self.studies), self.values[layer].index_select(0, self.studies)
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         self.layers_seen += 1
-        # index_select, not [rows]: its backward adds in a fixed order, so a run can be repeated to the last bit
-        prefix_keys = self.keys[layer_idx].index_select(0, self.rows)  # (b, h, P, d)
-        prefix_values = self.values[layer_idx].index_select(0, self.rows)
-        return torch.cat([prefix_keys, keys], dim=2), torch.cat([prefix_values, values], dim=2)
+        return self._grouped(keys), self._grouped(values)
+
+    def _grouped(self, own: Tensor) -> Tensor:
+        n = len(self.studies)
+        return own.reshape(n, -1, *own.shape[1:]).transpose(1, 2)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.keys[layer_idx].shape[2]
 
 
 class DecodeCache:
-    """Room for `room` new tokens behind the prefix of each of the b rows; `length` tokens of it are used."""
+    """Room for `room` own tokens of each of g reports of n studies; `length` tokens of it are used."""
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], rows: Tensor, room: int) -> None:
-        self.length = keys[0].shape[2]
-        self.keys = [self._with_room(k, rows, room) for k in keys]
-        self.values = [self._with_room(v, rows, room) for v in values]
+    def __init__(self, keys: list[Tensor], values: list[Tensor], studies: Tensor, group: int, room: int) -> None:
+        self.studies, self.length = studies, 0
+        self.prefix_keys = [k.detach().index_select(0, studies) for k in keys]
+        self.prefix_values = [v.detach().index_select(0, studies) for v in values]
+        shapes = [(len(studies), k.shape[1], group, room, k.shape[3]) for k in keys]
+        self.keys = [k.new_empty(shape) for k, shape in zip(keys, shapes)]
+        self.values = [v.new_empty(shape) for v, shape in zip(values, shapes)]
 
-    @staticmethod
-    def _with_room(prefix: Tensor, rows: Tensor, room: int) -> Tensor:
-        _, heads, length, dim = prefix.shape
-        buffer = prefix.new_empty(len(rows), heads, length + room, dim)
-        buffer[:, :, :length] = prefix[rows]
-        return buffer
+    def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self.prefix_keys[layer], self.prefix_values[layer]
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         end = self.length + keys.shape[2]
-        self.keys[layer_idx][:, :, self.length : end] = keys
-        self.values[layer_idx][:, :, self.length : end] = values
-        return self.keys[layer_idx][:, :, :end], self.values[layer_idx][:, :, :end]
+        own_keys, own_values = self.keys[layer_idx], self.values[layer_idx]
+        n, _, g = own_keys.shape[:3]
+        own_keys[:, :, :, self.length : end] = keys.view(n, g, *keys.shape[1:]).transpose(1, 2)
+        own_values[:, :, :, self.length : end] = values.view(n, g, *values.shape[1:]).transpose(1, 2)
+        return own_keys[:, :, :, :end], own_values[:, :, :, :end]
 
     def advance(self, tokens: int = 1) -> None:
         """All layers have written their `tokens`; the next ones go behind them."""
         self.length += tokens
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but `rows`: finished reports leave the batch."""
-        self.keys = [k[rows] for k in self.keys]
-        self.values = [v[rows] for v in self.values]
+    def keep(self, studies: Tensor, reports: Tensor) -> None:
+        """Keep the studies (n',) and of each the reports (n', g'), by their places in the present n and g."""
+        if len(studies) < len(self.studies):
+            self.prefix_keys = [k[studies] for k in self.prefix_keys]
+            self.prefix_values = [v[studies] for v in self.prefix_values]
+        self.studies = self.studies[studies]
+        self.keys = [self._kept(k, studies, reports) for k in self.keys]
+        self.values = [self._kept(v, studies, reports) for v in self.values]
+
+    @staticmethod
+    def _kept(own: Tensor, studies: Tensor, reports: Tensor) -> Tensor:
+        heads = torch.arange(own.shape[1], device=own.device)
+        return own[studies[:, None, None], heads[:, None], reports[:, None, :]]  # (n', heads, g', room, head_dim)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.length
+        return self.prefix_keys[layer_idx].shape[2] + self.length

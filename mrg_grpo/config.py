@@ -141,6 +141,10 @@ class SamplingConfig:
     """Length limit of a completion, in tokens."""
     mask_truncated: bool = False
     """Leave reports that the length limit cut out of the loss."""
+    batch: int = 0
+    """Reports decoded together; 0 is all of the step. Bounds the memory of sampling."""
+    merge_lora: bool = True
+    """Fold LoRA into a copy of the adapted weights while sampling: faster, for the memory of that copy."""
 
 
 @dataclass

@@ -65,9 +65,8 @@ def predict(policy: Policy, studies: list[Study], config: Config, progress: str 
     ):
         for prompts in encoded:
             prefix = policy.prefill(prompts.to(policy.device))
-            rows = torch.arange(len(prompts.studies), device=policy.device)
-            texts += decode(policy, prefix, rows, config.sampling.max_tokens).texts
-            bar.update(len(rows))
+            texts += decode(policy, prefix, config.sampling.max_tokens).texts
+            bar.update(len(prompts.studies))
     return Predictions(studies, texts, [parse_completion(text, config.prompt.think) for text in texts])
 
 

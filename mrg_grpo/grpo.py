@@ -65,15 +65,17 @@ class Grpo:
             ref_logps = self.reference_logps(prompts, rollout, mask) if grpo.beta > 0 else None
 
         stats = StepStats(rollout, table, advantages)
+        teaches = None if grpo.beta > 0 else (advantages != 0).any(dim=1)  # without KL, no spread is no gradient
+        blocks = rollout.micro_batches(grpo.micro_batch, grpo.group_size, teaches)
         old_logps = None  # None: on policy, the ratio is 1 with gradient
         for inner in range(grpo.inner_passes):
             with timer("train"):
                 if inner > 0:
                     prefix = policy.prefill(prompts)  # the policy has moved
-                for rows in rollout.micro_batches(grpo.micro_batch):  # (b,)
-                    T = int(rollout.lengths[rows].max())  # noqa: N806
+                for block in blocks:  # b reports
+                    rows, T = block.rows, block.width  # noqa: N806
                     logps, entropy = policy.logprobs(
-                        prefix, rollout.tokens[rows, :T], mask[rows, :T], rollout.rows[rows]
+                        prefix, rollout.tokens[rows, :T], mask[rows, :T], block.studies
                     )  # (b, T)
                     loss, metrics = grpo_loss(
                         logps,
@@ -107,10 +109,10 @@ class Grpo:
         with self.policy.reference():
             prefix = self.policy.prefill(prompts)
             logps = torch.zeros(mask.shape, dtype=rollout.logps.dtype, device=mask.device)
-            for rows in rollout.micro_batches(self.config.grpo.micro_batch):
-                T = int(rollout.lengths[rows].max())  # noqa: N806
+            for block in rollout.micro_batches(self.config.grpo.micro_batch, self.config.grpo.group_size):
+                rows, T = block.rows, block.width  # noqa: N806
                 logps[rows, :T], _ = self.policy.logprobs(
-                    prefix, rollout.tokens[rows, :T], mask[rows, :T], rollout.rows[rows]
+                    prefix, rollout.tokens[rows, :T], mask[rows, :T], block.studies
                 )
         return logps
 

@@ -1,8 +1,9 @@
 """The policy: a vision-language model with LoRA, run over a shared prefix.
 
-N studies, G reports of one study, B = N * G reports, b reports of a micro-batch, P prompt tokens, T report tokens,
-L layers. A prompt is 300-1300 image tokens and a report 60-250, and all G reports of a study continue the same prompt.
-So the prompt runs once per study, and training takes three moves with the gradient of G full sequences:
+N studies, G reports of one study, B = N * G reports, b = n * g reports of a micro-batch (g of each of n studies),
+P prompt tokens, T report tokens, L layers. A prompt is 300-1300 image tokens and a report 60-250, and all G reports of
+a study continue the same prompt. So the prompt runs once per study, and training takes three moves with the gradient of
+G full sequences:
 
     1. prefill    vision + prompt once per study; each layer's keys and values and the last hidden state become leaves
     2. logprobs   each micro-batch of reports continues from the leaves; loss.backward() piles gradients up in them
@@ -29,6 +30,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 
+from mrg_grpo import attention
 from mrg_grpo.batch import PromptBatch, PromptEncoder
 from mrg_grpo.cache import ContinuationCache, DecodeCache, PrefixRecorder
 from mrg_grpo.config import Config
@@ -45,6 +47,7 @@ class Prefix:
     values: list[Tensor]
     last_hidden: Tensor  # (N, D), predicts the first report token
     attention_mask: Tensor  # (N, P), True on real tokens
+    padded: bool  # whether any prompt is
     lengths: Tensor  # (N,) real prompt tokens
     rope_deltas: Tensor  # (N,)
     graph: list[Tensor] = field(default_factory=list)  # the same tensors with their history, for move 3
@@ -63,7 +66,8 @@ class Policy:
         self.device = next(self.base.parameters()).device
         self.suppressed = torch.tensor(family.suppressed_ids(), device=self.device)
         self.temperature = 1.0
-        self.start = [(p, p.detach().clone()) for p in self.trainable()] if isinstance(model, PeftModel) else []
+        self.merge_lora = True
+        self.remember_start()
 
     @classmethod
     def load(cls, config: Config, adapter: str | None = None, trainable: bool = True) -> Policy:
@@ -76,7 +80,9 @@ class Policy:
         try:
             model_config = AutoConfig.from_pretrained(path)
             family = family_of(model_config)
-            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                path, dtype=dtype, attn_implementation=attention.NAME
+            )
             tokenizer = AutoTokenizer.from_pretrained(path)
             processor = family.image_processor(path, config.data.max_pixels or None)
         except (OSError, ValueError) as error:
@@ -86,8 +92,16 @@ class Policy:
         model = with_adapter(model, family, config, adapter or config.model.adapter or None, trainable)
         encoder = PromptEncoder(tokenizer, processor, family, config.prompt.text, config.prompt.think)
         policy = cls(model, tokenizer, family, encoder, stop_ids(path, tokenizer))
-        policy.temperature = config.sampling.temperature
+        policy.temperature, policy.merge_lora = config.sampling.temperature, config.sampling.merge_lora
         return policy
+
+    def remember_start(self) -> None:
+        """The adapter as it is now is the reference. `fresh`: it changes nothing (every LoRA B is 0)."""
+        adapted = isinstance(self.model, PeftModel)
+        self.start = [(p, p.detach().clone()) for p in self.trainable()] if adapted else []
+        self.fresh = adapted and not any(
+            parameter.any() for name, parameter in self.model.named_parameters() if "lora_B" in name
+        )
 
     # ---- parameters
 
@@ -109,7 +123,7 @@ class Policy:
         for parameter, start in self.start:
             parameter.data, start.data = start.data, parameter.data
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._without_adapter() if self.fresh else nullcontext():
                 yield
         finally:
             for parameter, start in self.start:
@@ -117,25 +131,44 @@ class Policy:
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Within: LoRA folded into the base weights, for sampling.
+        """Within: LoRA folded into a copy of the base weights, for sampling.
 
         The base is kept and put back, so the undoing is exact (PEFT's unmerge subtracts a rounded delta). In bf16 a
-        merged policy samples slightly differently: the gap is logged.
+        merged policy samples slightly differently: the gap is logged. The copy is as large as the adapted layers;
+        `sampling.merge_lora = false` does without it.
         """
-        kept: list[tuple[Any, Tensor, Tensor]] = []
-        modules: Iterator[Any] = self.model.modules()
+        if not self.merge_lora:
+            yield
+            return
+        layers: list[Any] = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        weights = [layer.get_base_layer().weight for layer in layers]
+        kept = [weight.data for weight in weights]
         try:
-            for module in [m for m in modules if is_lora(m) and not m.merged_adapters]:
-                weight = module.get_base_layer().weight
-                kept.append((module, weight, weight.data))
-                delta = module.get_delta_weight(module.active_adapters[0])
-                weight.data = (weight.data + delta.to(weight.dtype)).detach()
-                module.merged_adapters.append(module.active_adapters[0])
+            with torch.no_grad():
+                for layer, weight in zip(layers, weights):
+                    weight.data = weight.data + layer.get_delta_weight(layer.active_adapters[0]).to(weight.dtype)
+            with self._without_adapter():
+                yield
+        finally:
+            for weight, data in zip(weights, kept):
+                weight.data = data
+
+    @contextmanager
+    def _without_adapter(self) -> Iterator[None]:
+        """Within: the base's own layers stand where PEFT's wrappers were, at the base's own speed."""
+        places = [
+            (parent, name, child)
+            for parent in self.model.modules()
+            for name, child in parent.named_children()
+            if isinstance(child, LoraLayer)
+        ]
+        try:
+            for parent, name, child in places:
+                setattr(parent, name, child.get_base_layer())
             yield
         finally:
-            for module, weight, data in kept:
-                weight.data = data
-                module.merged_adapters.clear()
+            for parent, name, child in places:
+                setattr(parent, name, child)
 
     # ---- move 1: the prompt, once per study
 
@@ -179,6 +212,7 @@ class Policy:
             values=leaves[layers:-1],
             last_hidden=leaves[-1],
             attention_mask=real,
+            padded=padded,
             lengths=real.sum(1),
             rope_deltas=inputs.rope_deltas,
             graph=graph if trains else [],
@@ -187,21 +221,22 @@ class Policy:
     # ---- move 2: continuations
 
     def logprobs(
-        self, prefix: Prefix, tokens: Tensor, mask: Tensor, rows: Tensor | None = None
+        self, prefix: Prefix, tokens: Tensor, mask: Tensor, studies: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities of report tokens (b, T) given the prefix, of the tempered, suppressed distribution.
 
-        rows (b,): which study each report continues; None means equal groups in order. mask (b, T): True on the tokens
-        of a report, which lie in front. Returns (logps, entropy), both (b, T), 0 where masked; entropy is detached.
+        studies (n,): the b reports are n equal groups in order, group i continues study studies[i]; None means all
+        studies. mask (b, T): True on the tokens of a report, which lie in front.
+        Returns (logps, entropy), both (b, T), 0 where masked; entropy is detached.
         """
-        if rows is None:
-            studies = prefix.lengths.shape[0]
-            rows = torch.arange(studies, device=tokens.device).repeat_interleave(tokens.shape[0] // studies)
+        if studies is None:
+            studies = torch.arange(prefix.lengths.shape[0], device=tokens.device)
         mask = mask.bool()
-        hidden = prefix.last_hidden.index_select(0, rows).unsqueeze(1)  # (b, 1, D)
+        group = tokens.shape[0] // len(studies)
+        hidden = prefix.last_hidden.index_select(0, studies).repeat_interleave(group, 0).unsqueeze(1)  # (b, 1, D)
         if tokens.shape[1] > 1:
-            cache = ContinuationCache(prefix.keys, prefix.values, rows)
-            later = self._continue(prefix, tokens[:, :-1], rows, cache, prefix.attention_mask.shape[1])
+            cache = ContinuationCache(prefix.keys, prefix.values, studies)
+            later = self._continue(prefix, tokens[:, :-1], cache, 0)
             if cache.layers_seen != self.family.layers:
                 raise RuntimeError("the cache is not live: some layers did not read it")
             hidden = torch.cat([hidden, later], dim=1)  # (b, T, D)
@@ -211,27 +246,24 @@ class Policy:
         zeros = torch.zeros(mask.shape, dtype=logps.dtype, device=logps.device)
         return zeros.masked_scatter(mask, logps), zeros.masked_scatter(mask, entropy)
 
-    def _continue(self, prefix: Prefix, tokens: Tensor, rows: Tensor, cache, before: int) -> Tensor:
-        """Run tokens (b, t) behind `before` cached positions -> hidden states (b, t, D).
+    def _continue(self, prefix: Prefix, tokens: Tensor, cache: ContinuationCache | DecodeCache, first: int) -> Tensor:
+        """Run tokens (b, T), of which `first` were run before -> hidden states (b, T, D).
 
-        The position of a report token is the number of REAL prompt tokens + t + rope_delta: with the padded length
-        instead, log-probabilities are off by 0.1 and nothing fails.
+        The position of a report token is the number of REAL prompt tokens + its place + rope_delta: with the padded
+        length instead, log-probabilities are off by 0.1 and nothing fails.
         """
-        prompt = prefix.attention_mask.shape[1]
-        width, real = tokens.shape[1], prefix.lengths[rows].unsqueeze(1)  # (b, 1)
-        t = torch.arange(before - prompt, before - prompt + width, device=tokens.device)  # (t,)
-        positions = real + t + prefix.rope_deltas[rows].unsqueeze(1)  # (b, t)
-        prompt_real = prefix.attention_mask[rows]  # (b, P)
-        key_real = torch.cat([prompt_real, prompt_real.new_ones(len(rows), before - prompt + width)], dim=1)
-        key = key_real.long().cumsum(1) - 1
-        masks = self.family.attention_masks(key[:, -width:], key, key_real)
+        studies, (b, width) = cache.studies, tokens.shape
+        place = torch.arange(first, first + width, device=tokens.device)
+        seen = prefix.lengths[studies].unsqueeze(1) + place  # (n, T) real tokens in front of each
+        positions = (seen + prefix.rope_deltas[studies].unsqueeze(1)).repeat_interleave(b // len(studies), 0)  # (b, T)
         return (
             self.family.text_model(self.base)(
                 inputs_embeds=self.base.get_input_embeddings()(tokens),
-                attention_mask=masks,
+                attention_mask=self.family.prefix_masks(prefix.attention_mask[studies], prefix.padded, seen),
                 position_ids=self.family.continuation_positions(positions),
                 past_key_values=cache,
                 use_cache=True,
+                shared=cache,
             )
         ).last_hidden_state
 
@@ -247,25 +279,18 @@ class Policy:
 
     # ---- sampling, one token at a time
 
-    def decode_cache(self, prefix: Prefix, rows: Tensor, room: int) -> DecodeCache:
-        return DecodeCache([k.detach() for k in prefix.keys], [v.detach() for v in prefix.values], rows, room)
+    def first_logits(self, prefix: Prefix, studies: Tensor, group: int) -> Tensor:
+        """Tempered logits (b, V) of the first token of `group` reports of each of the studies (n,)."""
+        return self._logits(prefix.last_hidden.detach()[studies]).repeat_interleave(group, 0)
 
-    def first_logits(self, prefix: Prefix, rows: Tensor) -> Tensor:
-        """Tempered logits of the first report token (b, V)."""
-        return self._logits(prefix.last_hidden.detach()[rows])
-
-    def next_logits(self, prefix: Prefix, tokens: Tensor, rows: Tensor, cache: DecodeCache) -> Tensor:
+    def next_logits(self, prefix: Prefix, tokens: Tensor, cache: DecodeCache) -> Tensor:
         """Feed one token per report (b,) -> tempered logits of the one after it (b, V)."""
-        hidden = self._continue(prefix, tokens.unsqueeze(1), rows, cache, cache.length)
+        hidden = self._continue(prefix, tokens.unsqueeze(1), cache, cache.length)
         cache.advance()
         return self._logits(hidden[:, 0])
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return tempered(self.base.lm_head(hidden), self.temperature, self.suppressed)
-
-
-def is_lora(module: Any) -> bool:
-    return isinstance(module, LoraLayer)
 
 
 def with_adapter(model: Any, family: Family, config: Config, adapter: str | None, trainable: bool) -> Any:

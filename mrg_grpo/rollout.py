@@ -1,13 +1,13 @@
 """Group sampling: G reports of each of N studies, decoded from the one prefix of the study.
 
-N studies, G group, B = N * G reports, T report tokens, V vocabulary.
+N studies, G group, B = N * G reports, T report tokens, V vocabulary; n, g, b = n * g of those still being written.
 
 Deliberate choices:
 * One uniform number per (report, token), drawn beforehand from a generator keyed by (seed, step, study, sample), turned
   into a token by the inverse of the cumulative distribution. The same study gets the same samples on any number of
   ranks, in any batch and after a resume, and no random state has to be saved.
 * The loop never asks the device for a number per token; every CHECK_EVERY tokens it looks which reports have ended,
-  and these leave the batch.
+  and these leave the batch. The batch stays n equal groups: the largest group of unfinished reports sets g.
 * The stop token is part of the report. What follows it is masked.
 """
 
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from mrg_grpo.cache import DecodeCache
 from mrg_grpo.config import Config
 from mrg_grpo.policy import Policy, Prefix
 
@@ -24,14 +26,22 @@ CHECK_EVERY = 16
 
 
 @dataclass
+class MicroBatch:
+    """b = n * g reports of a rollout: g of each of n studies, those of one study next to each other."""
+
+    rows: Tensor  # (b,) places in the rollout
+    studies: Tensor  # (n,)
+    width: int  # tokens of the longest
+
+
+@dataclass
 class Rollout:
-    """B reports, those of one study next to each other."""
+    """B reports, the G of one study next to each other."""
 
     tokens: Tensor  # (B, T), padded behind with 0
     mask: Tensor  # (B, T), True up to and including the stop token
     logps: Tensor  # (B, T), at sampling time, 0 where masked
     finished: Tensor  # (B,), False where the length limit cut the report
-    rows: Tensor  # (B,), index of the study
     texts: list[str]  # B completions, special tokens left out
 
     @property
@@ -45,10 +55,27 @@ class Rollout:
     def token_lists(self) -> list[list[int]]:
         return [row[:n] for row, n in zip(self.tokens.tolist(), self.lengths.tolist())]
 
-    def micro_batches(self, size: int) -> list[Tensor]:
-        """Rows (b,) of each micro-batch, long reports together so that little is padding; size 0 is all at once."""
-        order = self.lengths.argsort(descending=True, stable=True)
-        return list(order.split(size or len(order)))
+    def micro_batches(self, size: int, group: int, teaches: Tensor | None = None) -> list[MicroBatch]:
+        """The rollout in blocks of at most `size` reports (0: no limit), each trimmed to its own longest report.
+
+        Whole studies while they fit, else parts of one; long reports lie together, so that little is padding.
+        teaches (N,): studies that are left out are False, those whose rewards have no spread and teach nothing.
+        """
+        lengths = self.lengths.view(-1, group).tolist()
+        studies = range(len(lengths)) if teaches is None else teaches.nonzero().flatten().tolist()
+        by_length = sorted(studies, key=lambda n: -max(lengths[n]))
+        per_study = min(size or group, group)
+        together = max(1, (size or len(lengths) * group) // group) if per_study == group else 1
+        blocks = []
+        for start in range(0, len(by_length), together):
+            part = by_length[start : start + together]
+            order = {n: sorted(range(group), key=lambda i: -lengths[n][i]) for n in part}
+            for first in range(0, group, per_study):
+                chosen = [(n, i) for n in part for i in order[n][first : first + per_study]]
+                rows = torch.tensor([n * group + i for n, i in chosen], device=self.mask.device)
+                width = max(lengths[n][i] for n, i in chosen)
+                blocks.append(MicroBatch(rows, torch.tensor(part, device=self.mask.device), width))
+        return blocks
 
 
 def uniforms(seed: int, step: int, keys: list[tuple[str, int]], tokens: int) -> Tensor:
@@ -70,42 +97,52 @@ def pick(logits: Tensor, uniform: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(
-    policy: Policy, prefix: Prefix, rows: Tensor, max_tokens: int, uniform: Tensor | None = None, forced: bool = False
+    policy: Policy,
+    prefix: Prefix,
+    max_tokens: int,
+    group: int = 1,
+    studies: Tensor | None = None,
+    uniform: Tensor | None = None,
 ) -> Rollout:
-    """Continue the prefix of each row until a stop token or max_tokens. uniform None decodes greedily.
+    """`group` reports of each of the studies (n,), None for all, until a stop token or max_tokens.
 
-    forced=True ignores stop tokens (benchmarks compare engines at a fixed length).
+    uniform (n * group, max_tokens) samples; None decodes greedily.
     """
-    count, device = len(rows), rows.device
+    device = prefix.lengths.device
+    studies = torch.arange(len(prefix.lengths), device=device) if studies is None else studies
+    count = len(studies) * group
+    kind = torch.promote_types(prefix.last_hidden.dtype, torch.float32)
     tokens = torch.zeros(count, max_tokens, dtype=torch.long, device=device)
-    logps = torch.zeros(
-        count, max_tokens, dtype=torch.promote_types(prefix.last_hidden.dtype, torch.float32), device=device
-    )
+    logps = torch.zeros(count, max_tokens, dtype=kind, device=device)
     lengths = torch.full((count,), max_tokens, device=device)
-    stops = torch.tensor(policy.stop_ids, device=device)
+    stops = torch.tensor(policy.stop_ids, dtype=torch.long, device=device)
     uniform = None if uniform is None else uniform.to(device)
 
-    alive = torch.arange(count, device=device)  # rows of the output still being written
-    ended = torch.zeros(count, dtype=torch.bool, device=device)  # of the alive ones
-    cache = policy.decode_cache(prefix, rows, max_tokens)
-    logits = policy.first_logits(prefix, rows)
+    rows = torch.arange(count, device=device)  # (b,) rows of the output in the batch
+    ended = torch.zeros(count, dtype=torch.bool, device=device)  # of those
+    cache = DecodeCache(prefix.keys, prefix.values, studies, group, max_tokens)
+    logits = policy.first_logits(prefix, studies, group)
     for t in range(max_tokens):
-        chosen = logits.argmax(dim=-1) if uniform is None else pick(logits, uniform[alive, t])
-        tokens[alive, t] = chosen
-        logps[alive, t] = logits.gather(1, chosen.unsqueeze(1)).squeeze(1) - torch.logsumexp(logits, dim=-1)
-        if not forced:
-            stopping = torch.isin(chosen, stops) & ~ended
-            lengths[alive] = torch.where(stopping, t + 1, lengths[alive])
-            ended = ended | stopping
+        chosen = logits.argmax(dim=-1) if uniform is None else pick(logits, uniform[rows, t])
+        tokens[rows, t] = chosen
+        logps[rows, t] = logits.gather(1, chosen.unsqueeze(1)).squeeze(1) - torch.logsumexp(logits, dim=-1)
+        stopping = torch.isin(chosen, stops) & ~ended
+        lengths[rows] = torch.where(stopping, t + 1, lengths[rows])
+        ended = ended | stopping
         if t + 1 == max_tokens:
             break
-        if (t + 1) % CHECK_EVERY == 0 and bool(ended.any()):  # the loop's only wait for the device
-            keep = (~ended).nonzero().squeeze(1)
-            if len(keep) == 0:
+        if (t + 1) % CHECK_EVERY == 0:
+            alive = ~ended.view(len(cache.studies), -1).cpu()  # (n, g); the loop's only wait for the device
+            if not alive.any():
                 break
-            cache.keep(keep)
-            alive, chosen, ended = alive[keep], chosen[keep], ended[keep]
-        logits = policy.next_logits(prefix, chosen, rows[alive], cache)
+            if int(alive.sum(1).max()) < alive.shape[1] or not alive.any(dim=1).all():
+                keep = alive.any(dim=1).nonzero().squeeze(1)  # (n',)
+                width = int(alive.sum(1).max())
+                reports = (~alive[keep]).long().argsort(dim=1, stable=True)[:, :width]  # (n', g'), unfinished first
+                places = (keep.unsqueeze(1) * alive.shape[1] + reports).flatten().to(device)  # (b',)
+                cache.keep(keep.to(device), reports.to(device))
+                rows, chosen, ended = rows[places], chosen[places], ended[places]
+        logits = policy.next_logits(prefix, chosen, cache)
 
     width = int(lengths.max())
     mask = torch.arange(width, device=device) < lengths.unsqueeze(1)
@@ -114,13 +151,38 @@ def decode(
     texts = policy.tokenizer.batch_decode(
         [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist())], skip_special_tokens=True
     )
-    return Rollout(tokens, mask, logps, torch.isin(last, stops), rows, texts)
+    return Rollout(tokens, mask, logps, torch.isin(last, stops), texts)
 
 
 def sample_groups(policy: Policy, prefix: Prefix, study_ids: list[str], config: Config, step: int) -> Rollout:
-    """G reports per study at the policy's temperature, with LoRA merged for the time of sampling."""
+    """G reports per study at the policy's temperature, at most `sampling.batch` at once."""
     group, limit = config.grpo.group_size, config.sampling.max_tokens
-    rows = torch.arange(len(study_ids), device=prefix.lengths.device).repeat_interleave(group)
-    keys = [(study, sample) for study in study_ids for sample in range(group)]
+    size = config.sampling.batch or group * len(study_ids)
+    parts, places = [], []
     with policy.merged():
-        return decode(policy, prefix, rows, limit, uniforms(config.run.seed, step, keys, limit))
+        for studies in torch.arange(len(study_ids)).split(max(1, size // group)):
+            for samples in torch.arange(group).split(size):
+                keys = [(study_ids[n], i) for n in studies.tolist() for i in samples.tolist()]
+                numbers = uniforms(config.run.seed, step, keys, limit)
+                device_studies = studies.to(prefix.lengths.device)
+                parts.append(decode(policy, prefix, limit, len(samples), device_studies, numbers))
+                places.append((studies.unsqueeze(1) * group + samples).flatten())
+    return gathered(parts, torch.cat(places))
+
+
+def gathered(parts: list[Rollout], places: Tensor) -> Rollout:
+    """Rollouts of any width -> one, with row i of their concatenation at places[i]."""
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.mask.shape[1] for part in parts)
+    order = places.argsort()
+
+    def joined(name: str) -> Tensor:
+        tensors = [getattr(part, name) for part in parts]
+        padded = [functional.pad(x, (0, width - x.shape[1])) if x.dim() == 2 else x for x in tensors]
+        return torch.cat(padded)[order.to(padded[0].device)]
+
+    texts = [text for part in parts for text in part.texts]
+    return Rollout(
+        joined("tokens"), joined("mask"), joined("logps"), joined("finished"), [texts[i] for i in order.tolist()]
+    )

@@ -40,10 +40,11 @@ class StepStats:
         self.rollout, self.table, self.advantages = rollout, table, advantages
         self.logps = torch.zeros_like(rollout.logps)  # (B, T), of the first pass
         self.entropy = torch.zeros_like(rollout.logps)
+        self.trained = torch.zeros_like(rollout.finished)  # (B,), False for groups that were left out
         self.grad_norm = torch.zeros(())
         self.loss = torch.zeros((), device=rollout.logps.device)
         self.sums: dict[str, Tensor] = {}
-        self.weight: Tensor | float = 0.0
+        self.weight = torch.zeros((), dtype=torch.long, device=rollout.logps.device)
 
     def add(
         self,
@@ -60,6 +61,7 @@ class StepStats:
             width = logps.shape[1]
             self.logps[rows, :width] = logps.detach()
             self.entropy[rows, :width] = entropy
+            self.trained[rows] = True
             self.loss = self.loss + loss.detach()
         tokens = mask.sum()
         self.weight = self.weight + tokens
@@ -70,7 +72,7 @@ class StepStats:
         """name -> number, for metrics.jsonl."""
         rollout, table, reports = self.rollout, self.table, self.table.reports
         lengths, labels = rollout.lengths.float(), reports.labels
-        tokens = rollout.mask.sum()
+        tokens, trained = rollout.mask.sum(), rollout.mask & self.trained.unsqueeze(1)
         values: dict[str, Tensor] = {"reward": table.total.mean(), "reward_std": table.total.std()}
         for name, column in table.terms.items():
             present = column[~column.isnan()]
@@ -81,9 +83,9 @@ class StepStats:
             "zero_reward": (table.total == 0).float().mean(),
             "loss": self.loss,
             "grad_norm": self.grad_norm,
-            **{name: total / self.weight for name, total in self.sums.items()},
-            "entropy": self.entropy.sum() / tokens,
-            "sampling_gap": (self.logps - rollout.logps).abs().mul(rollout.mask).max(),
+            **{name: total / self.weight.clamp(min=1) for name, total in self.sums.items()},
+            "entropy": self.entropy.sum() / trained.sum().clamp(min=1),
+            "sampling_gap": (self.logps - rollout.logps).abs().mul(trained).max(),
             "tokens": tokens,
             "length": lengths.mean(),
             "length_max": lengths.max(),

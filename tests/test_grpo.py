@@ -14,6 +14,7 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.policy import Policy
 from mrg_grpo.rewards import Rewards
+from mrg_grpo.rollout import Rollout, sample_groups
 from mrg_grpo.stream import StudyStream
 
 
@@ -62,7 +63,7 @@ def build(config) -> Grpo:
             )
     if config.model.dtype == "float64":
         policy.model.double()
-    policy.start = [(p, p.detach().clone()) for p in policy.trainable()]
+    policy.remember_start()
     return Grpo(config, policy, Rewards(config.reward, LetterLabeler()))
 
 
@@ -106,9 +107,11 @@ def test_beta_holds_the_policy_near_its_start(checkpoint, studies):
 
 
 def test_it_learns(checkpoint, studies):
-    results = run(build(setting(checkpoint, dtype="float32", beta=0.0, group_size=16, learning_rate=0.03)), studies, 30)
-    rewards = [result.metrics["reward"] for result in results]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1, rewards
+    grpo = build(setting(checkpoint, dtype="float32", beta=0.0, group_size=16))
+    half = set("abcdefghijklm")  # about one character in twenty at the start
+    grpo.rewards.terms = {"ccs": lambda r: torch.tensor([sum(c in half for c in text) / 12 for text in r.completions])}
+    rewards = [result.metrics["reward"] for result in run(grpo, studies, 30)]
+    assert sum(rewards[-5:]) > 1.5 * sum(rewards[:5]), rewards
 
 
 def test_groups_without_spread_leave_the_policy_where_it_is(checkpoint, studies):
@@ -118,6 +121,55 @@ def test_groups_without_spread_leave_the_policy_where_it_is(checkpoint, studies)
     result = run(grpo, studies, 1)[0]
     assert result.metrics["groups_without_spread"] == 1.0 and result.metrics["grad_norm"] == 0.0
     assert torch.equal(parameters(grpo), before)
+
+
+def test_leaving_out_groups_that_teach_nothing_changes_nothing(checkpoint, studies, monkeypatch):
+    def flat_first_study(reports):
+        first = reports.studies[0].id
+        return torch.tensor(
+            [0.5 if s.id == first else len(set(t)) / 12 for s, t in zip(reports.studies, reports.texts)]
+        )
+
+    ends, plain = [], Rollout.micro_batches
+    for whole in (False, True):
+        if whole:
+            monkeypatch.setattr(
+                Rollout, "micro_batches", lambda self, size, group, teaches=None: plain(self, size, group)
+            )
+        grpo = build(setting(checkpoint, beta=0.0, micro_batch=2))
+        grpo.rewards.terms = {"ccs": flat_first_study}
+        metrics = run(grpo, studies, 1)[0].metrics
+        assert metrics["groups_without_spread"] == 0.5 and metrics["grad_norm"] > 0
+        ends.append(parameters(grpo))
+    assert (ends[0] - ends[1]).abs().max() < 1e-12
+
+
+def test_sampling_in_parts_gives_the_same_rollout(checkpoint, studies):
+    rollouts = []
+    for size in (0, 1, 3, 4):
+        grpo = build(setting(checkpoint))
+        grpo.config.sampling.batch = size
+        prompts = grpo.policy.encoder.encode(studies[:2])
+        prefix = grpo.policy.prefill(prompts)
+        rollouts.append(sample_groups(grpo.policy, prefix, prompts.study_ids, grpo.config, 1))
+    for part in rollouts[1:]:
+        assert part.texts == rollouts[0].texts and torch.equal(part.tokens, rollouts[0].tokens)
+        assert torch.equal(part.finished, rollouts[0].finished) and (part.logps - rollouts[0].logps).abs().max() < 1e-9
+
+
+def test_blocks_cover_every_report_once_and_know_its_study():
+    lengths = torch.tensor([3, 9, 1, 4, 8, 8, 2, 7, 5, 6, 5, 5])
+    mask = torch.arange(9) < lengths.unsqueeze(1)
+    rollout = Rollout(torch.zeros(12, 9, dtype=torch.long), mask, mask.double(), mask[:, 0], [""] * 12)
+    for size in (0, 1, 3, 4, 7, 8, 12):
+        blocks = rollout.micro_batches(size, 4)
+        assert sorted(torch.cat([block.rows for block in blocks]).tolist()) == list(range(12))
+        for block in blocks:
+            each = len(block.rows) // len(block.studies)
+            assert block.rows.div(4, rounding_mode="floor").tolist() == block.studies.repeat_interleave(each).tolist()
+            assert len(block.rows) <= (size or 12) and block.width == lengths[block.rows].max()
+    some = rollout.micro_batches(3, 4, torch.tensor([True, False, True]))
+    assert sorted(torch.cat([block.rows for block in some]).tolist()) == [0, 1, 2, 3, 8, 9, 10, 11]
 
 
 def test_resume_is_exact(checkpoint, studies, tmp_path):

@@ -130,9 +130,9 @@ def test_greedy_equals_generate(checkpoint, studies, merge):
             prefix = policy.prefill(prompts)
         if merge:
             with policy.merged():
-                got = decode(policy, prefix, torch.tensor([0]), 24)
+                got = decode(policy, prefix, 24)
         else:
-            got = decode(policy, prefix, torch.tensor([0]), 24)
+            got = decode(policy, prefix, 24)
         ids = prompts.input_ids
         want = policy.base.generate(
             input_ids=ids,

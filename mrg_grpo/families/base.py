@@ -74,23 +74,33 @@ class Family(ABC):
         return positions
 
     def prompt_masks(self, batch: PromptBatch, place: Tensor, real: Tensor, padded: bool) -> dict[str, Tensor | None]:
-        """Masks of the prompt itself; place (N, P) counts real tokens. Without padding plain causal needs no tensor."""
-        masks = self.attention_masks(place, place, real)
-        return masks if padded else {**masks, "full_attention": None}
+        """Masks (N, 1, P, P) of the prompt itself, True = attend, one per kind of attention layer.
 
-    def attention_masks(self, query: Tensor, key: Tensor, key_real: Tensor) -> dict[str, Tensor | None]:
-        """Boolean masks (b, 1, q, k), True = attend, one per kind of attention layer.
-
-        query (b, q), key (b, k): how many real tokens of its row stand before it; key_real (b, k): not padding.
-        Every query sees itself, padding too: an all-False row would be NaN.
+        place (N, P) counts real tokens. Without padding plain causal needs no tensor. Every token sees itself, padding
+        too: an all-False row would be NaN.
         """
-        distance = query.unsqueeze(2) - key.unsqueeze(1)  # (b, q, k)
-        causal = (distance >= 0) & key_real.unsqueeze(1)
-        same = torch.zeros_like(causal)
-        width = query.shape[1]
-        same[:, :, key.shape[1] - width :] = torch.eye(width, dtype=torch.bool, device=query.device)
-        masks: dict[str, Tensor | None] = {"full_attention": (causal | same).unsqueeze(1)}
-        text = self.config.get_text_config()
-        if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
-            masks["sliding_attention"] = ((causal & (distance < text.sliding_window)) | same).unsqueeze(1)
+        distance = place.unsqueeze(2) - place.unsqueeze(1)  # (N, P, P)
+        causal = (distance >= 0) & real.unsqueeze(1)
+        same = torch.eye(place.shape[1], dtype=torch.bool, device=place.device)
+        masks: dict[str, Tensor | None] = {"full_attention": (causal | same).unsqueeze(1) if padded else None}
+        if self.window:
+            masks["sliding_attention"] = ((causal & (distance < self.window)) | same).unsqueeze(1)
         return masks
+
+    def prefix_masks(self, real: Tensor, padded: bool, seen: Tensor) -> dict[str, Tensor | None]:
+        """Which prompt tokens a report's tokens see: (n, 1 or T, P), None for all, one per kind of attention layer.
+
+        real (n, P): not padding; seen (n, T): how many real tokens stand in front of each report token.
+        """
+        masks: dict[str, Tensor | None] = {"full_attention": real.unsqueeze(1) if padded else None}
+        if self.window:
+            place = real.long().cumsum(1) - 1  # (n, P)
+            near = seen.unsqueeze(2) - place.unsqueeze(1) < self.window  # (n, T, P)
+            masks["sliding_attention"] = near & real.unsqueeze(1)
+        return masks
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that a sliding layer sees, itself included; None where the family has no such layers."""
+        text = self.config.get_text_config()
+        return text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None

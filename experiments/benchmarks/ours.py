@@ -1,0 +1,83 @@
+"""Our engine on one case: prints one JSON line with seconds per step, seconds per phase and peak memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from experiments.benchmarks import cases
+from mrg_grpo.config import Config
+from mrg_grpo.data.study import Study
+from mrg_grpo.grpo import Grpo
+from mrg_grpo.policy import Policy
+from mrg_grpo.rewards import Rewards
+
+
+class NoLabels:
+    """The reward of the benchmark needs no labels."""
+
+    def label(self, texts: list[str]) -> torch.Tensor:
+        return torch.zeros(len(texts), 14, dtype=torch.long)
+
+
+def build(case: cases.Case, checkpoint: Path, beta: float, micro_batch: int = 0) -> Grpo:
+    config = Config()
+    config.model.path, config.model.device = str(checkpoint), "cpu"
+    config.lora.rank, config.lora.alpha = cases.LORA["r"], cases.LORA["lora_alpha"]
+    config.grpo.group_size, config.grpo.studies_per_step = case.group, case.studies
+    config.grpo.beta, config.grpo.learning_rate, config.grpo.micro_batch = beta, cases.LEARNING_RATE, micro_batch
+    config.sampling.max_tokens = case.tokens
+    config.reward.weights = {"experiments.benchmarks.cases:spread_reward": 1.0}
+    policy = Policy.load(config)
+    policy.stop_ids = []  # nothing stops a report: its length is forced
+    return Grpo(config, policy, Rewards(config.reward, NoLabels()))
+
+
+def measure(case: cases.Case, checkpoint: Path, images: Path, beta: float, steps: int, micro_batch: int = 0) -> dict:
+    grpo = build(case, checkpoint, beta, micro_batch)
+    paths = cases.pictures(case, images, (steps + 1) * case.studies)
+    before = cases.rss_mib()
+    cases.reset_peak()
+    seconds, phases = [], []
+    for number in range(steps + 1):  # the first one warms up
+        chosen = paths[number * case.studies : (number + 1) * case.studies]
+        studies = [Study(f"{number}-{i}", tuple(p), "", "train") for i, p in enumerate(chosen)]
+        start = time.perf_counter()
+        result = grpo.step(grpo.policy.encoder.encode(studies), number + 1)
+        seconds.append(time.perf_counter() - start)
+        phases.append(result.metrics)
+    assert result.metrics["length"] == case.tokens
+    return {
+        "engine": "ours", "case": case.name, "beta": beta, "seconds": seconds[1:],
+        "phases": {
+            name.removeprefix("seconds/"): statistics.median(p[name] for p in phases[1:])
+            for name in phases[0]
+            if name.startswith("seconds/")
+        },
+        "peak_mib": cases.rss_mib("VmHWM") - before, "torch": torch.__version__, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("case", choices=sorted(cases.CASES))
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--beta", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--micro-batch", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    case = cases.CASES[arguments.case]
+    print(json.dumps(measure(case, arguments.checkpoint, arguments.images, arguments.beta, arguments.steps,
+                             arguments.micro_batch)))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

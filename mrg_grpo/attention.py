@@ -1,0 +1,142 @@
+"""Attention of many reports to one prompt: a study's keys and values are read once for all its reports.
+
+n studies, g reports of each, b = n * g reports; T tokens a report runs now, t tokens of its own that it can see (T of
+them new); P prompt tokens; H query heads, h key-value heads, r = H / h; m = g * r * T queries of a group; d head size.
+
+    out = softmax([q Kp', q Ko'] * scale) [Vp ; Vo]        p: the prompt's keys and values, o: the report's own
+
+The queries of a group lie in one matrix, so the prompt's part is one product per study and head, in sampling (T = 1)
+as in training, and the gradients of the prompt's keys and values are summed over the group inside a product. Nothing of
+the prompt is copied per report.
+
+Deliberate choices:
+* Plain matrix products, the same on every device. The softmax is in at least fp32.
+* The backward pass computes the scores again from the log-sum-exp (as FlashAttention does, arXiv 2205.14135), so no
+  scores outlive their layer.
+* A prompt without padding and a layer without a window need no mask.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "mrg_grpo_shared_prefix"
+"""The attn_implementation under which transformers' layers find `attention_forward`."""
+
+
+def attention_forward(module, query, key, value, attention_mask, scaling=None, shared=None, **kwargs):
+    """transformers' attention interface: query (b, H, T, d) -> (b, T, H, d), None.
+
+    shared: the cache of a continuation (mrg_grpo.cache), whose `update` gave key and value; None is torch's own
+    attention, for prompts and vision towers. attention_mask: with `shared`, see `prefix_attention`.
+    """
+    if shared is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    prefix_key, prefix_value = shared.prefix(module.layer_idx)
+    window = kwargs.get("sliding_window")
+    return prefix_attention(query, key, value, prefix_key, prefix_value, scale, attention_mask, window), None
+
+
+AttentionInterface.register(NAME, attention_forward)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def prefix_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    scale: float,
+    prefix_mask: Tensor | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """query (b, H, T, d), own key and value (n, h, g, t, d), prefix (n, h, P, d) -> (b, T, H, d).
+
+    The queries are the last T of the t own tokens. prefix_mask (n, 1 or T, P): True where a prompt token is seen, None
+    for all. window: an own token sees the last `window` own tokens, itself included.
+    """
+    n, h, g, t, d = key.shape
+    tokens = query.shape[2]
+    grouped = query.reshape(n, g, h, -1, d).transpose(1, 2).reshape(n, h, -1, d)  # (n, h, m, d)
+    hidden = _hidden_own(tokens, t, window, query.device)
+    arguments = (grouped, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden)
+    out = _PrefixAttention.apply(*arguments) if torch.is_grad_enabled() else _attend(*arguments)[0]
+    return out.view(n, h, g, -1, tokens, d).permute(0, 2, 4, 1, 3, 5).reshape(n * g, tokens, -1, d)
+
+
+def _hidden_own(tokens: int, t: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(T, t), True where an own token is not seen; None where all are (one query sees all before it)."""
+    if tokens == 1 and (window is None or t <= window):
+        return None
+    place = torch.arange(t, device=device)
+    distance = place[t - tokens :].unsqueeze(1) - place  # (T, t)
+    return (distance < 0) if window is None else (distance < 0) | (distance >= window)
+
+
+def _scores(query, key, prefix_key, tokens, prefix_mask, hidden) -> tuple[Tensor, Tensor]:
+    """Scaled query (n, h, m, d) -> scores on the prompt (n, h, m, P) and on the own tokens (n, h, m, t)."""
+    n, h, m, d = query.shape
+    kind = torch.promote_types(query.dtype, torch.float32)
+    on_prefix = (query @ prefix_key.transpose(-1, -2)).to(kind)
+    on_own = (query.view(n, h, key.shape[2], -1, d) @ key.transpose(-1, -2)).to(kind).view(n, h, m, -1)
+    if prefix_mask is not None:
+        on_prefix.view(n, -1, tokens, on_prefix.shape[-1]).masked_fill_(~prefix_mask.unsqueeze(1), -torch.inf)
+    if hidden is not None:
+        on_own.view(n, -1, tokens, on_own.shape[-1]).masked_fill_(hidden, -torch.inf)
+    return on_prefix, on_own
+
+
+def _attend(query, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden) -> tuple[Tensor, Tensor]:
+    """Grouped query (n, h, m, d) -> output (n, h, m, d) and log-sum-exp of the scores (n, h, m, 1)."""
+    on_prefix, on_own = _scores(query * scale, key, prefix_key, tokens, prefix_mask, hidden)
+    top = torch.maximum(on_prefix.amax(-1, keepdim=True), on_own.amax(-1, keepdim=True))  # (n, h, m, 1)
+    on_prefix.sub_(top).exp_()
+    on_own.sub_(top).exp_()
+    total = on_prefix.sum(-1, keepdim=True) + on_own.sum(-1, keepdim=True)
+    out = on_prefix.to(query.dtype) @ prefix_value + _own(on_own.to(query.dtype), value)
+    return (out / total).to(query.dtype), top + total.log()
+
+
+def _own(weights: Tensor, own: Tensor) -> Tensor:
+    """Weights (n, h, m, t) on own tokens (n, h, g, t, d) -> (n, h, m, d)."""
+    n, h, m, t = weights.shape
+    return (weights.view(n, h, own.shape[2], -1, t) @ own).view(n, h, m, -1)
+
+
+class _PrefixAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden):
+        out, lse = _attend(query, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden)
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, lse)
+        ctx.settings = (scale, tokens, prefix_mask, hidden)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        query, key, value, prefix_key, prefix_value, out, lse = ctx.saved_tensors
+        scale, tokens, prefix_mask, hidden = ctx.settings
+        n, h, m, d = query.shape
+        per_report = (n, h, key.shape[2], -1, d)
+        query = query * scale
+        on_prefix, on_own = _scores(query, key, prefix_key, tokens, prefix_mask, hidden)
+        delta = (grad * out).sum(-1, keepdim=True)  # (n, h, m, 1): sum over keys of weight * its gradient
+
+        weights = on_prefix.sub_(lse).exp_().to(grad.dtype)  # (n, h, m, P)
+        grad_prefix_value = weights.transpose(-1, -2) @ grad if ctx.needs_input_grad[4] else None
+        slope = (grad @ prefix_value.transpose(-1, -2)).sub_(delta).mul_(weights)
+        grad_query = slope @ prefix_key
+        grad_prefix_key = slope.transpose(-1, -2) @ query if ctx.needs_input_grad[3] else None
+
+        weights = on_own.sub_(lse).exp_().to(grad.dtype).view(*per_report[:3], -1, on_own.shape[-1])
+        grad = grad.view(per_report)
+        grad_value = weights.transpose(-1, -2) @ grad
+        slope = (grad @ value.transpose(-1, -2)).sub_(delta.view(*per_report[:3], -1, 1)).mul_(weights)
+        grad_query += (slope @ key).view(n, h, m, d)
+        grad_key = slope.transpose(-1, -2) @ query.view(per_report)
+        return grad_query.mul_(scale), grad_key, grad_value, grad_prefix_key, grad_prefix_value, None, None, None, None

@@ -1,4 +1,7 @@
-"""The shared prefix against plain full-sequence transformers: log-probabilities, gradients, greedy decoding."""
+"""The shared prefix against plain full-sequence transformers: log-probabilities, gradients, greedy decoding.
+
+Every test that takes `checkpoint` runs for every model family.
+"""
 
 import pytest
 import torch
@@ -7,6 +10,7 @@ from tiny import write_checkpoint
 
 from mrg_grpo.config import Config, LoraSettings
 from mrg_grpo.data.study import Study
+from mrg_grpo.families import FAMILIES
 from mrg_grpo.objective import grpo_loss
 from mrg_grpo.policy import Policy
 from mrg_grpo.projection import token_logprobs
@@ -15,9 +19,9 @@ from mrg_grpo.rollout import decode, pick, sample_groups, uniforms
 G, T = 4, 9
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("tiny"))
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def checkpoint(request, tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"), family=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -63,34 +67,36 @@ def continuations(policy, count=2 * G, seed=0):
     return tokens * mask, mask
 
 
+def plain_inputs(policy, prompts, row, ids, attention):
+    """What transformers' own forward is given for a sequence (1, P + t) that starts with prompt `row`."""
+    counts = torch.tensor([len(study.images) for study in prompts.studies])
+    images = slice(int(counts[:row].sum()), int(counts[: row + 1].sum()))
+    pixels, image = prompts.pixels["pixel_values"].to(policy.base.dtype), (ids == policy.family.config.image_token_id).int()
+    if "image_grid_thw" not in prompts.pixels:  # Gemma 3
+        positions = (attention.cumsum(1) - 1).clamp(min=0)
+        return {"pixel_values": pixels[images], "token_type_ids": image, "position_ids": positions}
+    grid = prompts.pixels["image_grid_thw"]
+    patches = grid.prod(-1)
+    start, end = int(patches[: images.start].sum()), int(patches[: images.stop].sum())
+    return {"pixel_values": pixels[start:end], "image_grid_thw": grid[images], "mm_token_type_ids": image}
+
+
 def full_sequence_logps(policy, prompts, tokens, mask, rows, temperature=1.0):
     """What any trainer does: the prompt repeated for each report, one forward of it all, by transformers alone."""
-    model, logps = policy.base, []
-    images_before = [0, *torch.tensor([len(s.images) for s in prompts.studies]).cumsum(0).tolist()]
-    grid = prompts.pixels["image_grid_thw"]
-    patches = [0, *grid.prod(-1).cumsum(0).tolist()]
+    logps = []
     for row, ids, keep in zip(rows.tolist(), tokens, mask):
-        a, b = images_before[row], images_before[row + 1]
         sequence = torch.cat([prompts.input_ids[row], ids[keep]]).unsqueeze(0)
         attention = torch.cat([prompts.attention_mask[row], torch.ones(int(keep.sum()), dtype=torch.long)]).unsqueeze(0)
-        logits = model(
-            input_ids=sequence,
-            attention_mask=attention,
-            pixel_values=prompts.pixels["pixel_values"][patches[a] : patches[b]].to(model.dtype),
-            image_grid_thw=grid[a:b],
-            mm_token_type_ids=(sequence == policy.family.config.image_token_id).int(),
-            use_cache=False,
-        ).logits[0, prompts.input_ids.shape[1] - 1 : -1]
-        logits = logits / temperature
+        inputs = plain_inputs(policy, prompts, row, sequence, attention)
+        output = policy.base(input_ids=sequence, attention_mask=attention, use_cache=False, **inputs)
+        logits = output.logits[0, prompts.input_ids.shape[1] - 1 : -1] / temperature
         logits[:, policy.suppressed] = -torch.inf
         logps.append(torch.log_softmax(logits, -1).gather(1, ids[keep].unsqueeze(1)).squeeze(1))
     return logps
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("micro", [1, 3, G, 2 * G])
-def test_logprobs_and_gradients_equal_full_sequences(checkpoint, studies, micro, temperature):
-    policy = load(checkpoint, temperature=temperature)
+def check_parity(policy, studies, micro, temperature=1.0):
+    """Log-probabilities and the gradients of all trainable parameters, by three moves and by full sequences."""
     prompts = policy.encoder.encode(studies)
     assert (prompts.attention_mask.sum(1)[0] < prompts.attention_mask.sum(1)[1]).item()  # padding is exercised
     tokens, mask = continuations(policy)
@@ -121,6 +127,19 @@ def test_logprobs_and_gradients_equal_full_sequences(checkpoint, studies, micro,
         assert (got - parameter.grad).abs().max() < 1e-6 * max(1.0, float(scale))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("micro", [1, 3, G, 2 * G])
+def test_logprobs_and_gradients_equal_full_sequences(checkpoint, studies, micro, temperature):
+    check_parity(load(checkpoint, temperature=temperature), studies, micro, temperature)
+
+
+@pytest.mark.parametrize("micro", [3, 2 * G])
+def test_gradients_of_a_trained_vision_tower_equal_full_sequences(checkpoint, studies, micro):
+    policy = load(checkpoint, vision=True)
+    assert any("vis" in name for name, p in policy.model.named_parameters() if p.requires_grad)
+    check_parity(policy, studies, micro)
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_greedy_equals_generate(checkpoint, studies, merge):
     policy = load(checkpoint)
@@ -134,15 +153,15 @@ def test_greedy_equals_generate(checkpoint, studies, merge):
         else:
             got = decode(policy, prefix, torch.tensor([0]), 24)
         ids = prompts.input_ids
+        inputs = plain_inputs(policy, prompts, 0, ids, prompts.attention_mask)
+        inputs.pop("position_ids", None)  # generate counts them itself
         want = policy.base.generate(
             input_ids=ids,
             attention_mask=prompts.attention_mask,
-            pixel_values=prompts.pixels["pixel_values"].double(),
-            image_grid_thw=prompts.pixels["image_grid_thw"],
-            mm_token_type_ids=(ids == policy.family.config.image_token_id).int(),
             do_sample=False,
             max_new_tokens=24,
             suppress_tokens=policy.suppressed.tolist(),
+            **inputs,
         )[0, ids.shape[1] :]
         assert got.tokens[0].tolist() == want.tolist()
 

@@ -46,7 +46,7 @@ def load_pretrained(config: Config) -> Pretrained:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
         processor = family.image_processor(path, config.data.max_pixels or None)
         prepare_tokenizer(tokenizer, family, path)
-        model, found = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             path,
             dtype=config.model.resolved_dtype(),
             attn_implementation="sdpa",
@@ -55,6 +55,7 @@ def load_pretrained(config: Config) -> Pretrained:
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(explain(path, error)) from error
+    model, found = loaded
     missing = sorted(found["missing_keys"])
     if missing:
         raise UserError(f"model.path {path}: {len(missing)} weights are missing ({missing[0]} ...); fetch it again")

@@ -5,14 +5,16 @@ Every test that takes `checkpoint` runs for every model family.
 
 import pytest
 import torch
+from peft import PeftModel
 from PIL import Image
 from tiny import write_checkpoint
+from transformers import AutoModelForImageTextToText
 
 from mrg_grpo.config import Config, LoraSettings
 from mrg_grpo.data.study import Study
 from mrg_grpo.families import FAMILIES
 from mrg_grpo.objective import grpo_loss
-from mrg_grpo.policy import Policy
+from mrg_grpo.policy import Policy, is_lora
 from mrg_grpo.projection import token_logprobs
 from mrg_grpo.rollout import decode, pick, sample_groups, uniforms
 
@@ -36,12 +38,12 @@ def studies(tmp_path_factory):
     return [Study("one", (paths[0],), "", "train"), Study("two", (paths[1], paths[2]), "", "train")]
 
 
-def load(checkpoint, dtype="float64", randomise=True, temperature=1.0, **lora) -> Policy:
+def load(checkpoint, dtype="float64", randomise=True, temperature=1.0, adapter=None, **lora) -> Policy:
     config = Config()
     config.model.path, config.model.device, config.model.dtype = str(checkpoint), "cpu", dtype
     config.lora = LoraSettings(rank=4, alpha=8, **lora)
     config.prompt.text, config.sampling.temperature = "Report?", temperature
-    policy = Policy.load(config)
+    policy = Policy.load(config, adapter)
     if randomise:  # fresh LoRA has B = 0: the gradient of A would be 0 and prove nothing
         generator = torch.Generator().manual_seed(5)
         for parameter in policy.trainable():
@@ -71,7 +73,8 @@ def plain_inputs(policy, prompts, row, ids, attention):
     """What transformers' own forward is given for a sequence (1, P + t) that starts with prompt `row`."""
     counts = torch.tensor([len(study.images) for study in prompts.studies])
     images = slice(int(counts[:row].sum()), int(counts[: row + 1].sum()))
-    pixels, image = prompts.pixels["pixel_values"].to(policy.base.dtype), (ids == policy.family.config.image_token_id).int()
+    pixels = prompts.pixels["pixel_values"].to(policy.base.dtype)
+    image = (ids == policy.family.config.image_token_id).int()
     if "image_grid_thw" not in prompts.pixels:  # Gemma 3
         positions = (attention.cumsum(1) - 1).clamp(min=0)
         return {"pixel_values": pixels[images], "token_type_ids": image, "position_ids": positions}
@@ -227,12 +230,67 @@ def test_reference_is_the_start_policy_and_merging_is_undone(checkpoint, studies
         assert torch.equal(parameter, before[name])
 
 
+def test_a_saved_adapter_continues_and_merges(checkpoint, studies, tmp_path):
+    """Save, load, go on with the loaded one frozen as reference, merge by PEFT's own means: the same policy."""
+    policy = load(checkpoint, dtype="float32")
+    prompts = policy.encoder.encode(studies)
+    tokens, mask = continuations(policy)
+    rows = torch.arange(2).repeat_interleave(G)
+    with torch.no_grad():
+        saved = policy.logprobs(policy.prefill(prompts), tokens, mask)[0]
+    policy.save(str(tmp_path))
+
+    loaded = load(checkpoint, dtype="float32", randomise=False, adapter=str(tmp_path))
+    names = [[n for n, p in x.model.named_parameters() if p.requires_grad] for x in (policy, loaded)]
+    assert names[0] == names[1]
+    with torch.no_grad():
+        assert torch.equal(loaded.logprobs(loaded.prefill(prompts), tokens, mask)[0], saved)
+    for parameter in loaded.trainable():
+        parameter.data += 0.1
+    with loaded.reference():
+        assert torch.equal(loaded.logprobs(loaded.prefill(prompts), tokens, mask)[0], saved)
+
+    base = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+    policy.base = PeftModel.from_pretrained(base, tmp_path).merge_and_unload().eval()
+    with torch.no_grad():
+        merged = full_sequence_logps(policy, prompts, tokens, mask, rows)
+    for got, want, keep in zip(saved, merged, mask):
+        assert (got[keep] - want).abs().max() < 1e-5
+
+
 def test_lora_lands_in_the_language_model_only(checkpoint):
     policy = load(checkpoint)
     names = [name for name, p in policy.model.named_parameters() if p.requires_grad]
     assert names and all("language_model" in name and "lora" in name for name in names)
     assert len(names) == 3 * 7 * 2
     assert policy.parameter_counts().startswith(f"{sum(p.numel() for p in policy.trainable()):,} trainable")
+    some = load(checkpoint, targets=["q_proj", "v_proj"], vision=True)
+    names = [name for name, p in some.model.named_parameters() if p.requires_grad]
+    assert sum("language_model" in name for name in names) == 3 * 2 * 2
+    linear = [m for m in some.family.vision_tower(some.base).modules() if isinstance(m, torch.nn.Linear)]
+    wrapped = [m for m in some.family.vision_tower(some.base).modules() if is_lora(m)]
+    blocks = some.base.config.vision_config.num_hidden_layers
+    assert len(wrapped) == blocks * len(some.family.vision_targets) > 0
+    assert all("layers." in n or "blocks." in n for n in names) and len(linear) > len(wrapped)
+
+
+def test_a_tower_that_trains_runs_anew(checkpoint, studies):
+    policy = load(checkpoint, vision=True)
+    prompts = policy.encoder.encode(studies)
+    with torch.no_grad():
+        before = policy.prefill(prompts).last_hidden
+        for name, parameter in policy.model.named_parameters():
+            if parameter.requires_grad and "language_model" not in name:
+                parameter.data += 0.1
+        assert (policy.prefill(prompts).last_hidden - before).abs().max() > 1e-3
+
+
+def test_vision_tokens_are_suppressed_and_no_other(checkpoint):
+    policy = load(checkpoint)
+    names = policy.tokenizer.convert_ids_to_tokens(policy.suppressed.tolist())
+    special = [t for t in policy.tokenizer.get_vocab() if any(word in t for word in ("image", "video", "vision"))]
+    assert sorted(names) == sorted(special) and policy.base.config.image_token_id in policy.suppressed
+    assert not set(policy.stop_ids) & set(policy.suppressed.tolist())
 
 
 def test_projection_in_chunks_equals_autograd(monkeypatch):

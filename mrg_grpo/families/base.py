@@ -112,7 +112,7 @@ class Family(ABC):
         """Boolean masks (b, 1, q, k), True = attend, one per kind of attention layer.
 
         query (b, q), key (b, k): how many real tokens of its row stand before it; key_real (b, k): not padding.
-        together (b, q, k): pairs that attend both ways, later keys too. A sliding layer's window holds for them as well.
+        together (b, q, k): pairs that attend both ways, later keys too; a sliding window holds for them as well.
         Every query sees itself, padding too: an all-False row would be NaN.
         """
         distance = query.unsqueeze(2) - key.unsqueeze(1)  # (b, q, k)

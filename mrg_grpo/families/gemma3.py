@@ -46,7 +46,7 @@ class Gemma3(Family):
         return model.model.vision_tower
 
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
-        pixels = batch.pixels["pixel_values"].to(self.vision_tower(model).dtype)
+        pixels = batch.pixels["pixel_values"].to(model.dtype)
         return model.model.get_image_features(pixels).pooler_output.flatten(0, 1)
 
     def prompt_inputs(self, model: Any, batch: PromptBatch, features: Tensor | None) -> PromptInputs:

@@ -1,8 +1,8 @@
 """Qwen3-VL: Qwen2.5-VL's prompt, with DeepStack.
 
 Some layers of the vision tower hand over features of their own, which the text model adds to the image tokens behind
-its first layers. They lie beside the usual features in one tensor: (image tokens, (1 + levels) * D). Continuations need
-none of them: they are added at image tokens only, and what later tokens see of those is in the prompt's keys and values.
+its first layers. They lie beside the usual features in one tensor: (image tokens, (1 + levels) * D). Continuations
+need none of them: they are added at image tokens only, and later tokens see those through the prompt's keys and values.
 
 The text model makes its own mask unless it is given a four-dimensional one, so it always is.
 """

@@ -71,7 +71,10 @@ def explain(path: str, error: Exception) -> str:
             f"model.path {path}: the checkpoint wants to run code of its own; "
             "read it, then set model.trust_remote_code = true, or use a checkpoint without"
         )
-    return f"model.path {path}: no usable checkpoint ({lines[0]})"
+    return (
+        f"model.path {path}: no usable checkpoint ({lines[0].rstrip('.')}); it takes config.json, tokenizer.json, "
+        "preprocessor_config.json and safetensors as the hub has them"
+    )
 
 
 def prepare_tokenizer(tokenizer: Any, family: Family, path: str) -> None:

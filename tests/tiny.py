@@ -98,6 +98,8 @@ def gemma3(**text):
         text_config=TEXT
         | {"vocab_size": len(fast), "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": WINDOW,
            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+           "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                               "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
            "pad_token_id": ids["<pad>"], "bos_token_id": ids["<bos>"], "eos_token_id": ids["<eos>"]}
         | text,
         vision_config={"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48,

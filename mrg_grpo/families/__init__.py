@@ -26,5 +26,8 @@ FAMILIES: dict[str, type[Family]] = {
 def family_of(config: PretrainedConfig) -> Family:
     """The family of a checkpoint; UserError names the ones we have."""
     if config.model_type not in FAMILIES:
-        raise UserError(f'model type "{config.model_type}" is not supported; use one of: {", ".join(sorted(FAMILIES))}')
+        raise UserError(
+            f'model.path {config.name_or_path}: model type "{config.model_type}" is not supported; '
+            f"use one of: {', '.join(sorted(FAMILIES))}"
+        )
     return FAMILIES[config.model_type](config)

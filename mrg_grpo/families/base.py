@@ -49,7 +49,7 @@ class Family(ABC):
     """Anchored on the language model: vision towers have gate, up and down projections too."""
     default_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     vision_lora_pattern = r".*visual\.blocks\..*\.(?:{targets})"
-    vision_targets: ClassVar[tuple[str, ...]]
+    vision_targets: tuple[str, ...]
     """Attention and MLP projections of the vision tower, which lora.vision adds."""
 
     def __init__(self, config: PretrainedConfig) -> None:

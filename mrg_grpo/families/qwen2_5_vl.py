@@ -6,7 +6,7 @@ Images of any size become a grid of 14-pixel patches, merged 2 x 2 into one toke
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class Qwen25VL(Family):
 
     image_token = placeholder = "<|image_pad|>"
     vision_tokens = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
-    vision_targets: ClassVar = (
+    vision_targets: tuple[str, ...] = (
         "attn.qkv",
         "attn.proj",
         "mlp.gate_proj",

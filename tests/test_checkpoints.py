@@ -144,6 +144,21 @@ def test_the_real_7b_configuration_maps(config, vision, tmp_path):
     assert len(wrapped) == layers * 7 + (depth * 5 if vision else 0)
 
 
+def test_the_real_medgemma_configuration_maps(tmp_path):
+    """MedGemma-4B names few keys; transformers' defaults fill the rest, and the published count comes out."""
+    hub.write_json(tmp_path / "config.json", hub.MEDGEMMA_4B)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    with torch.device("meta"):
+        base = AutoModelForImageTextToText.from_config(loaded).requires_grad_(False)
+        model = with_adapter(base, family_of(loaded), Config(), None, True)
+    d, ff, q, kv, layers = 2560, 10240, 2048, 1024, 34
+    lora = 16 * layers * ((d + q) + 2 * (d + kv) + (q + d) + 3 * (d + ff))
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == lora == 29_802_496
+    assert sum(p.numel() for p in model.parameters()) - lora == 4_300_079_472  # Google's own count
+    wrapped = [name for name, module in model.named_modules() if is_lora(module)]
+    assert len(wrapped) == layers * 7 and all("language_model" in name for name in wrapped)
+
+
 def test_nothing_imports_torchvision(tmp_path):
     """Load every family and encode an image in a process in which torchvision cannot be imported."""
     for family in FAMILIES:

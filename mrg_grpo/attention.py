@@ -31,15 +31,16 @@ NAME = "mrg_grpo_shared_prefix"
 def attention_forward(module, query, key, value, attention_mask, scaling=None, shared=None, **kwargs):
     """transformers' attention interface: query (b, H, T, d) -> (b, T, H, d), None.
 
-    shared: the cache of a continuation (mrg_grpo.cache), whose `update` gave key and value; None is torch's own
-    attention, for prompts and vision towers. attention_mask: with `shared`, see `prefix_attention`.
+    shared: the cache of a continuation (mrg_grpo.cache), whose `update` gave key and value and which knows prompts and
+    masks; None is torch's own attention, for prompts and vision towers.
     """
     if shared is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     prefix_key, prefix_value = shared.prefix(module.layer_idx)
     window = kwargs.get("sliding_window")
-    return prefix_attention(query, key, value, prefix_key, prefix_value, scale, attention_mask, window), None
+    mask = shared.masks["sliding_attention" if window else "full_attention"]
+    return prefix_attention(query, key, value, prefix_key, prefix_value, scale, mask, window), None
 
 
 AttentionInterface.register(NAME, attention_forward)

@@ -9,7 +9,8 @@ A layer calls `update(keys, values, layer_index)` with the keys and values of th
 
 n studies with g reports of each make the b = n * g rows, those of one study next to each other. Own keys and values
 come back in groups, (n, heads, g, tokens, head_dim), as mrg_grpo.attention wants them, and the prompt's are never
-copied per report. They are not transformers caches: those grow by concatenation, repeat the prompt and hide state on the model.
+copied per report. They are not transformers caches: those grow by concatenation, repeat the prompt and hide state on
+the model.
 """
 
 import torch
@@ -39,6 +40,7 @@ class ContinuationCache:
         self.studies = studies
         self.keys, self.values = keys, values
         self.layers_seen = 0
+        self.masks: dict[str, Tensor | None] = {}  # by kind of layer: which prompt tokens are seen, (n, 1 or T, P)
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values (n, heads, P, head_dim) of the prompts."""
@@ -62,6 +64,7 @@ class DecodeCache:
 
     def __init__(self, keys: list[Tensor], values: list[Tensor], studies: Tensor, group: int, room: int) -> None:
         self.studies, self.length = studies, 0
+        self.masks: dict[str, Tensor | None] = {}  # as in ContinuationCache
         self.prefix_keys = [k.detach().index_select(0, studies) for k in keys]
         self.prefix_values = [v.detach().index_select(0, studies) for v in values]
         shapes = [(len(studies), k.shape[1], group, room, k.shape[3]) for k in keys]

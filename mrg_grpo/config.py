@@ -48,6 +48,8 @@ class ModelConfig:
     """"cpu", "cuda", "cuda:1" ...; "auto" takes the GPU if there is one."""
     adapter: str = ""
     """A PEFT adapter to continue, with its start frozen as the reference; "" starts a fresh one."""
+    trust_remote_code: bool = False
+    """True lets code that lies in the checkpoint run; none of the supported families needs it."""
 
     def resolved_path(self) -> str:
         if self.path:
@@ -75,6 +77,8 @@ class LoraSettings:
     """Scale of the update: alpha / rank."""
     targets: list[str] = field(default_factory=list)
     """Names of linear layers inside the language model; [] is all attention and MLP projections."""
+    vision: bool = False
+    """True puts LoRA into the vision tower too (all its attention and MLP projections), which then trains along."""
 
 
 @dataclass

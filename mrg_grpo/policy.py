@@ -28,14 +28,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 
-from mrg_grpo import attention
 from mrg_grpo.batch import PromptBatch, PromptEncoder
 from mrg_grpo.cache import ContinuationCache, DecodeCache, PrefixRecorder
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError
-from mrg_grpo.families import Family, family_of
+from mrg_grpo.families import Family
+from mrg_grpo.pretrained import load_pretrained
 from mrg_grpo.projection import tempered, token_logprobs
 
 
@@ -64,7 +63,7 @@ class Policy:
         self.tokenizer, self.family, self.encoder, self.stop_ids = tokenizer, family, encoder, stop_ids
         self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.device = next(self.base.parameters()).device
-        self.suppressed = torch.tensor(family.suppressed_ids(), device=self.device)
+        self.suppressed = torch.tensor(family.suppressed_ids(tokenizer), device=self.device)
         self.temperature = 1.0
         self.merge_lora = True
         self.remember_start()
@@ -72,26 +71,12 @@ class Policy:
     @classmethod
     def load(cls, config: Config, adapter: str | None = None, trainable: bool = True) -> Policy:
         """Load base, tokenizer and adapter. `adapter` (or model.adapter) continues a saved one, else a fresh LoRA."""
-        path, device, dtype = (
-            config.model.resolved_path(),
-            config.model.resolved_device(),
-            config.model.resolved_dtype(),
+        parts = load_pretrained(config)
+        model = with_adapter(parts.model, parts.family, config, adapter or config.model.adapter or None, trainable)
+        encoder = PromptEncoder(
+            parts.tokenizer, parts.image_processor, parts.family, config.prompt.text, config.prompt.think
         )
-        try:
-            model_config = AutoConfig.from_pretrained(path)
-            family = family_of(model_config)
-            model: Any = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=dtype, attn_implementation=attention.NAME
-            )
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            processor = family.image_processor(path, config.data.max_pixels or None)
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise UserError(f"model.path {path}: no usable checkpoint ({first})") from error
-        model = model.to(device).requires_grad_(False)
-        model = with_adapter(model, family, config, adapter or config.model.adapter or None, trainable)
-        encoder = PromptEncoder(tokenizer, processor, family, config.prompt.text, config.prompt.think)
-        policy = cls(model, tokenizer, family, encoder, stop_ids(path, tokenizer))
+        policy = cls(model, parts.tokenizer, parts.family, encoder, parts.stop_ids)
         policy.temperature, policy.merge_lora = config.sampling.temperature, config.sampling.merge_lora
         return policy
 
@@ -173,11 +158,13 @@ class Policy:
     # ---- move 1: the prompt, once per study
 
     def encode_images(self, prompts: PromptBatch) -> Tensor | None:
-        """Vision features; of a frozen tower computed once and kept in the batch for every later phase."""
+        """Vision features; of a frozen tower computed once and kept in the batch for every later phase.
+
+        A tower with LoRA moves: it runs anew in every call, and its graph is part of the prefix (moves 1 and 3).
+        """
         if not prompts.pixels:
             return None
-        tower = self.family.vision_tower(self.base)
-        if torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters()):
+        if any(p.requires_grad for p in self.family.vision_tower(self.base).parameters()):
             return self.family.vision_features(self.base, prompts)
         if prompts.features is None:
             with torch.no_grad():
@@ -256,10 +243,11 @@ class Policy:
         place = torch.arange(first, first + width, device=tokens.device)
         seen = prefix.lengths[studies].unsqueeze(1) + place  # (n, T) real tokens in front of each
         positions = (seen + prefix.rope_deltas[studies].unsqueeze(1)).repeat_interleave(b // len(studies), 0)  # (b, T)
+        cache.masks = self.family.prefix_masks(prefix.attention_mask[studies], prefix.padded, seen)
         return (
             self.family.text_model(self.base)(
                 inputs_embeds=self.base.get_input_embeddings()(tokens),
-                attention_mask=self.family.prefix_masks(prefix.attention_mask[studies], prefix.padded, seen),
+                attention_mask=self.family.continuation_mask(),
                 position_ids=self.family.continuation_positions(positions),
                 past_key_values=cache,
                 use_cache=True,
@@ -296,7 +284,7 @@ class Policy:
 def with_adapter(model: Any, family: Family, config: Config, adapter: str | None, trainable: bool) -> Any:
     """Wrap the base: a saved adapter where one is named, else a fresh LoRA as configured."""
     if adapter is None:
-        targets = family.lora_targets(config.lora.targets)
+        targets = family.lora_targets(config.lora.targets, config.lora.vision)
         lora = LoraConfig(
             r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=targets, lora_dropout=0.0, bias="none"
         )
@@ -309,16 +297,3 @@ def with_adapter(model: Any, family: Family, config: Config, adapter: str | None
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"adapter {adapter}: does not fit this base or is no PEFT adapter ({first})") from error
-
-
-def stop_ids(path: str, tokenizer) -> list[int]:
-    """All stop ids of generation_config (its only setting we read), else the tokenizer's end of sequence."""
-    try:
-        stops = GenerationConfig.from_pretrained(path).eos_token_id
-    except OSError:
-        stops = None
-    if stops is None:
-        stops = tokenizer.eos_token_id
-    if stops is None:
-        raise UserError(f"model.path {path}: neither generation_config nor tokenizer names a stop token")
-    return stops if isinstance(stops, list) else [stops]

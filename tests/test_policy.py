@@ -1,12 +1,19 @@
-"""The shared prefix against plain full-sequence transformers: log-probabilities, gradients, greedy decoding."""
+"""The shared prefix against plain full-sequence transformers: log-probabilities, gradients, greedy decoding.
+
+Every test that takes `checkpoint` runs for every model family.
+"""
 
 import pytest
 import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from PIL import Image
 from tiny import write_checkpoint
+from transformers import AutoModelForImageTextToText
 
 from mrg_grpo.config import Config, LoraSettings
 from mrg_grpo.data.study import Study
+from mrg_grpo.families import FAMILIES
 from mrg_grpo.objective import grpo_loss
 from mrg_grpo.policy import Policy
 from mrg_grpo.projection import token_logprobs
@@ -15,9 +22,9 @@ from mrg_grpo.rollout import decode, pick, sample_groups, uniforms
 G, T = 4, 9
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("tiny"))
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def checkpoint(request, tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"), family=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +39,12 @@ def studies(tmp_path_factory):
     return [Study("one", (paths[0],), "", "train"), Study("two", (paths[1], paths[2]), "", "train")]
 
 
-def load(checkpoint, dtype="float64", randomise=True, temperature=1.0, **lora) -> Policy:
+def load(checkpoint, dtype="float64", randomise=True, temperature=1.0, adapter=None, **lora) -> Policy:
     config = Config()
     config.model.path, config.model.device, config.model.dtype = str(checkpoint), "cpu", dtype
     config.lora = LoraSettings(rank=4, alpha=8, **lora)
     config.prompt.text, config.sampling.temperature = "Report?", temperature
-    policy = Policy.load(config)
+    policy = Policy.load(config, adapter)
     if randomise:  # fresh LoRA has B = 0: the gradient of A would be 0 and prove nothing
         generator = torch.Generator().manual_seed(5)
         for parameter in policy.trainable():
@@ -63,34 +70,37 @@ def continuations(policy, count=2 * G, seed=0):
     return tokens * mask, mask
 
 
+def plain_inputs(policy, prompts, row, ids, attention):
+    """What transformers' own forward is given for a sequence (1, P + t) that starts with prompt `row`."""
+    counts = torch.tensor([len(study.images) for study in prompts.studies])
+    images = slice(int(counts[:row].sum()), int(counts[: row + 1].sum()))
+    pixels = prompts.pixels["pixel_values"].to(policy.base.dtype)
+    image = (ids == policy.family.config.image_token_id).int()
+    if "image_grid_thw" not in prompts.pixels:  # Gemma 3
+        positions = (attention.cumsum(1) - 1).clamp(min=0)
+        return {"pixel_values": pixels[images], "token_type_ids": image, "position_ids": positions}
+    grid = prompts.pixels["image_grid_thw"]
+    patches = grid.prod(-1)
+    start, end = int(patches[: images.start].sum()), int(patches[: images.stop].sum())
+    return {"pixel_values": pixels[start:end], "image_grid_thw": grid[images], "mm_token_type_ids": image}
+
+
 def full_sequence_logps(policy, prompts, tokens, mask, rows, temperature=1.0):
     """What any trainer does: the prompt repeated for each report, one forward of it all, by transformers alone."""
-    model, logps = policy.base, []
-    images_before = [0, *torch.tensor([len(s.images) for s in prompts.studies]).cumsum(0).tolist()]
-    grid = prompts.pixels["image_grid_thw"]
-    patches = [0, *grid.prod(-1).cumsum(0).tolist()]
+    logps = []
     for row, ids, keep in zip(rows.tolist(), tokens, mask):
-        a, b = images_before[row], images_before[row + 1]
         sequence = torch.cat([prompts.input_ids[row], ids[keep]]).unsqueeze(0)
         attention = torch.cat([prompts.attention_mask[row], torch.ones(int(keep.sum()), dtype=torch.long)]).unsqueeze(0)
-        logits = model(
-            input_ids=sequence,
-            attention_mask=attention,
-            pixel_values=prompts.pixels["pixel_values"][patches[a] : patches[b]].to(model.dtype),
-            image_grid_thw=grid[a:b],
-            mm_token_type_ids=(sequence == policy.family.config.image_token_id).int(),
-            use_cache=False,
-        ).logits[0, prompts.input_ids.shape[1] - 1 : -1]
-        logits = logits / temperature
+        inputs = plain_inputs(policy, prompts, row, sequence, attention)
+        output = policy.base(input_ids=sequence, attention_mask=attention, use_cache=False, **inputs)
+        logits = output.logits[0, prompts.input_ids.shape[1] - 1 : -1] / temperature
         logits[:, policy.suppressed] = -torch.inf
         logps.append(torch.log_softmax(logits, -1).gather(1, ids[keep].unsqueeze(1)).squeeze(1))
     return logps
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("micro", [1, 3, G, 2 * G])
-def test_logprobs_and_gradients_equal_full_sequences(checkpoint, studies, micro, temperature):
-    policy = load(checkpoint, temperature=temperature)
+def check_parity(policy, studies, micro, temperature=1.0):
+    """Log-probabilities and the gradients of all trainable parameters, by three moves and by full sequences."""
     prompts = policy.encoder.encode(studies)
     assert (prompts.attention_mask.sum(1)[0] < prompts.attention_mask.sum(1)[1]).item()  # padding is exercised
     tokens, mask = continuations(policy)
@@ -121,6 +131,19 @@ def test_logprobs_and_gradients_equal_full_sequences(checkpoint, studies, micro,
         assert (got - parameter.grad).abs().max() < 1e-6 * max(1.0, float(scale))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("micro", [1, 3, G, 2 * G])
+def test_logprobs_and_gradients_equal_full_sequences(checkpoint, studies, micro, temperature):
+    check_parity(load(checkpoint, temperature=temperature), studies, micro, temperature)
+
+
+@pytest.mark.parametrize("micro", [3, 2 * G])
+def test_gradients_of_a_trained_vision_tower_equal_full_sequences(checkpoint, studies, micro):
+    policy = load(checkpoint, vision=True)
+    assert any("vis" in name for name, p in policy.model.named_parameters() if p.requires_grad)
+    check_parity(policy, studies, micro)
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_greedy_equals_generate(checkpoint, studies, merge):
     policy = load(checkpoint)
@@ -134,15 +157,15 @@ def test_greedy_equals_generate(checkpoint, studies, merge):
         else:
             got = decode(policy, prefix, 24)
         ids = prompts.input_ids
+        inputs = plain_inputs(policy, prompts, 0, ids, prompts.attention_mask)
+        inputs.pop("position_ids", None)  # generate counts them itself
         want = policy.base.generate(
             input_ids=ids,
             attention_mask=prompts.attention_mask,
-            pixel_values=prompts.pixels["pixel_values"].double(),
-            image_grid_thw=prompts.pixels["image_grid_thw"],
-            mm_token_type_ids=(ids == policy.family.config.image_token_id).int(),
             do_sample=False,
             max_new_tokens=24,
             suppress_tokens=policy.suppressed.tolist(),
+            **inputs,
         )[0, ids.shape[1] :]
         assert got.tokens[0].tolist() == want.tolist()
 
@@ -208,12 +231,67 @@ def test_reference_is_the_start_policy_and_merging_is_undone(checkpoint, studies
         assert torch.equal(parameter, before[name])
 
 
+def test_a_saved_adapter_continues_and_merges(checkpoint, studies, tmp_path):
+    """Save, load, go on with the loaded one frozen as reference, merge by PEFT's own means: the same policy."""
+    policy = load(checkpoint, dtype="float32")
+    prompts = policy.encoder.encode(studies)
+    tokens, mask = continuations(policy)
+    rows = torch.arange(2).repeat_interleave(G)
+    with torch.no_grad():
+        saved = policy.logprobs(policy.prefill(prompts), tokens, mask)[0]
+    policy.save(str(tmp_path))
+
+    loaded = load(checkpoint, dtype="float32", randomise=False, adapter=str(tmp_path))
+    names = [[n for n, p in x.model.named_parameters() if p.requires_grad] for x in (policy, loaded)]
+    assert names[0] == names[1]
+    with torch.no_grad():
+        assert torch.equal(loaded.logprobs(loaded.prefill(prompts), tokens, mask)[0], saved)
+    for parameter in loaded.trainable():
+        parameter.data += 0.1
+    with loaded.reference():
+        assert torch.equal(loaded.logprobs(loaded.prefill(prompts), tokens, mask)[0], saved)
+
+    base = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+    policy.base = PeftModel.from_pretrained(base, tmp_path).merge_and_unload().eval()
+    with torch.no_grad():
+        merged = full_sequence_logps(policy, prompts, tokens, mask, rows)
+    for got, want, keep in zip(saved, merged, mask):
+        assert (got[keep] - want).abs().max() < 1e-5
+
+
 def test_lora_lands_in_the_language_model_only(checkpoint):
     policy = load(checkpoint)
     names = [name for name, p in policy.model.named_parameters() if p.requires_grad]
     assert names and all("language_model" in name and "lora" in name for name in names)
     assert len(names) == 3 * 7 * 2
     assert policy.parameter_counts().startswith(f"{sum(p.numel() for p in policy.trainable()):,} trainable")
+    some = load(checkpoint, targets=["q_proj", "v_proj"], vision=True)
+    names = [name for name, p in some.model.named_parameters() if p.requires_grad]
+    assert sum("language_model" in name for name in names) == 3 * 2 * 2
+    linear = [m for m in some.family.vision_tower(some.base).modules() if isinstance(m, torch.nn.Linear)]
+    wrapped = [m for m in some.family.vision_tower(some.base).modules() if isinstance(m, LoraLayer)]
+    blocks = some.base.config.vision_config.num_hidden_layers
+    assert len(wrapped) == blocks * len(some.family.vision_targets) > 0
+    assert all("layers." in n or "blocks." in n for n in names) and len(linear) > len(wrapped)
+
+
+def test_a_tower_that_trains_runs_anew(checkpoint, studies):
+    policy = load(checkpoint, vision=True)
+    prompts = policy.encoder.encode(studies)
+    with torch.no_grad():
+        before = policy.prefill(prompts).last_hidden
+        for name, parameter in policy.model.named_parameters():
+            if parameter.requires_grad and "language_model" not in name:
+                parameter.data += 0.1
+        assert (policy.prefill(prompts).last_hidden - before).abs().max() > 1e-3
+
+
+def test_vision_tokens_are_suppressed_and_no_other(checkpoint):
+    policy = load(checkpoint)
+    names = policy.tokenizer.convert_ids_to_tokens(policy.suppressed.tolist())
+    special = [t for t in policy.tokenizer.get_vocab() if any(word in t for word in ("image", "video", "vision"))]
+    assert sorted(names) == sorted(special) and policy.base.config.image_token_id in policy.suppressed
+    assert not set(policy.stop_ids) & set(policy.suppressed.tolist())
 
 
 def test_projection_in_chunks_equals_autograd(monkeypatch):

@@ -1,60 +1,130 @@
-"""A tiny Qwen2.5-VL checkpoint of the real architecture, written as a folder, for tests."""
+"""Tiny checkpoints of the real architectures, one per family, written as folders, for tests."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mrg_grpo.embedded import train_base
 
 SPECIAL = list(train_base.SPECIAL)
+GEMMA_SPECIAL = [
+    "<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>",
+    "<image_soft_token>",
+]  # fmt: skip
+GEMMA_TEMPLATE = (
+    "<bos>{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<start_of_image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+TEXT = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+MROPE = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}
+QWEN_VISION: dict[str, dict[str, Any]] = {
+    "qwen2_vl": {"depth": 2, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 2},
+    "qwen2_5_vl": {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
+        "fullatt_block_indexes": [1], "window_size": 56,
+    },
+    "qwen3_vl": {
+        "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
+        "patch_size": 16, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1],
+    },
+}  # fmt: skip
+QWEN = {
+    "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
+}
+WINDOW = 12
+"""Of the tiny Gemma 3's sliding layers: shorter than the prompt and than an image, which has 16 tokens."""
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level, no merges: 256 bytes and the special tokens of Qwen2.5-VL."""
+def tokenizer(special: list[str] = SPECIAL, stop: str = "<|im_end|>", pad: str = "<|endoftext|>", template=None):
+    """Byte-level, no merges: 256 bytes and the special tokens of the family."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    fast.add_special_tokens({"additional_special_tokens": SPECIAL[1:2] + SPECIAL[3:]})
-    fast.chat_template = train_base.CHAT_TEMPLATE
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=stop, pad_token=pad)
+    fast.add_special_tokens({"additional_special_tokens": [t for t in special if t not in (stop, pad)]})
+    fast.chat_template = template or train_base.CHAT_TEMPLATE
     return fast
 
 
-def config(fast: PreTrainedTokenizerFast, **text) -> Qwen2_5_VLConfig:
+def qwen(family: str, **text):
+    """Tokenizer, model and image processor of a Qwen-VL family."""
+    fast = tokenizer()
     ids = dict(zip(SPECIAL, fast.convert_tokens_to_ids(SPECIAL)))
-    return Qwen2_5_VLConfig(
-        text_config={
-            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "vocab_size": len(fast), "max_position_embeddings": 512,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4},
-            "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-        } | text,
-        vision_config={
-            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
-            "fullatt_block_indexes": [1], "window_size": 56,
-        },
+    kind, model = QWEN[family]
+    own = {"head_dim": 8} if family == "qwen3_vl" else {}
+    config = kind(
+        text_config=TEXT
+        | own
+        | {"vocab_size": len(fast), "rope_parameters": dict(MROPE), "bos_token_id": ids["<|endoftext|>"],
+           "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
+        | text,
+        vision_config=QWEN_VISION[family],
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )  # fmt: skip
+    patch = QWEN_VISION[family].get("patch_size", 14)
+    return fast, model(config), Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=112 * 112, patch_size=patch)
 
 
-def write_checkpoint(folder: Path, seed: int = 0, scale: float = 0.2, **text) -> Path:
+def gemma3(**text):
+    """Tokenizer, model and image processor of Gemma 3: two sliding layers around a full one."""
+    fast = tokenizer(GEMMA_SPECIAL, "<eos>", "<pad>", GEMMA_TEMPLATE)
+    ids = dict(zip(GEMMA_SPECIAL, fast.convert_tokens_to_ids(GEMMA_SPECIAL)))
+    config = Gemma3Config(
+        text_config=TEXT
+        | {"vocab_size": len(fast), "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": WINDOW,
+           "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+           "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                               "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
+           "pad_token_id": ids["<pad>"], "bos_token_id": ids["<bos>"], "eos_token_id": ids["<eos>"]}
+        | text,
+        vision_config={"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48,
+                       "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14,
+                       "vision_use_head": False},
+        mm_tokens_per_image=16, image_token_index=ids["<image_soft_token>"],
+        boi_token_index=ids["<start_of_image>"], eoi_token_index=ids["<end_of_image>"],
+    )  # fmt: skip
+    processor = Gemma3ImageProcessorPil(size={"height": 56, "width": 56})
+    return fast, Gemma3ForConditionalGeneration(config), processor
+
+
+def write_checkpoint(
+    folder: Path, seed: int = 0, scale: float = 0.2, family: str = "qwen2_5_vl", dtype=torch.float32, **text
+) -> Path:
     """A random checkpoint; weights of std `scale`, so that the distributions are far from uniform."""
     torch.manual_seed(seed)
-    fast = tokenizer()
-    model = Qwen2_5_VLForConditionalGeneration(config(fast, **text))
+    fast, model, processor = gemma3(**text) if family == "gemma3" else qwen(family, **text)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=scale / 2 if "visual" in name else scale)
-    model.save_pretrained(folder)
+            torch.nn.init.normal_(parameter, std=scale / 2 if "vis" in name else scale)
+    model.to(dtype).save_pretrained(folder)
     fast.save_pretrained(folder)
-    Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=112 * 112).save_pretrained(folder)
-    stops = [fast.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]
+    processor.save_pretrained(folder)
+    names = ("<eos>", "<end_of_turn>") if family == "gemma3" else ("<|im_end|>", "<|endoftext|>")
+    stops = [fast.convert_tokens_to_ids(name) for name in names]
     GenerationConfig(eos_token_id=stops, temperature=0.1, top_k=3, do_sample=True).save_pretrained(folder)
     return folder

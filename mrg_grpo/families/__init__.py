@@ -9,14 +9,25 @@ from transformers import PretrainedConfig
 
 from mrg_grpo.errors import UserError
 from mrg_grpo.families.base import Family
+from mrg_grpo.families.gemma3 import Gemma3
 from mrg_grpo.families.qwen2_5_vl import Qwen25VL
+from mrg_grpo.families.qwen2_vl import Qwen2VL
+from mrg_grpo.families.qwen3_vl import Qwen3VL
 
-FAMILIES: dict[str, type[Family]] = {"qwen2_5_vl": Qwen25VL}
+FAMILIES: dict[str, type[Family]] = {
+    "gemma3": Gemma3,
+    "qwen2_vl": Qwen2VL,
+    "qwen2_5_vl": Qwen25VL,
+    "qwen3_vl": Qwen3VL,
+}
 """By `model_type` of a checkpoint's config.json."""
 
 
 def family_of(config: PretrainedConfig) -> Family:
     """The family of a checkpoint; UserError names the ones we have."""
     if config.model_type not in FAMILIES:
-        raise UserError(f'model type "{config.model_type}" is not supported; use one of: {", ".join(sorted(FAMILIES))}')
+        raise UserError(
+            f'model.path {config.name_or_path}: model type "{config.model_type}" is not supported; '
+            f"use one of: {', '.join(sorted(FAMILIES))}"
+        )
     return FAMILIES[config.model_type](config)

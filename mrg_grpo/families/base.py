@@ -1,10 +1,17 @@
-"""The contract of a model family."""
+"""The contract of a model family.
+
+A new family is one file with one subclass of `Family` and one line in FAMILIES (families/__init__.py). It answers six
+questions: image processor, image tokens in the text, vision features, prompt embeddings and positions, vision tokens
+that are never sampled, and where LoRA goes. Where its attention differs it overrides `prompt_masks`. tests/tiny.py then
+needs a tiny checkpoint of it, and tests/test_policy.py holds it to plain transformers. docs/models.md says what each
+family is like.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +21,9 @@ if TYPE_CHECKING:
 
     from mrg_grpo.batch import PromptBatch
 
+Masks = dict[str, Tensor | None] | Tensor
+"""Boolean (b, 1, q, k), True = attend: by kind of attention layer, or one for all, as the text model takes it."""
+
 
 @dataclass
 class PromptInputs:
@@ -22,15 +32,25 @@ class PromptInputs:
     embeds: Tensor  # (N, P, D)
     positions: Tensor  # (3, N, P) for M-RoPE, (N, P) otherwise
     rope_deltas: Tensor  # (N,): position of a report's token t is real prompt tokens + t + rope_delta
-    text_kwargs: dict  # anything else the family's text model wants in the prompt
+    text_kwargs: dict  # anything else the family's text model wants in the prompt; continuations never need it
 
 
 class Family(ABC):
     """One family of vision-language checkpoints. Stateless but for the configuration."""
 
+    image_token: ClassVar[str]
+    """The token that stands for one vision feature; its id is config.image_token_id."""
+    placeholder: ClassVar[str]
+    """What the chat template writes for a whole image."""
+    vision_tokens: ClassVar[tuple[str, ...]]
+    """Image and vision special tokens: never sampled, -inf in training and reference alike."""
+
     lora_pattern = r".*language_model.*\.(?:{targets})"
     """Anchored on the language model: vision towers have gate, up and down projections too."""
     default_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    vision_lora_pattern = r".*visual\.blocks\..*\.(?:{targets})"
+    vision_targets: tuple[str, ...]
+    """Attention and MLP projections of the vision tower, which lora.vision adds."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         self.config = config
@@ -45,15 +65,11 @@ class Family(ABC):
 
     @abstractmethod
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
-        """Run the vision tower: -> (image tokens of the batch, D)."""
+        """Run the vision tower: -> (image tokens of the batch, D); D may hold several features side by side."""
 
     @abstractmethod
     def prompt_inputs(self, model: Any, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
         """Embeddings and positions of the prompt."""
-
-    @abstractmethod
-    def suppressed_ids(self) -> list[int]:
-        """Image and vision special tokens: never sampled, -inf in training and reference alike."""
 
     @property
     def layers(self) -> int:
@@ -65,27 +81,46 @@ class Family(ABC):
     def text_model(self, model: Any) -> nn.Module:
         return model.model.language_model
 
-    def lora_targets(self, names: list[str]) -> str:
-        """The regular expression peft matches module names with."""
-        return self.lora_pattern.format(targets="|".join(names or self.default_targets))
+    def suppressed_ids(self, tokenizer: Any) -> list[int]:
+        """Ids of `vision_tokens`, by name: configurations list different subsets of them."""
+        vocabulary = tokenizer.get_vocab()
+        return [vocabulary[token] for token in self.vision_tokens if token in vocabulary]
+
+    def lora_targets(self, names: list[str], vision: bool = False) -> str:
+        """The regular expression peft matches module names with; `names` are of the language model."""
+        language = self.lora_pattern.format(targets="|".join(names or self.default_targets))
+        if not vision:
+            return language
+        return f"{language}|{self.vision_lora_pattern.format(targets='|'.join(self.vision_targets))}"
 
     def continuation_positions(self, positions: Tensor) -> Tensor:
         """Positions of report tokens (b, t) in the form the text model takes."""
         return positions
 
-    def prompt_masks(self, batch: PromptBatch, place: Tensor, real: Tensor, padded: bool) -> dict[str, Tensor | None]:
-        """Masks (N, 1, P, P) of the prompt itself, True = attend, one per kind of attention layer.
+    def prompt_masks(self, batch: PromptBatch, place: Tensor, real: Tensor, padded: bool) -> Masks:
+        """Masks of the prompt itself; place (N, P) counts real tokens. Without padding plain causal needs no tensor."""
+        masks = self.layer_masks(place, real)
+        return masks if padded else {**masks, "full_attention": None}
 
-        place (N, P) counts real tokens. Without padding plain causal needs no tensor. Every token sees itself, padding
-        too: an all-False row would be NaN.
+    def layer_masks(self, place: Tensor, real: Tensor, together: Tensor | None = None) -> dict[str, Tensor | None]:
+        """Boolean masks (N, 1, P, P) of a prompt, True = attend, one per kind of attention layer.
+
+        place (N, P): how many real tokens of its row stand before each; real (N, P): not padding.
+        together (N, P, P): pairs that attend both ways, later keys too; a sliding window holds for them as well.
+        Every token sees itself, padding too: an all-False row would be NaN.
         """
         distance = place.unsqueeze(2) - place.unsqueeze(1)  # (N, P, P)
-        causal = (distance >= 0) & real.unsqueeze(1)
+        attend = (distance >= 0) if together is None else (distance >= 0) | together
+        attend = attend & real.unsqueeze(1)
         same = torch.eye(place.shape[1], dtype=torch.bool, device=place.device)
-        masks: dict[str, Tensor | None] = {"full_attention": (causal | same).unsqueeze(1) if padded else None}
+        masks: dict[str, Tensor | None] = {"full_attention": (attend | same).unsqueeze(1)}
         if self.window:
-            masks["sliding_attention"] = ((causal & (distance < self.window)) | same).unsqueeze(1)
+            masks["sliding_attention"] = ((attend & (distance < self.window)) | same).unsqueeze(1)
         return masks
+
+    def continuation_mask(self) -> Masks:
+        """What the text model is handed as mask in a continuation, and hands on: attention takes `prefix_masks`."""
+        return {"full_attention": None, "sliding_attention": None}
 
     def prefix_masks(self, real: Tensor, padded: bool, seen: Tensor) -> dict[str, Tensor | None]:
         """Which prompt tokens a report's tokens see: (n, 1 or T, P), None for all, one per kind of attention layer.

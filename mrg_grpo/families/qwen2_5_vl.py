@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 class Qwen25VL(Family):
     """Qwen2.5-VL, dense."""
 
+    image_token = placeholder = "<|image_pad|>"
+    vision_tokens = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
+    vision_targets: tuple[str, ...] = (
+        "attn.qkv",
+        "attn.proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    )
+
     def image_processor(self, path: str, max_pixels: int | None) -> Qwen2VLImageProcessorPil:
         processor = Qwen2VLImageProcessorPil.from_pretrained(path)
         size = processor.size
@@ -32,9 +42,9 @@ class Qwen25VL(Family):
 
     def expand_images(self, text: str, processed: dict[str, Tensor]) -> str:
         merge = self.config.vision_config.spatial_merge_size
-        pieces = text.split("<|image_pad|>")
+        pieces = text.split(self.image_token)
         counts = [int(grid.prod()) // merge**2 for grid in processed["image_grid_thw"]] if len(pieces) > 1 else []
-        return pieces[0] + "".join("<|image_pad|>" * n + piece for n, piece in zip(counts, pieces[1:], strict=True))
+        return pieces[0] + "".join(self.image_token * n + piece for n, piece in zip(counts, pieces[1:], strict=True))
 
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
         output = model.model.get_image_features(batch.pixels["pixel_values"], batch.pixels["image_grid_thw"])
@@ -50,10 +60,6 @@ class Qwen25VL(Family):
             ids, image.int(), image_grid_thw=batch.pixels.get("image_grid_thw"), attention_mask=batch.attention_mask
         )
         return PromptInputs(embeds, positions, deltas.view(-1), {})
-
-    def suppressed_ids(self) -> list[int]:
-        names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-        return [i for i in (getattr(self.config, name, None) for name in names) if i is not None]
 
     def continuation_positions(self, positions: Tensor) -> Tensor:
         return positions.unsqueeze(0).expand(3, -1, -1)

@@ -1,0 +1,51 @@
+"""Qwen3-VL: Qwen2.5-VL's prompt, with DeepStack.
+
+Some layers of the vision tower hand over features of their own, which the text model adds to the image tokens behind
+its first layers. They lie beside the usual features in one tensor: (image tokens, (1 + levels) * D). Continuations
+need none of them: they are added at image tokens only, and later tokens see those through the prompt's keys and values.
+
+The text model makes its own mask unless it is given a four-dimensional one, so it always is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.families.base import Masks, PromptInputs
+from mrg_grpo.families.qwen2_5_vl import Qwen25VL
+
+if TYPE_CHECKING:
+    from mrg_grpo.batch import PromptBatch
+
+
+class Qwen3VL(Qwen25VL):
+    """Qwen3-VL, dense."""
+
+    vision_targets = ("attn.qkv", "attn.proj", "mlp.linear_fc1", "mlp.linear_fc2")
+
+    def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
+        output = model.model.get_image_features(batch.pixels["pixel_values"], batch.pixels["image_grid_thw"])
+        levels = [output.pooler_output, *output.deepstack_features]
+        return torch.cat([torch.cat(list(images)) for images in levels], dim=-1)
+
+    def prompt_inputs(self, model: Any, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
+        if features is None:
+            return super().prompt_inputs(model, batch, None)
+        first, *deep = features.split(self.config.get_text_config().hidden_size, dim=-1)
+        inputs = super().prompt_inputs(model, batch, first)
+        inputs.text_kwargs = {
+            "visual_pos_masks": batch.input_ids == self.config.image_token_id,  # (N, P)
+            "deepstack_visual_embeds": deep,  # levels x (image tokens, D)
+        }
+        return inputs
+
+    def prompt_masks(self, batch: PromptBatch, place: Tensor, real: Tensor, padded: bool) -> Masks:
+        mask = self.layer_masks(place, real)["full_attention"]
+        assert mask is not None
+        return mask
+
+    def continuation_mask(self) -> Masks:
+        return torch.ones(1, 1, 1, 1, dtype=torch.bool)

@@ -1,0 +1,128 @@
+"""A checkpoint as the hub lays it out -> model, tokenizer, image processor, stop ids. `Policy.load` starts here.
+
+Deliberate choices:
+* The processor is put together from tokenizer and image processor: transformers' own processors want torchvision.
+* Every tensor of the model must come from the checkpoint. transformers only warns and draws the missing ones at random.
+* What would fail later, or never, is asked here: does the tokenizer know the image token under the id that the model
+  looks for, and does the chat template write one per image?
+* Of generation_config only the stop ids count, all of them.
+* Code that lies in a checkpoint runs only where `model.trust_remote_code = true` asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
+from transformers.utils import cached_file
+
+from mrg_grpo import attention
+from mrg_grpo.config import Config
+from mrg_grpo.errors import UserError
+from mrg_grpo.families import Family, family_of
+
+
+@dataclass
+class Pretrained:
+    """The parts of a checkpoint."""
+
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    family: Family
+    stop_ids: list[int]
+
+
+def load_pretrained(config: Config) -> Pretrained:
+    """Load model.path in the configured dtype, frozen, on the configured device. UserError says what does not fit."""
+    path, trust = config.model.resolved_path(), config.model.trust_remote_code
+    try:
+        model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust)
+        family = family_of(model_config)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+        processor = family.image_processor(path, config.data.max_pixels or None)
+        prepare_tokenizer(tokenizer, family, path)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            path,
+            dtype=config.model.resolved_dtype(),
+            attn_implementation=attention.NAME,
+            trust_remote_code=trust,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise UserError(explain(path, error)) from error
+    model, found = loaded
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise UserError(f"model.path {path}: {len(missing)} weights are missing ({missing[0]} ...); fetch it again")
+    model = model.to(config.model.resolved_device()).requires_grad_(False)
+    return Pretrained(model, tokenizer, processor, family, stop_ids(path, tokenizer))
+
+
+def explain(path: str, error: Exception) -> str:
+    """An exception of from_pretrained as one line with the remedy."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "trust_remote_code" in str(error):
+        return (
+            f"model.path {path}: the checkpoint wants to run code of its own; "
+            "read it, then set model.trust_remote_code = true, or use a checkpoint without"
+        )
+    return (
+        f"model.path {path}: no usable checkpoint ({lines[0].rstrip('.')}); it takes config.json, tokenizer.json, "
+        "preprocessor_config.json and safetensors as the hub has them"
+    )
+
+
+def prepare_tokenizer(tokenizer: Any, family: Family, path: str) -> None:
+    """Give it the checkpoint's chat template and a padding token, and check that it speaks of images as the model does.
+
+    Which id pads does not matter, padding is masked everywhere.
+    """
+    tokenizer.chat_template = chat_template(path, tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    want, have = family.config.image_token_id, tokenizer.get_vocab().get(family.image_token)
+    if have != want:
+        knows = "has no image token" if have is None else f"has id {have} for"
+        raise UserError(
+            f"model.path {path}: the tokenizer {knows} {family.image_token}, the model expects id {want}; "
+            "take tokenizer and model from one vision-language checkpoint"
+        )
+    content = [{"type": "image"}, {"type": "text", "text": "?"}]
+    try:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    except (TypeError, ValueError, TemplateError) as error:  # a template for text alone trips over a list of parts
+        raise UserError(f"model.path {path}: the chat template cannot write an image ({error})") from error
+    if text.count(family.placeholder) != 1:
+        raise UserError(f"model.path {path}: the chat template does not write {family.placeholder} for an image")
+
+
+def chat_template(path: str, tokenizer: Any) -> str:
+    """As transformers' own processors have it: chat_template.jinja, else chat_template.json, else the tokenizer's."""
+    jinja, old = (
+        cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        for name in ("chat_template.jinja", "chat_template.json")
+    )
+    if old and not jinja:
+        return json.loads(Path(old).read_text(encoding="utf-8"))["chat_template"]
+    if not tokenizer.chat_template:
+        raise UserError(f"model.path {path}: it has no chat template; use an instruction-tuned checkpoint")
+    return tokenizer.chat_template  # AutoTokenizer has read chat_template.jinja where there is one
+
+
+def stop_ids(path: str, tokenizer: Any) -> list[int]:
+    """All stop ids of generation_config (its only setting we read), else the tokenizer's end of sequence."""
+    try:
+        stops = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:
+        stops = None
+    if stops is None:
+        stops = tokenizer.eos_token_id
+    if stops is None:
+        raise UserError(f"model.path {path}: neither generation_config nor tokenizer names a stop token")
+    return stops if isinstance(stops, list) else [stops]

@@ -6,6 +6,7 @@ with random weights: speed does not depend on what it writes, and the length of 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,17 @@ def pictures(case: Case, folder: Path, count: int) -> list[list[str]]:
             paths.append(str(path))
         studies.append(paths)
     return studies
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line that both engines share."""
+    parser.add_argument("case", choices=sorted(CASES))
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--beta", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--micro-batch", type=int, default=0)
 
 
 def prompt_text() -> str:

@@ -65,13 +65,7 @@ def measure(case: cases.Case, checkpoint: Path, images: Path, beta: float, steps
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("case", choices=sorted(cases.CASES))
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--beta", type=float, default=0.0)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--micro-batch", type=int, default=0)
+    cases.add_arguments(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     case = cases.CASES[arguments.case]

@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mrg_grpo", "mrg_grpo.*"]),
-    package_data={"mrg_grpo": ["embedded/base/*", "embedded/labeler/*"]},
+    package_data={"mrg_grpo": ["embedded/base/*", "embedded/labeler/*", "view/assets/*"]},
     install_requires=["torch", "transformers>=5.23", "peft", "safetensors", "numpy", "pillow", "tqdm"],
     extras_require={
         "eval": ["pycocoevalcap"],  # METEOR needs Java

@@ -1,6 +1,6 @@
 // Curves: one small chart per metric, in sections.
 
-const WIDE = 320, TALL = 140, LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 20;
+const WIDE = 270, TALL = 128, LEFT = 40, RIGHT = 8, TOP = 8, BOTTOM = 20;
 
 function running(values) {
   // exponential mean over about a tenth of the run, corrected for its start

@@ -31,7 +31,7 @@ function text(pieces) {
     return el("mark", { class: styles.size === 1 ? [...styles][0] : "mixed", "data-c": piece.findings.map(([c]) => c).join(" ") },
       piece.text, piece.findings.map(([c, label]) => el("span", {
         class: `tag ${SIGNS[label].style}`, title: `${SIGNS[label].word}: ${DATA.conditions[c]}`,
-      }, `${SIGNS[label].mark}${DATA.codes[c]}`)));
+      }, `\u2060${SIGNS[label].mark}${DATA.codes[c]}`))); // a word joiner: the first tag stays with its sentence
   }));
 }
 

@@ -24,7 +24,7 @@ setup(
         "eval": ["pycocoevalcap"],  # METEOR needs Java
         "log": ["tensorboard"],
         "bench": ["trl>=1.16", "datasets"],
-        "dev": ["pytest", "hypothesis", "ruff", "mypy", "scikit-learn", "pycocoevalcap"],
+        "dev": ["pytest", "hypothesis", "ruff", "mypy", "scikit-learn", "pycocoevalcap", "selenium", "tensorboard"],
     },
     entry_points={"console_scripts": ["mrg-grpo = mrg_grpo.cli:main"]},
 )

@@ -112,6 +112,6 @@ function drawCurves(home) {
   if (!sections.length) home.append(el("p", { class: "empty" }, "No step is logged yet."));
   for (const section of sections) {
     const charts = DATA.curves.map((curve, i) => (curve.section === section ? chart(curve, i) : null));
-    home.append(el("h3", {}, section), el("div", { class: "charts" }, charts));
+    if (charts.some(Boolean)) home.append(el("h3", {}, section), el("div", { class: "charts" }, charts));
   }
 }

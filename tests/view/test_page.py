@@ -217,7 +217,8 @@ def test_codes_name_each_condition_once():
 
 PAIRS = [
     ("ink", "panel"), ("ink", "ground"), ("muted", "panel"), ("muted", "ground"), ("muted", "blank"),
-    ("accent", "panel"), ("panel", "pos"), ("panel", "neg"), ("unc", "unc-soft"), ("pos", "pos-soft"), ("neg", "neg-soft"),
+    ("accent", "panel"), ("panel", "pos"),
+    ("panel", "neg"), ("unc", "unc-soft"), ("pos", "pos-soft"), ("neg", "neg-soft"),
     ("ink", "pos-soft"), ("ink", "neg-soft"), ("ink", "unc-soft"), ("warn", "warn-soft"),
 ]  # fmt: skip
 

@@ -22,7 +22,10 @@ from mrg_grpo.grpo import StepResult
 
 SHOWN = ("reward", "reward/mccs", "reward/format", "kl", "length", "loss")
 PLAIN_EVERY = 10
-BAR = "{desc} {n_fmt}/{total_fmt} |{bar:16}| {remaining} left  {postfix}"
+ON_BAR = ("reward", "kl", "length")
+BAR = "train {n_fmt}/{total_fmt} |{bar:10}| {remaining} left  {desc}"
+BAR_WIDTH = 38
+"""Columns of the bar without its description, up to four digits of steps and hours left."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Live:
     def __init__(self, config: Config, start: int = 0) -> None:
         run = config.run
         self.steps = run.steps
-        self.bar = tqdm(total=run.steps, initial=start, desc="train", disable=None, dynamic_ncols=True, bar_format=BAR)
+        self.bar = tqdm(total=run.steps, initial=start, disable=None, dynamic_ncols=True, bar_format=BAR)
         self.every = 0 if self.bar.disable or not run.keep_text else run.show_every
         self.board = board_writer(Path(run.output_dir) / "tensorboard", start) if run.tensorboard else None
 
@@ -81,12 +84,10 @@ class Live:
 
     def step(self, number: int, metrics: dict[str, float], sample: Sample | None = None) -> None:
         """After each optimisation step."""
-        self.bar.set_postfix_str(
-            numbers(metrics) + "  " + phases(metrics, shutil.get_terminal_size().columns >= 140), refresh=False
-        )
+        self.bar.set_description_str(on_bar(metrics, shutil.get_terminal_size().columns - BAR_WIDTH), refresh=False)
         self.bar.update()
         if self.bar.disable and (number % PLAIN_EVERY == 0 or number in (1, self.steps)):
-            print(f"step {number}/{self.steps}  {numbers(metrics)}  ({phases(metrics, whole=True)})", flush=True)
+            print(f"step {number}/{self.steps}  {numbers(metrics)}  ({phases(metrics)})", flush=True)
         if sample and self.every and number % self.every == 0:
             self.write(sample.text(number))
         if self.board is not None:
@@ -109,14 +110,22 @@ class Live:
         self.bar.write(text)
 
 
-def numbers(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name.removeprefix('reward/')} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
+def on_bar(metrics: dict[str, float], width: int) -> str:
+    """Reward, KL, length (or loss), and as much of the seconds as there is room for."""
+    shown = numbers(metrics, ON_BAR) or numbers(metrics, ("loss",))
+    step = f"step {metrics['seconds/step']:.1f}s" if "seconds/step" in metrics else ""
+    fits = (text for text in (f"{shown}  {phases(metrics, 1)}", f"{shown}  {step}", shown) if len(text) <= width)
+    return next(fits, shown)
 
 
-def phases(metrics: dict[str, float], whole: bool) -> str:
-    """Seconds per phase, or of the whole step alone where there is no room."""
-    spent = {k.removeprefix("seconds/"): v for k, v in metrics.items() if k.startswith("seconds/")}
-    return " ".join(f"{name} {value:.2f}s" for name, value in spent.items() if whole or name == "step")
+def numbers(metrics: dict[str, float], names: tuple[str, ...] = SHOWN) -> str:
+    return "  ".join(f"{name.removeprefix('reward/')} {metrics[name]:.3g}" for name in names if name in metrics)
+
+
+def phases(metrics: dict[str, float], digits: int = 2) -> str:
+    """Seconds of each phase and of the whole step."""
+    spent = {name.removeprefix("seconds/"): v for name, v in metrics.items() if name.startswith("seconds/")}
+    return " ".join(f"{name} {value:.{digits}f}s" for name, value in spent.items())
 
 
 def require_tensorboard(config: Config) -> None:

@@ -181,4 +181,5 @@ def finish(run: RunDir, policy: Policy, labeler, splits, before: Judged) -> int:
     run.write_json("evaluation.json", comparison.to_json())
     print(comparison.table())
     print(f"adapter, predictions and evaluation: {run.path}")
+    print(f"look at it: mrg-grpo view {run.path}")
     return 0

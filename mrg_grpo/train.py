@@ -127,7 +127,7 @@ def loop(run: RunDir, policy: Policy, optimizer, labeler, splits, size: int, ste
     run.cut_after(start)
     stream = StudyStream(splits["train"], size, config.run.seed)
     batches = stream.prompts(policy.encoder, start + 1, config.run.steps)
-    followed = splits.get("val", [])[: config.run.follow_studies]
+    followed = splits.get("val", [])[: min(config.run.follow_studies, config.run.eval_studies)]
     if followed and start == 0:
         run.write_followed(0, judge(predict(policy, followed, config), labeler, config))
     with Live(config, start) as live:

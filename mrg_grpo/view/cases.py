@@ -92,11 +92,12 @@ class Pictures:
 
     def _one(self, image: str) -> int | None:
         if image not in self._index:
-            try:
-                self._kept.setdefault(image, self._kept.get(image) or data_address(open_image(image)))
-            except UserError:
-                self.missing.add(image)
-                return None
+            if image not in self._kept:
+                try:
+                    self._kept[image] = data_address(open_image(image))
+                except UserError:
+                    self.missing.add(image)
+                    return None
             self._index[image] = len(self.data)
             self.data.append(self._kept[image])
         return self._index[image]

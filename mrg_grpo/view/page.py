@@ -107,6 +107,10 @@ def build(records: Records, pictures: Pictures, attribute: Attribute | None, sta
     for what, shown, all_ in (("sampled groups", groups, records.rollouts), ("test studies", tests, pairs)):
         if len(shown) < len(all_):
             notes.append(f"{len(shown):,} of {len(all_):,} {what} are on this page, chosen evenly over all.")
+    if records.evaluated and not records.evaluation:
+        notes.append(
+            "evaluation.json is of mrg-grpo evaluate, which has put it in the place of the before/after table."
+        )
     if pictures.missing:
         notes.append(f"{len(pictures.missing)} pictures could not be opened, such as {min(pictures.missing)}.")
     return Page(
@@ -147,16 +151,22 @@ def without_texts(records: Records) -> Records:
 
 def facts(records: Records) -> list[tuple[str, str]]:
     config, grpo = records.config, records.config.grpo
-    step = records.metrics[-1]["step"] if records.metrics else 0
+    last = records.metrics[-1] if records.metrics else {"step": 0, "reward": 0.0}
+    if "reward" in last:
+        own = [
+            ("reports a step", f"{grpo.studies_per_step} studies × {grpo.group_size}"),
+            ("reward", " + ".join(f"{weight:g} {name}" for name, weight in config.reward.weights.items())),
+            ("learning rate", f"{grpo.learning_rate:g}"),
+            ("beta", f"{grpo.beta:g}"),
+        ]
+    else:  # a warm start
+        own = [("studies a step", str(config.sft.batch_size)), ("learning rate", f"{config.sft.learning_rate:g}")]
     return [
-        ("step", f"{step:,} of {config.run.steps:,}"),
+        ("step", f"{last['step']:,} of {config.run.steps:,}"),
         ("policy", config.model.path or "embedded"),
         ("labeler", config.labeler.path or "embedded"),
         ("data", config.data.form),
-        ("reports a step", f"{grpo.studies_per_step} studies × {grpo.group_size}"),
-        ("reward", " + ".join(f"{weight:g} {name}" for name, weight in config.reward.weights.items())),
-        ("learning rate", f"{grpo.learning_rate:g}"),
-        ("beta", f"{grpo.beta:g}"),
+        *own,
         ("seed", str(config.run.seed)),
         ("mrg_grpo", __version__),
     ]

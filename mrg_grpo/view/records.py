@@ -34,7 +34,8 @@ class Records:
     followed: list[Record] = field(default_factory=list)
     before: list[Record] = field(default_factory=list)
     after: list[Record] = field(default_factory=list)
-    evaluation: Record = field(default_factory=dict)
+    evaluation: Record = field(default_factory=dict)  # {} where there is no before/after table
+    evaluated: bool = False  # evaluation.json is there, and no older than the last step
 
     @property
     def credentialed(self) -> bool:
@@ -43,24 +44,26 @@ class Records:
 
     @property
     def done(self) -> bool:
-        """The last step is logged and the before/after table is written."""
-        return bool(self.metrics) and self.metrics[-1].get("step") == self.config.run.steps and bool(self.evaluation)
+        """The last step is logged, and the evaluation after it is written."""
+        return bool(self.metrics) and self.metrics[-1]["step"] == self.config.run.steps and self.evaluated
 
 
 def read_run(path: Path) -> Records:
     """RUN_DIR -> Records; files that are not there yet are empty."""
     if not (path / "config.toml").is_file():
         raise UserError(f"{path}: no config.toml in it, so it is no folder of a run; give the run.output_dir of one")
+    evaluation, metrics = path / "evaluation.json", path / "metrics.jsonl"
     return Records(
         path,
         load_config(path / "config.toml"),
-        metrics=read_lines(path / "metrics.jsonl", ("step",)),
+        metrics=read_lines(metrics, ("step",)),
         validation=read_lines(path / "validation.jsonl", ("step",)),
         rollouts=read_lines(path / "rollouts.jsonl", ("step", "study_id", "samples", "reference_labels")),
         followed=read_lines(path / "followed.jsonl", ("step", "study_id", "labels", "reference_labels")),
         before=read_lines(path / "predictions_before.jsonl", ("study_id", "labels", "reference_labels")),
         after=read_lines(path / "predictions.jsonl", ("study_id", "labels", "reference_labels")),
-        evaluation=_read_evaluation(path / "evaluation.json"),
+        evaluation=_read_evaluation(evaluation),
+        evaluated=evaluation.is_file() and metrics.is_file() and evaluation.stat().st_mtime >= metrics.stat().st_mtime,
     )
 
 

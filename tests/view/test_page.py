@@ -1,6 +1,7 @@
 """What is on the page: everything of a run in its place, nothing of credentialed data, never too large."""
 
 import json
+import os
 import re
 from dataclasses import asdict
 
@@ -242,3 +243,14 @@ def test_every_text_can_be_read_on_its_ground(theme):
 def test_the_tree_is_plain_data(tmp_path):
     write_run(tmp_path)
     json.dumps(asdict(page_of(tmp_path)), allow_nan=False)
+
+
+def test_a_warm_start_and_another_evaluation_are_said_so(tmp_path):
+    write_run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 6, "loss": 2.0}\n')
+    (tmp_path / "evaluation.json").write_text('{"metrics": {}}')
+    page = page_of(tmp_path)
+    assert ("studies a step", "16") in page.facts and "reward" not in dict(page.facts)
+    assert "mrg-grpo evaluate" in page.notes[0] and read_run(tmp_path).done
+    os.utime(tmp_path / "evaluation.json", (1, 1))  # of an earlier end of this run, which was resumed since
+    assert not read_run(tmp_path).done

@@ -25,6 +25,7 @@ lint: .venv/.dev
 smoke: .venv/.core
 	rm -rf runs/smoke
 	$(BIN)/mrg-grpo train experiments/phantom.toml --set run.output_dir=runs/smoke --set run.steps=2 --set run.test_studies=32
+	$(BIN)/mrg-grpo view runs/smoke
 
 # the weights in mrg_grpo/embedded, from nothing; hours in docs/embedded.md
 embedded-labeler: .venv/.dev

@@ -18,13 +18,13 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mrg_grpo", "mrg_grpo.*"]),
-    package_data={"mrg_grpo": ["embedded/base/*", "embedded/labeler/*"]},
+    package_data={"mrg_grpo": ["embedded/base/*", "embedded/labeler/*", "view/assets/*"]},
     install_requires=["torch", "transformers>=5.23", "peft", "safetensors", "numpy", "pillow", "tqdm"],
     extras_require={
         "eval": ["pycocoevalcap"],  # METEOR needs Java
         "log": ["tensorboard"],
         "bench": ["trl>=1.16", "datasets"],
-        "dev": ["pytest", "hypothesis", "ruff", "mypy", "scikit-learn", "pycocoevalcap"],
+        "dev": ["pytest", "hypothesis", "ruff", "mypy", "scikit-learn", "pycocoevalcap", "selenium", "tensorboard"],
     },
     entry_points={"console_scripts": ["mrg-grpo = mrg_grpo.cli:main"]},
 )

@@ -76,6 +76,14 @@ def parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--duplicates", choices=("error", "first", "last"), default="error")
     score.add_argument("-o", "--output", metavar="JSON", help="write every metric with its interval")
+
+    view = add("view", "write one HTML page that shows a run", config=False)
+    view.add_argument("run_dir", metavar="RUN_DIR", help="the run.output_dir of a run, done or still going on")
+    view.add_argument("-o", "--output", metavar="HTML", help="default is RUN_DIR/page.html")
+    view.add_argument(
+        "--watch", action="store_true", help="write it anew while the run goes on; the page reloads itself"
+    )
+    view.add_argument("--plain", action="store_true", help="leave findings in texts uncoloured: needs no labeler")
     return top
 
 
@@ -163,6 +171,13 @@ def run_score(arguments: argparse.Namespace) -> int:
     )
 
 
+def run_view(arguments: argparse.Namespace) -> int:
+    from mrg_grpo.view import view
+
+    view(arguments.run_dir, arguments.output, watching=arguments.watch, plain=arguments.plain)
+    return 0
+
+
 COMMANDS = {
     "train": run_train,
     "sft": run_sft,
@@ -170,4 +185,5 @@ COMMANDS = {
     "report": run_report,
     "label": run_label,
     "score": run_score,
+    "view": run_view,
 }

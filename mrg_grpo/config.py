@@ -36,6 +36,12 @@ class RunConfig:
     """Steps between sampled groups written to rollouts.jsonl."""
     keep_text: bool = True
     """False leaves report texts and image paths out of all that is written (credentialed data)."""
+    follow_studies: int = 8
+    """Validation studies whose report is kept at every periodic evaluation, to be read over time; 0 for none."""
+    show_every: int = 20
+    """Steps between sampled reports printed beside the progress bar; 0 for none. Never with keep_text = false."""
+    tensorboard: bool = False
+    """Write event files to output_dir/tensorboard; needs the extra `log`."""
 
 
 @dataclass
@@ -291,8 +297,10 @@ POSITIVE = (
     "sampling.max_tokens", "grpo.studies_per_step", "grpo.inner_passes", "grpo.learning_rate",
     "grpo.max_grad_norm", "sft.batch_size", "sft.learning_rate",
 )  # fmt: skip
-NOT_NEGATIVE = ("run.eval_every", "run.eval_studies", "grpo.beta", "grpo.micro_batch", "grpo.warmup", "data.max_pixels",
-                "grpo.clip_low", "grpo.clip_high", "run.seed")  # fmt: skip
+NOT_NEGATIVE = (
+    "run.eval_every", "run.eval_studies", "run.follow_studies", "run.show_every", "run.seed", "grpo.beta",
+    "grpo.micro_batch", "grpo.warmup", "grpo.clip_low", "grpo.clip_high", "data.max_pixels",
+)  # fmt: skip
 
 
 def check(config: Config) -> Config:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,24 +91,28 @@ def judge(predictions: Predictions, labeler, config: Config) -> Judged:
 
 def write_predictions(judged: Judged, path: Path, keep_text: bool = True) -> None:
     """predictions.jsonl: one line per study, readable by `mrg-grpo score`."""
-    predictions = judged.predictions
     with path.open("w", encoding="utf-8") as file:
-        for i, (study, completion) in enumerate(zip(predictions.studies, predictions.parsed)):
-            texts = {
-                "reference": study.report,
-                "prediction": completion.report,
-                "generated": predictions.generated[i],
-                "think": completion.think,
-                "images": list(study.images),
-            }
-            record = {
-                "study_id": study.id,
-                **(texts if keep_text else {}),
-                "compliant": completion.compliant,
-                "labels": judged.labels[i].tolist(),
-                "reference_labels": judged.reference_labels[i].tolist(),
-            }
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        for i in range(len(judged.labels)):
+            file.write(json.dumps(prediction_record(judged, i, keep_text), ensure_ascii=False) + "\n")
+
+
+def prediction_record(judged: Judged, i: int, keep_text: bool) -> dict[str, Any]:
+    """Study i as a line of predictions.jsonl."""
+    study, completion = judged.predictions.studies[i], judged.predictions.parsed[i]
+    texts = {
+        "reference": study.report,
+        "prediction": completion.report,
+        "generated": judged.predictions.generated[i],
+        "think": completion.think,
+        "images": list(study.images),
+    }
+    return {
+        "study_id": study.id,
+        **(texts if keep_text else {}),
+        "compliant": completion.compliant,
+        "labels": judged.labels[i].tolist(),
+        "reference_labels": judged.reference_labels[i].tolist(),
+    }
 
 
 def require_images(studies: list[Study]) -> None:

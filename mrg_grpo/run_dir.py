@@ -1,6 +1,7 @@
 """What a run leaves behind, and the only place that writes it.
 
-config.toml  metrics.jsonl  rollouts.jsonl  checkpoints/  adapter/  predictions.jsonl  evaluation.json
+config.toml  metrics.jsonl  rollouts.jsonl  validation.jsonl  followed.jsonl  checkpoints/  adapter/
+predictions_before.jsonl  predictions.jsonl  evaluation.json
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import transformers
 from mrg_grpo import __version__
 from mrg_grpo.config import Config, changed_keys, load_config, to_toml
 from mrg_grpo.errors import UserError
+from mrg_grpo.evaluate import Judged, prediction_record
 from mrg_grpo.grpo import StepResult
 
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",
-    "run.rollouts_every",
+    "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard",
     "run.keep_text", "model.device", "grpo.micro_batch",
 }  # fmt: skip
 """Settings that a resumed run may have different: they do not change what a step computes."""
@@ -75,7 +77,7 @@ class RunDir:
 
     def cut_after(self, step: int) -> None:
         """Drop lines of steps that the resumed run will do again."""
-        for name in ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl"):
+        for name in ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl", "followed.jsonl"):
             path = self.path / name
             if path.exists():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -109,3 +111,8 @@ class RunDir:
                 "samples": samples,
             }
             self.append("rollouts.jsonl", record)
+
+    def write_followed(self, step: int, judged: Judged) -> None:
+        """The first run.follow_studies validation studies after `step`: the same studies over training."""
+        for i in range(min(self.config.run.follow_studies, len(judged.labels))):
+            self.append("followed.jsonl", {"step": step, **prediction_record(judged, i, self.config.run.keep_text)})

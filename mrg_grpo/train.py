@@ -10,7 +10,6 @@ import signal
 import time
 
 import torch
-from tqdm import tqdm
 
 from mrg_grpo.checkpoint import resume as load_checkpoint
 from mrg_grpo.checkpoint import save_checkpoint
@@ -28,6 +27,7 @@ from mrg_grpo.evaluate import (
     write_predictions,
 )
 from mrg_grpo.grpo import Grpo
+from mrg_grpo.live import Live, Sample, first_sample, require_tensorboard
 from mrg_grpo.metrics.clinical import metrics_from_sums
 from mrg_grpo.policy import Policy
 from mrg_grpo.prompt import target_text
@@ -52,6 +52,7 @@ class StopSignal:
 
 def train(config: Config, resume: bool = False) -> int:
     """GRPO from the start policy to RUN_DIR/adapter and a before/after table; returns the exit code."""
+    require_tensorboard(config)
     run = RunDir(config, resume)
     splits = load_splits(config)
     studies = studies_of(splits, "train")
@@ -67,11 +68,11 @@ def train(config: Config, resume: bool = False) -> int:
     grpo = Grpo(config, policy, rewards)
     before = baseline(run, policy, labeler, splits, config)
 
-    def step(number: int, prompts) -> dict[str, float]:
+    def step(number: int, prompts) -> tuple[dict[str, float], Sample | None]:
         result = grpo.step(prompts.to(policy.device), number)
         if number % config.run.rollouts_every == 0 or number == 1:
             run.write_rollouts(number, result)
-        return result.metrics
+        return result.metrics, first_sample(result)
 
     stopped = loop(run, policy, grpo.optimizer, labeler, splits, config.grpo.studies_per_step, step, resume)
     return stopped or finish(run, policy, labeler, splits, before)
@@ -79,6 +80,7 @@ def train(config: Config, resume: bool = False) -> int:
 
 def sft(config: Config, resume: bool = False) -> int:
     """Token-level warm start with the same tree, the same adapter, the same evaluation."""
+    require_tensorboard(config)
     run = RunDir(config, resume)
     splits = load_splits(config)
     studies = studies_of(splits, "train")
@@ -90,7 +92,7 @@ def sft(config: Config, resume: bool = False) -> int:
     optimizer = torch.optim.AdamW(policy.trainable(), lr=config.sft.learning_rate, weight_decay=0.0)
     before = baseline(run, policy, labeler, splits, config)
 
-    def step(number: int, prompts) -> dict[str, float]:
+    def step(number: int, prompts) -> tuple[dict[str, float], Sample | None]:
         started = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = config.sft.learning_rate * cosine(number, config.run.steps, warmup=config.grpo.warmup)
@@ -98,7 +100,7 @@ def sft(config: Config, resume: bool = False) -> int:
         norm = torch.nn.utils.clip_grad_norm_(policy.trainable(), config.grpo.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        return {"loss": float(loss), "grad_norm": float(norm), "seconds/step": time.perf_counter() - started}
+        return {"loss": float(loss), "grad_norm": float(norm), "seconds/step": time.perf_counter() - started}, None
 
     stopped = loop(run, policy, optimizer, labeler, splits, config.sft.batch_size, step, resume)
     return stopped or finish(run, policy, labeler, splits, before)
@@ -125,45 +127,36 @@ def loop(run: RunDir, policy: Policy, optimizer, labeler, splits, size: int, ste
     run.cut_after(start)
     stream = StudyStream(splits["train"], size, config.run.seed)
     batches = stream.prompts(policy.encoder, start + 1, config.run.steps)
-    with tqdm(total=config.run.steps, initial=start, desc="train", disable=None, dynamic_ncols=True) as bar:
+    followed = splits.get("val", [])[: min(config.run.follow_studies, config.run.eval_studies)]
+    if followed and start == 0:
+        run.write_followed(0, judge(predict(policy, followed, config), labeler, config))
+    with Live(config, start) as live:
         for number, prompts in batches:
-            metrics = step(number, prompts)
+            metrics, sample = step(number, prompts)
             run.append("metrics.jsonl", {"step": number, **metrics})
-            show(bar, number, metrics, config.run.steps)
+            live.step(number, metrics, sample)
             last = number == config.run.steps
             if config.run.eval_every and number % config.run.eval_every == 0 and not last and splits.get("val"):
-                validate(run, policy, labeler, splits["val"], number, bar)
+                validate(run, policy, labeler, splits["val"], number, live)
+            if followed and last:
+                run.write_followed(number, judge(predict(policy, followed, config), labeler, config))
             if number % config.run.save_every == 0 or last or stop.number:
                 save_checkpoint(run.path, number, policy, optimizer)
             if stop.number and not last:
-                bar.close()
-                print(f"stopped after step {number}; go on with: mrg-grpo train {run.path / 'config.toml'} --resume")
+                live.write(
+                    f"stopped after step {number}; go on with: mrg-grpo train {run.path / 'config.toml'} --resume"
+                )
                 return 128 + stop.number
     return 0
 
 
-def show(bar: tqdm, number: int, metrics: dict[str, float], steps: int) -> None:
-    """The progress bar on a terminal; a plain line every tenth step elsewhere."""
-    names = ("reward", "reward/mccs", "reward/format", "kl", "length", "loss")
-    shown = {name.removeprefix("reward/"): f"{metrics[name]:.3g}" for name in names if name in metrics}
-    bar.set_postfix(shown, refresh=False)
-    bar.update()
-    if bar.disable and (number % 10 == 0 or number in (1, steps)):
-        phases = " ".join(
-            f"{k.removeprefix('seconds/')} {v:.2f}s" for k, v in metrics.items() if k.startswith("seconds/")
-        )
-        print(
-            f"step {number}/{steps}  " + "  ".join(f"{k} {v}" for k, v in shown.items()) + f"  ({phases})", flush=True
-        )
-
-
-def validate(run: RunDir, policy: Policy, labeler, studies: list[Study], number: int, bar: tqdm) -> None:
+def validate(run: RunDir, policy: Policy, labeler, studies: list[Study], number: int, live: Live) -> None:
     """Greedy validation on the first eval_studies of the split: one line of validation.jsonl."""
     judged = judge(predict(policy, studies[: run.config.run.eval_studies], run.config), labeler, run.config)
     values = {name: round(float(value), 5) for name, value in metrics_from_sums(judged.statistics.sum(0)).items()}
     run.append("validation.jsonl", {"step": number, "studies": len(judged.labels), **values})
-    f1, cosine_, form = values["f1_micro_13_uncertain_positive"], values["clinical_cosine"], values["format_compliance"]
-    bar.write(f"validation after step {number}: micro-F1 {f1:.3f}, clinical cosine {cosine_:.3f}, format {form:.3f}")
+    run.write_followed(number, judged)
+    live.validation(number, values)
 
 
 def baseline(run: RunDir, policy: Policy, labeler, splits, config: Config) -> Judged:
@@ -188,4 +181,5 @@ def finish(run: RunDir, policy: Policy, labeler, splits, before: Judged) -> int:
     run.write_json("evaluation.json", comparison.to_json())
     print(comparison.table())
     print(f"adapter, predictions and evaluation: {run.path}")
+    print(f"look at it: mrg-grpo view {run.path}")
     return 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mrg_grpo.cli import main
+from mrg_grpo.glossary import find
 
 CONFIG = "experiments/phantom.toml"
 SMALL = [
@@ -42,6 +43,9 @@ def test_train_leaves_a_whole_run_behind_and_resumes_exactly(tmp_path, capsys):
                  "adapter/adapter_model.safetensors", "checkpoints/step-000003/state.pt"):  # fmt: skip
         assert (run / name).is_file(), name
     assert [record["step"] for record in lines(run / "metrics.jsonl")] == [1, 2, 3]
+    assert all(find(name) for name in lines(run / "metrics.jsonl")[0] if name != "step")  # each is explained
+    assert main(["view", str(run)]) == 0 and (run / "page.html").stat().st_size < 5e6
+    assert [record["step"] for record in lines(run / "followed.jsonl")][::2] == [0, 1, 2, 3]
     group = lines(run / "rollouts.jsonl")[0]
     assert len(group["samples"]) == 4 and len(group["reference_labels"]) == 14
     assert abs(sum(sample["advantage"] for sample in group["samples"])) < 1e-3

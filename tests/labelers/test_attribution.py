@@ -1,0 +1,127 @@
+"""Which sentence carries which finding, held against phantom reports where that is known by construction."""
+
+import pytest
+import torch
+
+from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.data.phantom import load, sample_case
+from mrg_grpo.data.phantom_reader import read_labels
+from mrg_grpo.data.phantom_text import PHRASES, write_report
+from mrg_grpo.embedded import labeler
+from mrg_grpo.labelers.attribution import Attributor, attribute, carriers, sentence_spans
+
+
+class Reader:
+    """The generator's own keyword reader in a labeler's clothes: what it reads of a sentence is plain to see."""
+
+    def __init__(self):
+        self.net = torch.nn.Module()
+        self.net.linear_heads = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+        self.asked = []
+
+    def label(self, reports):
+        self.asked.append(len(reports))
+        return read_labels(reports)
+
+
+def known_by_construction(count):
+    """Phantom reports of one sentence per condition: (report, {condition: its sentence})."""
+    for i in range(count):
+        case = sample_case("test", i)
+        said = {name: label for name, label in zip(CONDITIONS, case.mentions) if label != BLANK}
+        rng = case.rng("attribution")
+        words = {"sev": "mild", "size": "small", "side": "left", "zone": "lower", "device": "central line"}
+        words |= {key.capitalize(): value.capitalize() for key, value in words.items()}
+        sentences = {name: rng.choice(PHRASES[name][label]).format(**words) for name, label in said.items()}
+        yield " ".join(sentences.values()), sentences, said
+
+
+def test_every_finding_of_phantom_reports_lies_on_the_sentence_that_states_it():
+    """The keyword reader states what the phrase tables say, so every place must be right."""
+    cases = list(known_by_construction(60))
+    placed = 0
+    for (report, sentences, said), found in zip(cases, attribute(Reader(), [case[0] for case in cases])):
+        if read_labels([report])[0, :13].tolist() != [said.get(name, BLANK) for name in CONDITIONS[:13]]:
+            continue  # a phrase that names a second condition in passing
+        for sentence in found.sentences:
+            text = report[sentence.start : sentence.end]
+            assert sentence.signs == {name: said[name] for name, own in sentences.items() if own == text}
+            placed += len(sentence.signs)
+        assert not found.unplaced
+    assert placed > 150
+
+
+def test_the_embedded_labeler_finds_the_sentences_of_phantom_reports():
+    """A neural labeler errs: of the findings it reads right, nearly all must lie on their own sentence alone."""
+    cases = list(known_by_construction(40))
+    right = wrong = 0
+    for (report, sentences, said), found in zip(cases, attribute(labeler(), [case[0] for case in cases])):
+        for c, name in enumerate(CONDITIONS[:13]):
+            if found.labels[c] != said.get(name, BLANK) or found.labels[c] == BLANK:
+                continue
+            places = [report[s.start : s.end] for s in found.sentences if name in s.signs]
+            right += places == [sentences[name]]
+            wrong += places != [sentences[name]]
+    assert right > 100 and wrong / (right + wrong) < 0.05, (right, wrong)
+
+
+def test_repeated_and_joint_statements_and_signs():
+    report = "No effusion or pneumothorax. Possible cardiomegaly. The lungs are clear. There is no pneumothorax."
+    (found,) = attribute(Reader(), [report])
+    signs = {report[s.start : s.end]: s.signs for s in found.sentences}
+    assert signs == {
+        "No effusion or pneumothorax.": {"Pneumothorax": NEGATIVE, "Pleural Effusion": NEGATIVE},
+        "Possible cardiomegaly.": {"Cardiomegaly": UNCERTAIN},
+        "The lungs are clear.": {},
+        "There is no pneumothorax.": {"Pneumothorax": NEGATIVE},  # removing either changes nothing: both carry it
+    }
+
+
+def test_a_statement_that_another_overrules_carries_nothing():
+    (found,) = attribute(Reader(), ["No pneumonia. There is pneumonia in the left lung."])
+    assert [s.signs for s in found.sentences] == [{}, {"Pneumonia": POSITIVE}]
+
+
+@pytest.mark.parametrize(
+    ("without", "alone", "expected"),
+    [
+        ([0, 1, 1], [1, 0, 0], [0]),
+        ([1, 1, 1], [1, 1, 0], [0, 1]),  # said twice
+        ([0, 0, 1], [1, 0, 0], [0]),  # the second only matters through the first
+        ([0, 1, 1], [0, 0, 0], [0]),  # meaningful in its context alone
+        ([1, 1, 1], [0, 2, 3], []),  # rests on no single sentence
+    ],
+)
+def test_carriers(without, alone, expected):
+    assert carriers(1, without, alone) == expected
+
+
+def test_sentence_spans_cover_the_words_and_nothing_else():
+    report = "  A 1.5 cm nodule; no effusion.\nHeart normal!  \n\n Lungs clear"
+    parts = [report[start:end] for start, end in sentence_spans(report)]
+    assert parts == ["A 1.5 cm nodule;", "no effusion.", "Heart normal!", "Lungs clear"]
+    assert sentence_spans("") == sentence_spans(" \n ") == []
+    for study in load(sizes={"test": 50})["test"]:
+        assert " ".join(study.report[a:b] for a, b in sentence_spans(study.report)) == study.report
+
+
+def test_equal_texts_are_asked_once_and_the_file_outlives_the_process(tmp_path):
+    reports = [write_report(sample_case("val", i)) for i in range(5)]
+    reader = Reader()
+    first = Attributor(reader, tmp_path / "kept.json")
+    once = first([*reports, *reports, ""])
+    assert once[:5] == once[5:10] and once[10].sentences == ()
+    assert first([reports[2]]) == [once[2]] and len(reader.asked) == 1
+    kept = (tmp_path / "kept.json").read_text()
+    assert not any(report[:20] in kept for report in reports)  # hashes, places and labels, no text
+    again = Attributor(reader, tmp_path / "kept.json")
+    assert again([*reports, ""]) == [*once[:5], once[10]] and len(reader.asked) == 1
+    with torch.no_grad():
+        reader.net.linear_heads[0].weight += 1  # another labeler: nothing kept counts
+    assert Attributor(reader, tmp_path / "kept.json")(reports[:1]) == once[:1] and len(reader.asked) == 2
+    (tmp_path / "kept.json").write_text(kept[:50])
+    assert Attributor(reader, tmp_path / "kept.json").known == {}
+
+
+def test_no_reports_need_no_labeler():
+    assert attribute(None, []) == []

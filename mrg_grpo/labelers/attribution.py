@@ -6,9 +6,10 @@ label y in the whole report. Two sets of sentences are then looked at:
     needed      without the sentence the label of c is no longer y
     sufficient  the sentence alone has label y for c
 
-c is carried by the sentences that are both; where none is both, by the needed ones (a sentence that only means
-something in its context); where none is needed, by the sufficient ones (two sentences state the same finding, so either
-can go). Where both sets are empty the label rests on no single sentence, and the condition is `unplaced`.
+c is carried by the sentences that are both; where none is both, by the needed ones that name c at all (alone they have
+some label for it, such as "uncertain" where the whole says "positive"); where none does, by the needed ones (a sentence
+that only means something in its context); where none is needed, by the sufficient ones (two sentences state the same
+finding, so either can go). Where both sets are empty the label rests on no single sentence: c is `unplaced`.
 
 Deliberate choices: the 13 conditions of the signed vector, not No Finding, which no sentence states. All texts of all
 reports go to the labeler at once, which labels equal texts once and batches the rest by length. Results are kept by
@@ -27,6 +28,8 @@ from pathlib import Path
 from mrg_grpo.conditions import BLANK, CONDITIONS
 
 Span = tuple[int, int]
+RULE = b"2"
+"""Raise it when `carriers` or the sentence break changes: what was kept by an older rule then no longer counts."""
 _BREAK = re.compile(r"(?<=[.;!?])\s+|\s*\n\s*")
 
 
@@ -111,7 +114,9 @@ def carriers(label: int, without: list[int], alone: list[int]) -> list[int]:
     """Sentences that carry a condition: its label in the whole report, without each sentence, in each alone."""
     needed = [i for i, other in enumerate(without) if other != label]
     sufficient = [i for i, other in enumerate(alone) if other == label]
-    return [i for i in needed if i in sufficient] or needed or sufficient
+    both = [i for i in needed if i in sufficient]
+    naming = [i for i in needed if alone[i] != BLANK]
+    return both or naming or needed or sufficient
 
 
 def _place(spans: list[Span], whole: list[int], without: list[list[int]], alone: list[list[int]]) -> Attribution:
@@ -135,7 +140,7 @@ def _without(report: str, spans: list[Span], gone: int) -> str:
 
 def _fingerprint(labeler) -> bytes:
     """Tells one labeler from another: its heads differ wherever any training step lies between them."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(RULE)
     for parameter in labeler.net.linear_heads.parameters():
         digest.update(parameter.detach().cpu().numpy().tobytes())
     return digest.digest()

@@ -88,6 +88,7 @@ def test_a_statement_that_another_overrules_carries_nothing():
         ([0, 1, 1], [1, 0, 0], [0]),
         ([1, 1, 1], [1, 1, 0], [0, 1]),  # said twice
         ([0, 0, 1], [1, 0, 0], [0]),  # the second only matters through the first
+        ([0, 0, 1], [0, 3, 0], [1]),  # both move the label, one speaks of the condition
         ([0, 1, 1], [0, 0, 0], [0]),  # meaningful in its context alone
         ([1, 1, 1], [0, 2, 3], []),  # rests on no single sentence
     ],

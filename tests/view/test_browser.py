@@ -178,10 +178,10 @@ def test_filters_and_order(page, folder):
     assert page.listed == [] and "Nothing fits" in page.text("#panel-groups .detail")
     page.choose("words", "")
     page.choose("order", "disagreement")
-    values = page.run("return [...document.querySelectorAll('#panel-groups .what b')].map(n => Number(n.textContent))")
+    values = page.run("return [...document.querySelectorAll('#panel-groups b.what')].map(n => Number(n.textContent))")
     assert values == sorted(values, reverse=True) and values[0] > values[-1]
     page.run("document.querySelector('#panel-groups .way').click()")
-    values = page.run("return [...document.querySelectorAll('#panel-groups .what b')].map(n => Number(n.textContent))")
+    values = page.run("return [...document.querySelectorAll('#panel-groups b.what')].map(n => Number(n.textContent))")
     assert values == sorted(values)
 
 

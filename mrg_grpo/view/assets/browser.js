@@ -50,10 +50,11 @@ class Panel {
     this.chosen = this.cases.find((entry) => entry.key === kept.chosen) || null;
     this.list = el("div", { class: "list", role: "listbox", "aria-label": tab.title, onkeydown: (event) => this.key(event) });
     this.count = el("p", { class: "count", role: "status" });
+    this.column = el("span");
     this.detail = el("div", { class: "detail" });
     this.controls = el("div", { class: "controls" });
     this.node = el("div", { class: "panel", role: "tabpanel", id: `panel-${tab.key}`, "aria-labelledby": `tab-${tab.key}` },
-      this.cases.length ? [el("div", { class: "side" }, this.controls, this.count, this.list), this.detail] : el("p", { class: "empty" }, tab.empty));
+      this.cases.length ? [el("div", { class: "side" }, this.controls, this.count, el("div", { class: "list-head", "aria-hidden": "true" }, el("span", {}, "study"), this.column), this.list), this.detail] : el("p", { class: "empty" }, tab.empty));
     if (this.cases.length) { this.drawControls(); this.update(); }
   }
 
@@ -98,7 +99,11 @@ class Panel {
     this.drawDetail();
   }
 
+  // the number beside each study: what the list is sorted by
+  get beside() { return this.order === "step" || this.order === "study" ? this.tab.orders[1] : this.order; }
+
   drawList() {
+    this.column.textContent = this.beside;
     this.list.replaceChildren(...this.found.slice(0, this.shown).map((entry) => this.item(entry)));
     if (this.found.length > this.shown) {
       this.list.append(el("button", { type: "button", class: "more", onclick: () => { this.shown += PAGE; this.drawList(); } }, `show ${Math.min(PAGE, this.found.length - this.shown)} more`));
@@ -106,11 +111,11 @@ class Panel {
   }
 
   item(entry) {
-    const name = this.order === "step" || this.order === "study" ? this.tab.orders[1] : this.order;
+    const name = this.beside;
     const chosen = entry === this.chosen;
     return el("div", { class: "item", role: "option", "aria-selected": String(chosen), tabindex: chosen ? 0 : -1, "data-key": entry.key, onclick: () => this.choose(entry) },
       el("span", { class: "who" }, entry.study_id), isNumber(entry.step) ? el("span", { class: "muted" }, `step ${entry.step}`) : null,
-      el("span", { class: "what" }, `${name} `, el("b", {}, number(measure(entry, name), 2))), strip(entry.reference.labels, null, true));
+      el("b", { class: "what", title: name }, name.startsWith("gain") ? signed(measure(entry, name)) : number(measure(entry, name), 2)), strip(entry.reference.labels, null, true));
   }
 
   choose(entry, focus = true) {

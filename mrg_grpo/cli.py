@@ -46,6 +46,13 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test")
     evaluate.add_argument("-o", "--output", help="folder for the two files; default is the run's own")
 
+    add("check", "preflight before a long run: pass, warn or fail, and what to do")
+    plan = add("plan", "memory and arithmetic of a run, before it; needs config.json, no weights")
+    plan.add_argument("--gpu-gb", type=float, default=80.0, help="memory of the GPU in GB (1e9 bytes); default 80")
+    plan.add_argument("--tflops", type=float, default=125.0, help="arithmetic reached, 1e12 FLOP/s; default 125")
+    plan.add_argument("--bandwidth", type=float, default=1300.0, help="memory traffic reached, GB/s; default 1300")
+    plan.add_argument("--images", type=float, help="images of a study, where the data set is not at hand")
+
     report = add("report", "write one report for your own X-ray", config=False)
     report.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPG, the views of one study")
     report.add_argument("--config", help="model and prompt settings; default is the embedded policy")
@@ -120,6 +127,22 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_check(arguments: argparse.Namespace) -> int:
+    from mrg_grpo.check import run_check as check
+    from mrg_grpo.config import load_config
+
+    return check(load_config(arguments.config, arguments.overrides))
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    from mrg_grpo.config import load_config
+    from mrg_grpo.plan import Machine
+    from mrg_grpo.plan import run_plan as plan
+
+    machine = Machine(arguments.gpu_gb, arguments.tflops, arguments.bandwidth)
+    return plan(load_config(arguments.config, arguments.overrides), machine, arguments.images)
+
+
 def run_report(arguments: argparse.Namespace) -> int:
     from mrg_grpo.config import Config, apply_override, build, check, load_config
     from mrg_grpo.evaluate import report_images
@@ -167,6 +190,8 @@ COMMANDS = {
     "train": run_train,
     "sft": run_sft,
     "evaluate": run_evaluate,
+    "check": run_check,
+    "plan": run_plan,
     "report": run_report,
     "label": run_label,
     "score": run_score,

@@ -1,6 +1,7 @@
 """What a run leaves behind, and the only place that writes it.
 
 config.toml  metrics.jsonl  rollouts.jsonl  checkpoints/  adapter/  predictions.jsonl  evaluation.json
+Of credentialed data also CREDENTIALED.txt, see mrg_grpo.credentialed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import transformers
 
 from mrg_grpo import __version__
 from mrg_grpo.config import Config, changed_keys, load_config, to_toml
+from mrg_grpo.credentialed import banner, mark
 from mrg_grpo.errors import UserError
 from mrg_grpo.grpo import StepResult
 
@@ -33,7 +35,6 @@ class RunDir:
 
     def __init__(self, config: Config, resume: bool) -> None:
         self.config, self.path = config, Path(config.run.output_dir)
-        self.credentialed = config.data.form.startswith("mimic")
         existing = self.path / "config.toml"
         if existing.exists() and not resume:
             raise UserError(f"run.output_dir {self.path}: already holds a run; add --resume or name another folder")
@@ -42,6 +43,7 @@ class RunDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             existing.write_text(self._header() + to_toml(config), encoding="utf-8")
+            mark(self.path, config)
         except OSError as error:
             raise UserError(f"run.output_dir {self.path}: cannot be written ({error.strerror})") from error
 
@@ -102,6 +104,7 @@ class RunDir:
             ]
             record = {
                 "step": step,
+                **banner(self.config),
                 "study_id": study.id,
                 "images": list(study.images) if keep else None,
                 "reference": study.report if keep else None,

@@ -56,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     report = add("report", "write one report for your own X-ray", config=False)
     report.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPG, the views of one study")
     report.add_argument("--config", help="model and prompt settings; default is the embedded policy")
-    report.add_argument("--adapter", help="a PEFT adapter")
+    report.add_argument("--adapter", help="a PEFT adapter; without it that of the --config's run, if there is one")
+    report.add_argument("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
     report.add_argument("--json", action="store_true", help="JSON instead of text")
     report.add_argument("--each", action="store_true", help="every image is a study of its own")
     overrides(report)
@@ -121,10 +122,15 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from mrg_grpo.evaluate import evaluate_split
 
     config = load_config(arguments.config, arguments.overrides)
-    own = Path(config.run.output_dir) / "adapter"
-    adapter = arguments.adapter or (str(own) if own.is_dir() and not arguments.base else None)
-    evaluate_split(config, adapter, arguments.split, Path(arguments.output or config.run.output_dir))
+    output = Path(arguments.output or config.run.output_dir)
+    evaluate_split(config, own_adapter(config, arguments), arguments.split, output)
     return 0
+
+
+def own_adapter(config, arguments: argparse.Namespace) -> str | None:
+    """--adapter, or RUN_DIR/adapter where there is one and --base does not ask for the start policy."""
+    own = Path(config.run.output_dir) / "adapter"
+    return arguments.adapter or (str(own) if own.is_dir() and not arguments.base else None)
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -136,7 +142,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def run_plan(arguments: argparse.Namespace) -> int:
     from mrg_grpo.config import load_config
-    from mrg_grpo.plan import Machine
+    from mrg_grpo.footprint import Machine
     from mrg_grpo.plan import run_plan as plan
 
     machine = Machine(arguments.gpu_gb, arguments.tflops, arguments.bandwidth)
@@ -147,15 +153,17 @@ def run_report(arguments: argparse.Namespace) -> int:
     from mrg_grpo.config import Config, apply_override, build, check, load_config
     from mrg_grpo.evaluate import report_images
 
+    adapter = arguments.adapter
     if arguments.config:
         config = load_config(arguments.config, arguments.overrides)
+        adapter = own_adapter(config, arguments)
     else:
         tree: dict = {}
         for override in arguments.overrides:
             apply_override(tree, override)
         config = check(build(Config, tree, "--set"))
     groups = [[image] for image in arguments.images] if arguments.each else [arguments.images]
-    report_images(config, arguments.adapter, groups, as_json=arguments.json)
+    report_images(config, adapter, groups, as_json=arguments.json)
     return 0
 
 

@@ -25,9 +25,6 @@ from mrg_grpo.policy import Policy
 from mrg_grpo.prompt import Completion, parse_completion
 from mrg_grpo.rollout import decode
 
-DECODE_BATCH = 64
-"""Studies decoded together."""
-
 
 @dataclass
 class Predictions:
@@ -57,7 +54,8 @@ class Judged:
 def predict(policy: Policy, studies: list[Study], config: Config, progress: str = "") -> Predictions:
     """One greedy completion per study; a study without an image is refused."""
     require_images(studies)
-    batches = [studies[i : i + DECODE_BATCH] for i in range(0, len(studies), DECODE_BATCH)]
+    size = config.run.decode_batch
+    batches = [studies[i : i + size] for i in range(0, len(studies), size)]
     texts: list[str] = []
     encoded = prefetch(batches, policy.encoder.encode, workers=2, ahead=3)
     with (

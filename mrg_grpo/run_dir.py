@@ -24,7 +24,7 @@ from mrg_grpo.grpo import StepResult
 
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",
-    "run.rollouts_every",
+    "run.rollouts_every", "run.decode_batch",
     "run.keep_text", "model.device", "grpo.micro_batch",
 }  # fmt: skip
 """Settings that a resumed run may have different: they do not change what a step computes."""

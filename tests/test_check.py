@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from mrg_grpo import check
+from mrg_grpo import check, check_engine
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, load_config
 from mrg_grpo.data import load_studies
@@ -140,7 +140,7 @@ def test_references_beyond_the_length_limit_are_told(config, policy, labeler, st
 
 def test_sampling_from_another_policy_fails(config, policy, studies, monkeypatch):
     before = [p.clone() for p in policy.trainable()]
-    assert check.check_logprobs(config, policy, studies[:2]).status == "pass"
+    assert check_engine.check_logprobs(config, policy, studies[:2]).status == "pass"
     assert all(torch.equal(p, b) for p, b in zip(policy.trainable(), before))  # the nudge is put back
     merged = policy.merged
 
@@ -151,7 +151,7 @@ def test_sampling_from_another_policy_fails(config, policy, studies, monkeypatch
         return merged()
 
     monkeypatch.setattr(policy, "merged", forgets_the_scale)
-    decode_logps = check.logps_of
+    decode_logps = check_engine.logps_of
 
     def training_scale(*arguments):
         for module in policy.model.modules():
@@ -159,41 +159,43 @@ def test_sampling_from_another_policy_fails(config, policy, studies, monkeypatch
                 module.scaling = dict.fromkeys(module.scaling, 2.0)
         return decode_logps(*arguments)
 
-    monkeypatch.setattr(check, "logps_of", training_scale)
-    assert check.check_logprobs(config, policy, studies[:2]).status == "fail"
+    monkeypatch.setattr(check_engine, "logps_of", training_scale)
+    assert check_engine.check_logprobs(config, policy, studies[:2]).status == "fail"
 
 
 def test_a_reference_that_follows_the_policy_or_starts_elsewhere_fails(config, policy, labeler, studies, monkeypatch):
-    sampled = check.sample(config, policy, labeler, studies[:2])
-    assert check.check_kl(config, policy, sampled).status == "pass"
-    assert check.check_kl(changed(config, grpo={"beta": 0.0}), policy, sampled).status == "pass"
-    with check.nudged(policy):  # as if the reference were not the start
-        assert check.check_kl(config, policy, sampled).status == "fail"
+    sampled = check_engine.sample(config, policy, labeler, studies[:2])
+    assert check_engine.check_kl(config, policy, sampled).status == "pass"
+    assert check_engine.check_kl(changed(config, grpo={"beta": 0.0}), policy, sampled).status == "pass"
+    with check_engine.nudged(policy):  # as if the reference were not the start
+        assert check_engine.check_kl(config, policy, sampled).status == "fail"
     monkeypatch.setattr(policy, "reference", nullcontext)
-    assert check.check_kl(config, policy, sampled).status == "fail"
+    assert check_engine.check_kl(config, policy, sampled).status == "fail"
 
 
 def test_a_policy_that_does_not_see_fails(config, policy, labeler, studies, monkeypatch):
-    sampled = check.sample(config, policy, labeler, studies)
-    assert check.check_pixels(config, policy, sampled).status == "pass"
+    sampled = check_engine.sample(config, policy, labeler, studies)
+    assert check_engine.check_pixels(config, policy, sampled).status == "pass"
     features = policy.family.vision_features
     monkeypatch.setattr(policy.family, "vision_features", lambda *a: torch.zeros_like(features(*a)))
-    blind = check.sample(config, policy, labeler, studies)
-    assert check.check_pixels(config, policy, blind).status == "fail"
+    blind = check_engine.sample(config, policy, labeler, studies)
+    assert check_engine.check_pixels(config, policy, blind).status == "fail"
 
 
 def test_rewards_without_spread_fail_and_zero_rewards_are_told(config, policy, labeler, studies):
-    sampled = check.sample(config, policy, labeler, studies)
-    assert check.check_rewards(config, sampled).status == "pass"
+    sampled = check_engine.sample(config, policy, labeler, studies)
+    assert check_engine.check_rewards(config, sampled).status == "pass"
     sampled.table.total[:] = 0.0
-    finding = check.check_rewards(config, sampled)
+    finding = check_engine.check_rewards(config, sampled)
     assert finding.status == "fail" and "zero rewards 100%" in finding.found and "sft" in finding.remedy
 
 
 def test_the_longest_step_is_a_whole_step_at_the_length_limit(config, policy, labeler, studies):
     before = [p.clone() for p in policy.trainable()]
     stops = policy.stop_ids
-    finding = check.check_longest_step(changed(config, sampling={"mask_truncated": True}), policy, labeler, studies)
+    finding = check_engine.check_longest_step(
+        changed(config, sampling={"mask_truncated": True}), policy, labeler, studies
+    )
     assert finding.status == "pass" and "2 studies x 4 reports of 40 tokens" in finding.found
     assert any(not torch.equal(p, b) for p, b in zip(policy.trainable(), before)) and policy.stop_ids == stops
 
@@ -203,7 +205,7 @@ def test_a_step_that_does_not_fit_fails(config, policy, labeler, studies, monkey
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
     monkeypatch.setattr(policy, "backward", no_room)
-    finding = check.check_longest_step(config, policy, labeler, studies)
+    finding = check_engine.check_longest_step(config, policy, labeler, studies)
     assert finding.status == "fail" and "20 GiB" in finding.found and "micro_batch" in finding.remedy
 
 

@@ -24,7 +24,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def config(fast: PreTrainedTokenizerFast, **text) -> Qwen2_5_VLConfig:
+def config(fast: PreTrainedTokenizerFast, vision_out: int = 32, **text) -> Qwen2_5_VLConfig:
     ids = dict(zip(SPECIAL, fast.convert_tokens_to_ids(SPECIAL)))
     return Qwen2_5_VLConfig(
         text_config={
@@ -35,7 +35,7 @@ def config(fast: PreTrainedTokenizerFast, **text) -> Qwen2_5_VLConfig:
             "pad_token_id": ids["<|endoftext|>"],
         } | text,
         vision_config={
-            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
+            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": vision_out,
             "fullatt_block_indexes": [1], "window_size": 56,
         },
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],

@@ -258,4 +258,5 @@ def spread(studies: list[Study], count: int) -> list[Study]:
 def image_token(policy: Policy) -> int:
     """The id that stands for a piece of an image; families name it differently."""
     config: Any = policy.family.config
-    return getattr(config, "image_token_id", None) or getattr(config, "image_token_index", -1)
+    ids = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+    return next((int(i) for i in ids if i is not None), -1)

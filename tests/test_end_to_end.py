@@ -1,4 +1,4 @@
-"""Whole runs by the command line: a tiny real-form checkpoint on real X-rays, the embedded default, credentialed data."""
+"""Whole runs by the command line: a tiny checkpoint on real X-rays, the embedded default, credentialed data."""
 
 import json
 

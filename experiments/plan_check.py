@@ -1,6 +1,6 @@
 """Hold `mrg-grpo plan` against measured memory: python experiments/plan_check.py -o experiments/results/plan_check.json
 
-A Qwen2.5-VL of 9 M random parameters, fp32 on the CPU, three settings whose memory is at least four times apart. Each
+A Qwen2.5-VL of 8.4 M random parameters, fp32 on the CPU, three settings whose memory is at least four times apart. Each
 runs two whole GRPO steps with every report at the length limit, in a process of its own. Measured is the peak of the
 resident set (VmHWM) above the idle process: one that has imported everything, run a step of the embedded base on one
 study and let go of it, so that library code and its tables are in memory. The weights are part of both numbers. The

@@ -58,8 +58,9 @@ def sample(config: Config, policy: Policy, labeler: Any, studies: list[Study]) -
 def logps_of(policy: Policy, prompts: PromptBatch, rollout: Rollout, size: int) -> Tensor:
     """(B, T): log-probabilities as training computes them, in micro-batches."""
     prefix, logps = policy.prefill(prompts), torch.zeros_like(rollout.logps)
-    for rows in rollout.micro_batches(size):
-        logps[rows], _ = policy.logprobs(prefix, rollout.tokens[rows], rollout.mask[rows], rollout.rows[rows])
+    for block in rollout.micro_batches(size, len(logps) // len(prompts.studies)):
+        rows = block.rows
+        logps[rows], _ = policy.logprobs(prefix, rollout.tokens[rows], rollout.mask[rows], block.studies)
     return logps
 
 
@@ -154,6 +155,7 @@ def check_longest_step(config: Config, policy: Policy, labeler: Any, longest: li
     """
     forced = deepcopy(config)
     forced.sampling.mask_truncated = False  # every report is cut here
+    forced.grpo.beta = config.grpo.beta or 1e-9  # without KL, groups whose rewards have no spread would be left out
     stops, policy.stop_ids = policy.stop_ids, [-1]  # no report stops early
     n = config.grpo.studies_per_step
     studies = [longest[i % len(longest)] for i in range(n)] if len(longest) < n else longest[:n]

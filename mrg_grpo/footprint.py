@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from mrg_grpo.projection import CHUNK_ELEMENTS
 
 EAGER_LAYER = 1e-3
-"""Seconds that one decoder layer takes for one token whatever its size: kernel launches of eager PyTorch. Assumed."""
+"""Seconds of a decoder layer for one token whatever its size: kernel launches; twice that with LoRA apart. Assumed."""
 RESERVED = 0.6e9
 """Bytes of a GPU that CUDA itself takes. Assumed."""
 USABLE = 0.92
@@ -84,7 +84,9 @@ class Shape:
     micro: int  # b
     prompt: int  # P
     report: int  # T
+    sampled: int  # reports decoded together while sampling
     decode: int  # studies that evaluation decodes together
+    merged: bool  # LoRA is folded into a copy of the weights while sampling
     patches: int  # of all images of one study, before they are merged into tokens
     patch_width: int  # numbers of a patch
     padded: bool  # prompts of several lengths: masks, and keys repeated for every query head
@@ -92,6 +94,10 @@ class Shape:
     @property
     def reports(self) -> int:
         return self.studies * self.group
+
+    def shared(self, reports: int) -> int:
+        """Studies in a block of `reports`: whole groups, or a part of one."""
+        return max(1, reports // self.group)
 
 
 # ---- memory: what is alive
@@ -117,8 +123,8 @@ def kept_by_layer(m: Model, attention: float) -> float:
     """Bytes a token leaves in one decoder layer for the backward pass; `attention` is what keys and masks add."""
     norms = 2 * (4 * m.hidden + 4)  # two RMSNorms, in fp32, and their root
     queries = 2 * m.size * m.queries + 4 * m.heads  # queries, output, log-sum-exp
-    mlp = 3 * m.size * m.inner  # gate, its activation, up
-    return norms + queries + mlp + kept_by_lora(m) + attention
+    gated = 3 * m.size * m.inner  # gate, its activation, up
+    return norms + queries + gated + kept_by_lora(m) + attention
 
 
 def kept_by_lora(m: Model) -> float:
@@ -141,17 +147,31 @@ def prefill_graph(m: Model, s: Shape) -> float:
 
 
 def continuation_graph(m: Model, s: Shape) -> float:
-    """What b reports keep: per layer also keys and values of prefix and report, repeated for every query head."""
-    length = s.prompt + s.report
-    per_layer = s.report * kept_by_layer(m, m.size * length) + 2 * m.size * m.queries * length
-    return s.micro * (m.layers * per_layer + 2 * s.report * m.hidden * m.size)
+    """What b reports keep: their own tensors, in each layer their prompts' keys and values, the projection's slopes."""
+    own = 2 * m.size * m.keys
+    if m.size == 4 and "o_proj" in m.targets:  # attention's output in the order that the layer wants is a copy
+        own += m.size * m.queries
+    tokens = s.micro * s.report
+    prompts = s.shared(s.micro) * s.prompt * m.cache
+    return tokens * m.layers * kept_by_layer(m, own) + prompts + 2 * tokens * m.hidden * m.size
 
 
-def working(m: Model, rows: float, keys: float, queries: float) -> float:
-    """Tensors of the one layer that is running: `rows` with `queries` tokens each, which look at `keys` tokens."""
-    attention = m.size * (4 * m.queries * keys + queries * keys)  # keys and values before and after they are repeated
-    mlp = queries * (m.size * 4 * m.inner + 4 * (m.inner + 2 * m.hidden))
-    return rows * max(attention, mlp)
+def working_prompt(m: Model, s: Shape, studies: int) -> float:
+    """The one layer that is running on `studies` prompts: with padding, masks and keys for every query head."""
+    attention = s.prompt * m.size * (4 * m.queries + s.prompt) if s.padded else 0.0
+    return studies * max(attention, s.prompt * mlp(m))
+
+
+def working_reports(m: Model, s: Shape, reports: int, tokens: int) -> float:
+    """The one layer that is running on `tokens` of each report: scores in fp32 and what is computed from them."""
+    scores = m.heads * tokens * 4 * (2 * s.prompt + s.report)
+    copied = 2 * m.keys * s.report * m.size  # the own keys and values, made contiguous for the product
+    return reports * max(scores + copied, tokens * mlp(m))
+
+
+def mlp(m: Model) -> float:
+    """Bytes of a token in the MLP that is running."""
+    return m.size * 4 * m.inner + 4 * (m.inner + 2 * m.hidden)
 
 
 def logits_chunk(m: Model, tokens: float) -> float:
@@ -167,19 +187,29 @@ def vision_activations(m: Model, patches: float) -> float:
 def prefill(m: Model, s: Shape) -> Bytes:
     """Move 1, with gradient: vision first, then the decoder."""
     vision, graph = vision_activations(m, s.studies * s.patches), prefill_graph(m, s)
-    decoder = working(m, s.studies, s.prompt, s.prompt)
+    decoder = working_prompt(m, s, s.studies)
     return {"vision activations": vision} if vision > graph + decoder else {GRAPH: graph, "working space": decoder}
 
 
 def sample(m: Model, s: Shape) -> Bytes:
-    """Decoding of all B reports, with LoRA merged; the graph of move 1 waits for move 3."""
+    """Decoding of `sampled` reports, with LoRA merged; the graph of move 1 waits for move 3."""
     return {
         GRAPH: prefill_graph(m, s),
-        MERGED: m.adapted * m.size,
-        "decode cache": s.reports * (s.prompt + s.report) * m.cache,
-        "logits of one token": s.reports * m.vocabulary * (m.size + 4 + 3 * 8),
-        "working space": working(m, s.reports, s.prompt + s.report, 1),
+        MERGED: merged_copy(m, s),
+        "decode cache": decode_cache(m, s, s.shared(s.sampled), s.sampled),
+        "logits of one token": s.sampled * m.vocabulary * (m.size + 4 + 3 * 8),
+        "working space": working_reports(m, s, s.sampled, 1),
     }
+
+
+def merged_copy(m: Model, s: Shape) -> float:
+    """The adapted weights once more, with LoRA folded in."""
+    return m.adapted * m.size if s.merged else 0.0
+
+
+def decode_cache(m: Model, s: Shape, studies: int, reports: int) -> float:
+    """The prompts' keys and values, and room for the reports'."""
+    return (studies * s.prompt + reports * s.report) * m.cache
 
 
 def reference(m: Model, s: Shape) -> Bytes:
@@ -188,8 +218,8 @@ def reference(m: Model, s: Shape) -> Bytes:
         GRAPH: prefill_graph(m, s),
         "reference's prefix cache": prefix_cache(m, s),
         "working space": max(
-            working(m, s.studies, s.prompt, s.prompt),
-            working(m, s.micro, s.prompt + s.report, s.report),
+            working_prompt(m, s, s.studies),
+            working_reports(m, s, s.micro, s.report),
             logits_chunk(m, s.micro * s.report),
         ),
     }
@@ -200,7 +230,7 @@ def train(m: Model, s: Shape) -> Bytes:
 
     Logits and the layer that is running are never alive together: of the logits only what exceeds it counts.
     """
-    layer = working(m, s.micro, s.prompt + s.report, s.report)
+    layer = working_reports(m, s, s.micro, s.report)
     return {
         GRAPH: prefill_graph(m, s),
         "gradients of the prefix": prefix_cache(m, s),
@@ -213,15 +243,14 @@ def train(m: Model, s: Shape) -> Bytes:
 
 def evaluate(m: Model, s: Shape) -> Bytes:
     """Greedy decoding of `decode` studies together, one report each, without gradient."""
-    cache = s.decode * (s.prompt + s.report) * m.cache
     one_layer = max(
         vision_activations(m, s.decode * s.patches),
-        working(m, s.decode, s.prompt, s.prompt),
-        cache + working(m, s.decode, s.prompt + s.report, 1),
+        working_prompt(m, s, s.decode),
+        decode_cache(m, s, s.decode, s.decode) + working_reports(m, s, s.decode, 1),
     )
     pixels = s.decode * s.patches * (4 * s.patch_width + m.size * m.hidden / 4)
     prefix = s.decode * s.prompt * m.cache
-    return {MERGED: m.adapted * m.size, "working space": one_layer, "evaluated prompts": pixels + prefix}
+    return {MERGED: merged_copy(m, s), "working space": one_layer, "evaluated prompts": pixels + prefix}
 
 
 PHASES = {"prefill": prefill, "sample": sample, "reference": reference, "train": train, "evaluate": evaluate}
@@ -267,19 +296,20 @@ def arithmetic(m: Model, s: Shape, passes: int = 1, beta: float = 1.0) -> dict[s
     }
 
 
-def decode_seconds(m: Model, machine: Machine, rows: float, prompt: float, tokens: float) -> float:
-    """`tokens` decoding steps of `rows` reports: bound by arithmetic, by memory traffic or by eager PyTorch."""
-    flop = forward(m, rows, 1, prompt + tokens / 2) + 2 * m.vocabulary * m.hidden * rows
-    traffic = (m.text + m.vocabulary * m.hidden) * m.size + rows * (prompt + tokens / 2) * m.cache
-    step = max(flop / machine.tflops / 1e12, traffic / machine.bandwidth / 1e9, EAGER_LAYER * m.layers)
-    return tokens * step
+def decode_seconds(m: Model, s: Shape, machine: Machine, reports: int) -> float:
+    """All decoding steps of `reports`: bound by arithmetic, by memory traffic or by eager PyTorch."""
+    flop = forward(m, reports, 1, s.prompt + s.report / 2) + 2 * m.vocabulary * m.hidden * reports
+    weights = (m.text + m.vocabulary * m.hidden) * m.size
+    traffic = weights + (s.shared(reports) * s.prompt + reports * s.report / 2) * m.cache
+    launches = EAGER_LAYER * m.layers * (1 if s.merged else 2)
+    return s.report * max(flop / machine.tflops / 1e12, traffic / machine.bandwidth / 1e9, launches)
 
 
 def seconds(m: Model, s: Shape, machine: Machine, passes: int, beta: float) -> dict[str, float]:
     """Seconds of a step by phase: reports end at half the limit on average, the longest at the limit."""
     mean = replace(s, report=max(1, s.report // 2))
     spent = {name: flop / machine.tflops / 1e12 for name, flop in arithmetic(m, mean, passes, beta).items()}
-    spent["sample"] = decode_seconds(m, machine, s.reports, s.prompt, s.report)
+    spent["sample"] = s.reports / s.sampled * decode_seconds(m, s, machine, s.sampled)
     return spent
 
 
@@ -287,4 +317,4 @@ def decoding_hours(m: Model, s: Shape, machine: Machine, studies: int) -> float:
     """Greedy decoding of a split."""
     one = replace(s, studies=s.decode, group=1)
     prefill_seconds = arithmetic(m, one)["prefill"] / machine.tflops / 1e12
-    return studies / s.decode * (prefill_seconds + decode_seconds(m, machine, s.decode, s.prompt, s.report)) / 3600
+    return studies / s.decode * (prefill_seconds + decode_seconds(m, one, machine, s.decode)) / 3600

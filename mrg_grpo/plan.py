@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from mrg_grpo.batch import PromptEncoder
@@ -35,7 +36,7 @@ from mrg_grpo.footprint import (
     sft_peak,
 )
 from mrg_grpo.metrics.table import format_table
-from mrg_grpo.policy import is_lora, with_adapter
+from mrg_grpo.policy import with_adapter
 
 
 def model_sizes(config: Config) -> Model:
@@ -59,7 +60,9 @@ def model_sizes(config: Config) -> Model:
             wrapped, rank = get_peft_model(base, lora), lora.r  # type: ignore[attr-defined]
         else:
             wrapped, rank = with_adapter(base, family, config, None, True), config.lora.rank
-    lora_layers = {name: module for name, module in wrapped.named_modules() if is_lora(module)}
+    lora_layers: dict[str, Any] = {
+        name: module for name, module in wrapped.named_modules() if isinstance(module, LoraLayer)
+    }
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     # "auto" is bfloat16 on the GPU that is planned for, whatever this machine has
     on_cpu = config.model.device == "cpu"
@@ -91,14 +94,16 @@ def step_shape(config: Config, images: float) -> Shape:
     vision = AutoConfig.from_pretrained(path).vision_config
     patch, merge = vision.patch_size, getattr(vision, "spatial_merge_size", 1)
     tokens = max_pixels(config, path) // (patch * merge) ** 2
-    grpo = config.grpo
+    grpo, reports = config.grpo, config.grpo.studies_per_step * config.grpo.group_size
     return Shape(
         studies=grpo.studies_per_step,
         group=grpo.group_size,
-        micro=grpo.micro_batch or grpo.studies_per_step * grpo.group_size,
+        micro=min(grpo.micro_batch or reports, reports),
         prompt=round(images * (tokens + 2)) + text_tokens(config, path),
         report=config.sampling.max_tokens,
+        sampled=min(config.sampling.batch or reports, reports),
         decode=config.run.decode_batch,
+        merged=config.sampling.merge_lora,
         patches=round(images * tokens * merge**2),
         patch_width=3 * getattr(vision, "temporal_patch_size", 1) * patch**2,
         padded=config.data.form != "phantom",  # phantom prompts are all of one length

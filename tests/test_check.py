@@ -47,7 +47,7 @@ def changed(config: Config, **tables) -> Config:
 
 
 def test_the_embedded_default_passes(config, tmp_path, capsys, request):
-    settings = [*SMALL, "sampling.max_tokens=110", f"run.output_dir={tmp_path / 'run'}"]
+    settings = [*SMALL, "sampling.max_tokens=150", f"run.output_dir={tmp_path / 'run'}"]
     path = str(request.config.rootpath / "experiments" / "phantom.toml")
     assert main(["check", path, *[part for setting in settings for part in ("--set", setting)]]) == 0
     lines = capsys.readouterr().out.splitlines()

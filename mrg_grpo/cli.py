@@ -46,10 +46,18 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test")
     evaluate.add_argument("-o", "--output", help="folder for the two files; default is the run's own")
 
+    add("check", "preflight before a long run: pass, warn or fail, and what to do")
+    plan = add("plan", "memory and arithmetic of a run, before it; needs config.json, no weights")
+    plan.add_argument("--gpu-gb", type=float, default=80.0, help="memory of the GPU in GB (1e9 bytes); default 80")
+    plan.add_argument("--tflops", type=float, default=125.0, help="arithmetic reached, 1e12 FLOP/s; default 125")
+    plan.add_argument("--bandwidth", type=float, default=1300.0, help="memory traffic reached, GB/s; default 1300")
+    plan.add_argument("--images", type=float, help="images of a study, where the data set is not at hand")
+
     report = add("report", "write one report for your own X-ray", config=False)
     report.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPG, the views of one study")
     report.add_argument("--config", help="model and prompt settings; default is the embedded policy")
-    report.add_argument("--adapter", help="a PEFT adapter")
+    report.add_argument("--adapter", help="a PEFT adapter; without it that of the --config's run, if there is one")
+    report.add_argument("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
     report.add_argument("--json", action="store_true", help="JSON instead of text")
     report.add_argument("--each", action="store_true", help="every image is a study of its own")
     overrides(report)
@@ -122,25 +130,48 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from mrg_grpo.evaluate import evaluate_split
 
     config = load_config(arguments.config, arguments.overrides)
-    own = Path(config.run.output_dir) / "adapter"
-    adapter = arguments.adapter or (str(own) if own.is_dir() and not arguments.base else None)
-    evaluate_split(config, adapter, arguments.split, Path(arguments.output or config.run.output_dir))
+    output = Path(arguments.output or config.run.output_dir)
+    evaluate_split(config, own_adapter(config, arguments), arguments.split, output)
     return 0
+
+
+def own_adapter(config, arguments: argparse.Namespace) -> str | None:
+    """--adapter, or RUN_DIR/adapter where there is one and --base does not ask for the start policy."""
+    own = Path(config.run.output_dir) / "adapter"
+    return arguments.adapter or (str(own) if own.is_dir() and not arguments.base else None)
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    from mrg_grpo.check import run_check as check
+    from mrg_grpo.config import load_config
+
+    return check(load_config(arguments.config, arguments.overrides))
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    from mrg_grpo.config import load_config
+    from mrg_grpo.footprint import Machine
+    from mrg_grpo.plan import run_plan as plan
+
+    machine = Machine(arguments.gpu_gb, arguments.tflops, arguments.bandwidth)
+    return plan(load_config(arguments.config, arguments.overrides), machine, arguments.images)
 
 
 def run_report(arguments: argparse.Namespace) -> int:
     from mrg_grpo.config import Config, apply_override, build, check, load_config
     from mrg_grpo.evaluate import report_images
 
+    adapter = arguments.adapter
     if arguments.config:
         config = load_config(arguments.config, arguments.overrides)
+        adapter = own_adapter(config, arguments)
     else:
         tree: dict = {}
         for override in arguments.overrides:
             apply_override(tree, override)
         config = check(build(Config, tree, "--set"))
     groups = [[image] for image in arguments.images] if arguments.each else [arguments.images]
-    report_images(config, arguments.adapter, groups, as_json=arguments.json)
+    report_images(config, adapter, groups, as_json=arguments.json)
     return 0
 
 
@@ -182,6 +213,8 @@ COMMANDS = {
     "train": run_train,
     "sft": run_sft,
     "evaluate": run_evaluate,
+    "check": run_check,
+    "plan": run_plan,
     "report": run_report,
     "label": run_label,
     "score": run_score,

@@ -32,6 +32,8 @@ class RunConfig:
     """Validation studies of a periodic evaluation."""
     test_studies: int = 0
     """Test studies of the before/after comparison; 0 is the whole split."""
+    decode_batch: int = 64
+    """Studies that evaluation decodes together."""
     rollouts_every: int = 10
     """Steps between sampled groups written to rollouts.jsonl."""
     keep_text: bool = True
@@ -213,7 +215,14 @@ class Config:
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """A TOML file and `table.key=value` overrides -> a checked Config. UserError names file, key and remedy."""
-    path = Path(path)
+    tree = read_tree(Path(path))
+    for override in overrides or []:
+        apply_override(tree, override)
+    return check(build(Config, tree, str(path)))
+
+
+def read_tree(path: Path, nested: bool = False) -> dict[str, Any]:
+    """The tables of a TOML file. `include = "other.toml"` on top takes that file's, changed by this one's."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -222,9 +231,20 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise UserError(f"config {path}: cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"config {path}: not valid TOML ({error})") from error
-    for override in overrides or []:
-        apply_override(tree, override)
-    return check(build(Config, tree, str(path)))
+    included = tree.pop("include", None)
+    if included is None:
+        return tree
+    if nested or not isinstance(included, str):
+        raise UserError(f"config {path}: include = {included!r} must be one TOML file that includes no other")
+    return merged(read_tree(path.parent / included, nested=True), tree)
+
+
+def merged(whole: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`whole` with the keys of `change` in place of its own, table by table."""
+    both = dict(whole)
+    for key, value in change.items():
+        both[key] = merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+    return both
 
 
 def apply_override(tree: dict, override: str) -> None:
@@ -293,8 +313,8 @@ CHOICES = {
     "data.form": ("phantom", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr"),
 }
 POSITIVE = (
-    "run.steps", "run.save_every", "run.rollouts_every", "lora.rank", "lora.alpha", "sampling.temperature",
-    "sampling.max_tokens", "grpo.studies_per_step", "grpo.inner_passes", "grpo.learning_rate",
+    "run.steps", "run.save_every", "run.decode_batch", "run.rollouts_every", "lora.rank", "lora.alpha",
+    "sampling.temperature", "sampling.max_tokens", "grpo.studies_per_step", "grpo.inner_passes", "grpo.learning_rate",
     "grpo.max_grad_norm", "sft.batch_size", "sft.learning_rate",
 )  # fmt: skip
 NOT_NEGATIVE = (

@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mrg_grpo.config import Config
-from mrg_grpo.data import describe_splits, load_studies
+from mrg_grpo.credentialed import banner, mark
+from mrg_grpo.data import Studies, describe_splits, load_studies
 from mrg_grpo.data.images import prefetch
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
@@ -24,9 +25,6 @@ from mrg_grpo.metrics.clinical import clinical_statistics
 from mrg_grpo.policy import Policy
 from mrg_grpo.prompt import Completion, parse_completion
 from mrg_grpo.rollout import decode
-
-DECODE_BATCH = 64
-"""Studies decoded together."""
 
 
 @dataclass
@@ -57,7 +55,8 @@ class Judged:
 def predict(policy: Policy, studies: list[Study], config: Config, progress: str = "") -> Predictions:
     """One greedy completion per study; a study without an image is refused."""
     require_images(studies)
-    batches = [studies[i : i + DECODE_BATCH] for i in range(0, len(studies), DECODE_BATCH)]
+    size = config.run.decode_batch
+    batches = [studies[i : i + size] for i in range(0, len(studies), size)]
     texts: list[str] = []
     encoded = prefetch(batches, policy.encoder.encode, workers=2, ahead=3)
     with (
@@ -89,14 +88,14 @@ def judge(predictions: Predictions, labeler, config: Config) -> Judged:
     return Judged(predictions, labels, reference, compliant, statistics)
 
 
-def write_predictions(judged: Judged, path: Path, keep_text: bool = True) -> None:
+def write_predictions(judged: Judged, path: Path, config: Config) -> None:
     """predictions.jsonl: one line per study, readable by `mrg-grpo score`."""
     with path.open("w", encoding="utf-8") as file:
         for i in range(len(judged.labels)):
-            file.write(json.dumps(prediction_record(judged, i, keep_text), ensure_ascii=False) + "\n")
+            file.write(json.dumps(prediction_record(judged, i, config), ensure_ascii=False) + "\n")
 
 
-def prediction_record(judged: Judged, i: int, keep_text: bool) -> dict[str, Any]:
+def prediction_record(judged: Judged, i: int, config: Config) -> dict[str, Any]:
     """Study i as a line of predictions.jsonl."""
     study, completion = judged.predictions.studies[i], judged.predictions.parsed[i]
     texts = {
@@ -108,7 +107,8 @@ def prediction_record(judged: Judged, i: int, keep_text: bool) -> dict[str, Any]
     }
     return {
         "study_id": study.id,
-        **(texts if keep_text else {}),
+        **banner(config),
+        **(texts if config.run.keep_text else {}),
         "compliant": completion.compliant,
         "labels": judged.labels[i].tolist(),
         "reference_labels": judged.reference_labels[i].tolist(),
@@ -124,10 +124,17 @@ def require_images(studies: list[Study]) -> None:
         )
 
 
-def load_splits(config: Config) -> dict[str, list[Study]]:
+def load_splits(config: Config) -> Studies:
+    """The configured studies by split name; prints the sizes beside the published ones, and the loader's notes."""
+    studies = read_splits(config)
+    print("\n".join(describe_splits(studies, config.data.form)))
+    return studies
+
+
+def read_splits(config: Config) -> Studies:
     data = config.data
     views = int(data.views) if data.views.isdigit() else (None if data.views == "all" else data.views)
-    studies = load_studies(
+    return load_studies(
         data.form,
         data.root,
         sections=tuple(data.sections),
@@ -137,8 +144,6 @@ def load_splits(config: Config) -> dict[str, list[Study]]:
         keep_xxxx=data.keep_xxxx,
         incomplete=data.incomplete,
     )
-    print("\n".join(describe_splits(studies, data.form)))
-    return studies
 
 
 def studies_of(splits: dict[str, list[Study]], split: str) -> list[Study]:
@@ -158,9 +163,11 @@ def evaluate_split(config: Config, adapter: str | None, split: str, output: Path
     policy, labeler = Policy.load(config, adapter=adapter, trainable=False), config_labeler(config)
     judged = judge(predict(policy, studies, config, f"decode {split}"), labeler, config)
     output.mkdir(parents=True, exist_ok=True)
-    write_predictions(judged, output / "predictions.jsonl", config.run.keep_text)
+    mark(output, config)
+    write_predictions(judged, output / "predictions.jsonl", config)
     evaluation = evaluation_of(judged, splits.get("train"), labeler, margin=config.reward.mccs.margin)
-    (output / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1), encoding="utf-8")
+    record = {**banner(config), **evaluation.to_json()}
+    (output / "evaluation.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     print(evaluation.table())
 
 

@@ -2,6 +2,7 @@
 
 config.toml  metrics.jsonl  rollouts.jsonl  validation.jsonl  followed.jsonl  checkpoints/  adapter/
 predictions_before.jsonl  predictions.jsonl  evaluation.json
+Of credentialed data also CREDENTIALED.txt, see mrg_grpo.credentialed.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import transformers
 
 from mrg_grpo import __version__
 from mrg_grpo.config import Config, changed_keys, load_config, to_toml
+from mrg_grpo.credentialed import banner, mark
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluate import Judged, prediction_record
 from mrg_grpo.grpo import StepResult
 
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",
-    "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard",
+    "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard", "run.decode_batch",
     "run.keep_text", "model.device", "grpo.micro_batch",
 }  # fmt: skip
 """Settings that a resumed run may have different: they do not change what a step computes."""
@@ -35,7 +37,6 @@ class RunDir:
 
     def __init__(self, config: Config, resume: bool) -> None:
         self.config, self.path = config, Path(config.run.output_dir)
-        self.credentialed = config.data.form.startswith("mimic")
         existing = self.path / "config.toml"
         if existing.exists() and not resume:
             raise UserError(f"run.output_dir {self.path}: already holds a run; add --resume or name another folder")
@@ -44,6 +45,7 @@ class RunDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             existing.write_text(self._header() + to_toml(config), encoding="utf-8")
+            mark(self.path, config)
         except OSError as error:
             raise UserError(f"run.output_dir {self.path}: cannot be written ({error.strerror})") from error
 
@@ -104,6 +106,7 @@ class RunDir:
             ]
             record = {
                 "step": step,
+                **banner(self.config),
                 "study_id": study.id,
                 "images": list(study.images) if keep else None,
                 "reference": study.report if keep else None,
@@ -115,4 +118,4 @@ class RunDir:
     def write_followed(self, step: int, judged: Judged) -> None:
         """The first run.follow_studies validation studies after `step`: the same studies over training."""
         for i in range(min(self.config.run.follow_studies, len(judged.labels))):
-            self.append("followed.jsonl", {"step": step, **prediction_record(judged, i, self.config.run.keep_text)})
+            self.append("followed.jsonl", {"step": step, **prediction_record(judged, i, self.config)})

@@ -15,6 +15,7 @@ from mrg_grpo.checkpoint import resume as load_checkpoint
 from mrg_grpo.checkpoint import save_checkpoint
 from mrg_grpo.comparison import before_after
 from mrg_grpo.config import Config
+from mrg_grpo.credentialed import banner
 from mrg_grpo.data.study import Study
 from mrg_grpo.evaluate import (
     Judged,
@@ -162,7 +163,7 @@ def validate(run: RunDir, policy: Policy, labeler, studies: list[Study], number:
 def baseline(run: RunDir, policy: Policy, labeler, splits, config: Config) -> Judged:
     """The start policy on the test split. Decoded before the first step, also on resume: the adapter is fresh here."""
     judged = judge(predict(policy, test_studies(splits, config), config, "decode test, before"), labeler, config)
-    write_predictions(judged, run.path / "predictions_before.jsonl", config.run.keep_text)
+    write_predictions(judged, run.path / "predictions_before.jsonl", config)
     return judged
 
 
@@ -176,9 +177,9 @@ def finish(run: RunDir, policy: Policy, labeler, splits, before: Judged) -> int:
     config = run.config
     policy.save(str(run.path / "adapter"))
     after = judge(predict(policy, test_studies(splits, config), config, "decode test, after"), labeler, config)
-    write_predictions(after, run.path / "predictions.jsonl", config.run.keep_text)
+    write_predictions(after, run.path / "predictions.jsonl", config)
     comparison = before_after(before, after, "test")
-    run.write_json("evaluation.json", comparison.to_json())
+    run.write_json("evaluation.json", {**banner(config), **comparison.to_json()})
     print(comparison.table())
     print(f"adapter, predictions and evaluation: {run.path}")
     print(f"look at it: mrg-grpo view {run.path}")

@@ -73,3 +73,19 @@ def test_changed_keys():
     a, b = Config(), Config()
     b.grpo.beta, b.reward.mccs.margin = 0.5, 0.1
     assert changed_keys(a, b) == ["reward.mccs.margin", "grpo.beta"]
+
+
+def test_a_file_may_include_one_other_and_change_it(tmp_path):
+    (tmp_path / "whole.toml").write_text(
+        "[grpo]\ngroup_size = 4\nbeta = 0.5\n[lora]\nrank = 2\n[reward.weights]\nmccs = 1.0\n"
+    )
+    (tmp_path / "small.toml").write_text(
+        'include = "whole.toml"\n[grpo]\ngroup_size = 2\n[reward.weights]\nformat = 0.5\n'
+    )
+    config = load_config(tmp_path / "small.toml", ["lora.rank=3"])
+    assert (config.grpo.group_size, config.grpo.beta, config.lora.rank) == (2, 0.5, 3)
+    assert config.reward.weights == {"mccs": 1.0, "format": 0.5}
+    for text in ('include = "small.toml"', 'include = ["whole.toml"]', 'include = "none.toml"'):
+        (tmp_path / "chain.toml").write_text(text)
+        with pytest.raises(UserError, match=r"includes no other|no such file"):
+            load_config(tmp_path / "chain.toml")

@@ -48,6 +48,8 @@ QWEN_VISION: dict[str, dict[str, Any]] = {
         "patch_size": 16, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1],
     },
 }  # fmt: skip
+OUT_SIZE = {"qwen2_vl": "hidden_size", "qwen2_5_vl": "out_hidden_size", "qwen3_vl": "out_hidden_size"}
+"""What each vision configuration calls the size of what it hands to the text model."""
 QWEN = {
     "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
     "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
@@ -81,7 +83,7 @@ def qwen(family: str, **text):
         | {"vocab_size": len(fast), "rope_parameters": dict(MROPE), "bos_token_id": ids["<|endoftext|>"],
            "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
         | text,
-        vision_config=QWEN_VISION[family],
+        vision_config=QWEN_VISION[family] | {OUT_SIZE[family]: text.get("hidden_size", TEXT["hidden_size"])},
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,

@@ -36,6 +36,7 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluate import config_labeler, read_splits, require_images, studies_of
 from mrg_grpo.finding import Finding, first_line, judged
+from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.policy import Policy
 from mrg_grpo.prompt import parse_completion, question, target_text
 from mrg_grpo.train import targets
@@ -181,7 +182,9 @@ def check_tokens(config: Config, policy: Policy, studies: list[Study]) -> tuple[
 def check_targets(config: Config, policy: Policy, labeler: Any, studies: list[Study]) -> Finding:
     """The references, written in the asked form, fit sampling.max_tokens."""
     sample = spread(studies, 2 * SAMPLE)
-    rows = policy.tokenizer(targets(sample, labeler, config), add_special_tokens=False)["input_ids"]
+    rows = policy.tokenizer(targets(sample, ReferenceLabels(labeler), config.prompt.think), add_special_tokens=False)[
+        "input_ids"
+    ]
     lengths = torch.tensor([len(row) + 1.0 for row in rows])
     over = float((lengths > config.sampling.max_tokens).float().mean())
     found = f"answers of {len(sample)} references: median {lengths.median():.0f} tokens, longest {lengths.max():.0f}"

@@ -6,6 +6,7 @@ S studies.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,22 @@ def judge(predictions: Predictions, labeler, config: Config) -> Judged:
 
 def write_predictions(judged: Judged, path: Path, config: Config) -> None:
     """predictions.jsonl: one line per study, readable by `mrg-grpo score`."""
-    with path.open("w", encoding="utf-8") as file:
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("w", encoding="utf-8") as file:
         for i in range(len(judged.labels)):
             file.write(json.dumps(prediction_record(judged, i, config), ensure_ascii=False) + "\n")
+    os.replace(temporary, path)  # whole or not at all: a resumed run reads it
+
+
+def read_predictions(path: Path, studies: list[Study], think: bool) -> Predictions | None:
+    """What `write_predictions` wrote of these very studies; None if that is not there, or was written without texts."""
+    if not path.exists():
+        return None
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = [record.get("generated") for record in records]
+    if [record["study_id"] for record in records] != [study.id for study in studies] or None in texts:
+        return None
+    return Predictions(studies, texts, [parse_completion(text, think) for text in texts])
 
 
 def prediction_record(judged: Judged, i: int, config: Config) -> dict[str, Any]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
+from mrg_grpo.batch import PromptBatch
 from mrg_grpo.checkpoint import resume as load_checkpoint
 from mrg_grpo.checkpoint import save_checkpoint
 from mrg_grpo.comparison import before_after
@@ -23,11 +26,14 @@ from mrg_grpo.evaluate import (
     judge,
     load_splits,
     predict,
+    read_predictions,
     require_images,
     studies_of,
     write_predictions,
 )
 from mrg_grpo.grpo import Grpo
+from mrg_grpo.labelers import CheXbert
+from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.live import Live, Sample, first_sample, require_tensorboard
 from mrg_grpo.metrics.clinical import metrics_from_sums
 from mrg_grpo.policy import Policy
@@ -51,73 +57,91 @@ class StopSignal:
         self.number = number
 
 
+@dataclass
+class Session:
+    """What GRPO and the warm start have in common."""
+
+    run: RunDir
+    splits: dict[str, list[Study]]
+    policy: Policy
+    labeler: CheXbert
+
+    @property
+    def config(self) -> Config:
+        return self.run.config
+
+
+Step = Callable[[int, PromptBatch], tuple[dict[str, float], Sample | None]]
+"""Step number, prompts on the policy's device -> metrics, and a sampled report to show."""
+
+
 def train(config: Config, resume: bool = False) -> int:
     """GRPO from the start policy to RUN_DIR/adapter and a before/after table; returns the exit code."""
-    require_tensorboard(config)
-    run = RunDir(config, resume)
-    splits = load_splits(config)
-    studies = studies_of(splits, "train")
-    require_images(studies)
-    torch.manual_seed(config.run.seed)  # LoRA's A matrices
-    policy, labeler = Policy.load(config), config_labeler(config)
-    print(f"policy: {policy.parameter_counts()}")
+    session = prepare(config, resume)
+    run, policy, labeler = session.run, session.policy, session.labeler
     rarity = None
     if config.reward.mccs.weighting == "rarity":
-        rarity = rarity_weights(labeler.label([study.report for study in studies]))
+        rarity = rarity_weights(labeler.label([study.report for study in session.splits["train"]]))
         run.write_json("rarity_weights.json", rarity.tolist())
     rewards = Rewards(config.reward, labeler, config.prompt.think, rarity, policy.encoder.question)
     grpo = Grpo(config, policy, rewards)
-    before = baseline(run, policy, labeler, splits, config)
 
-    def step(number: int, prompts) -> tuple[dict[str, float], Sample | None]:
-        result = grpo.step(prompts.to(policy.device), number)
+    def step(number: int, prompts: PromptBatch) -> tuple[dict[str, float], Sample | None]:
+        result = grpo.step(prompts, number)
         if number % config.run.rollouts_every == 0 or number == 1:
             run.write_rollouts(number, result)
         return result.metrics, first_sample(result)
 
-    stopped = loop(run, policy, grpo.optimizer, labeler, splits, config.grpo.studies_per_step, step, resume)
-    return stopped or finish(run, policy, labeler, splits, before)
+    return carry_out(session, grpo.optimizer, config.grpo.studies_per_step, step, resume)
 
 
 def sft(config: Config, resume: bool = False) -> int:
     """Token-level warm start with the same tree, the same adapter, the same evaluation."""
-    require_tensorboard(config)
-    run = RunDir(config, resume)
-    splits = load_splits(config)
-    studies = studies_of(splits, "train")
-    require_images(studies)
-    torch.manual_seed(config.run.seed)
-    policy, labeler = Policy.load(config), config_labeler(config)
+    session = prepare(config, resume)
+    policy, labels = session.policy, ReferenceLabels(session.labeler)
     policy.temperature = 1.0
-    print(f"policy: {policy.parameter_counts()}")
     optimizer = torch.optim.AdamW(policy.trainable(), lr=config.sft.learning_rate, weight_decay=0.0)
-    before = baseline(run, policy, labeler, splits, config)
 
-    def step(number: int, prompts) -> tuple[dict[str, float], Sample | None]:
+    def step(number: int, prompts: PromptBatch) -> tuple[dict[str, float], Sample | None]:
         started = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = config.sft.learning_rate * cosine(number, config.run.steps, warmup=config.grpo.warmup)
-        loss = sft_loss(policy, prompts.to(policy.device), targets(prompts.studies, labeler, config))
+        loss = sft_loss(policy, prompts, targets(prompts.studies, labels, config.prompt.think))
         norm = torch.nn.utils.clip_grad_norm_(policy.trainable(), config.grpo.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         return {"loss": float(loss), "grad_norm": float(norm), "seconds/step": time.perf_counter() - started}, None
 
-    stopped = loop(run, policy, optimizer, labeler, splits, config.sft.batch_size, step, resume)
-    return stopped or finish(run, policy, labeler, splits, before)
+    return carry_out(session, optimizer, config.sft.batch_size, step, resume)
 
 
-def targets(studies: list[Study], labeler, config: Config) -> list[str]:
+def prepare(config: Config, resume: bool) -> Session:
+    """Run folder, data, policy and labeler, each refused in one line where it is not usable."""
+    require_tensorboard(config)
+    run = RunDir(config, resume)
+    splits = load_splits(config)
+    require_images(studies_of(splits, "train"))
+    torch.manual_seed(config.run.seed)  # LoRA's A matrices
+    policy, labeler = Policy.load(config), config_labeler(config)
+    print(f"policy: {policy.parameter_counts()}")
+    return Session(run, splits, policy, labeler)
+
+
+def carry_out(session: Session, optimizer: torch.optim.Optimizer, size: int, step: Step, resume: bool) -> int:
+    """Test the start policy, take the steps, test the trained one; the exit code."""
+    before = baseline(session)
+    return loop(session, optimizer, size, step, resume) or finish(session, before)
+
+
+def targets(studies: list[Study], labels: ReferenceLabels, think: bool) -> list[str]:
     """What the warm start teaches: the reference in the asked form; think is written from the reference's labels."""
-    labels = (
-        labeler.label([study.report for study in studies]).tolist() if config.prompt.think else [None] * len(studies)
-    )
-    return [target_text(study.report, row, config.prompt.think) for study, row in zip(studies, labels)]
+    rows = labels([study.report for study in studies]).tolist() if think else [None] * len(studies)
+    return [target_text(study.report, row, think) for study, row in zip(studies, rows)]
 
 
-def loop(run: RunDir, policy: Policy, optimizer, labeler, splits, size: int, step, resumed: bool) -> int:
+def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: Step, resumed: bool) -> int:
     """Steps from the last checkpoint to the end, with log, validation, checkpoints; 0, or 128 + signal."""
-    config, stop = run.config, StopSignal()
+    run, config, policy, splits, stop = session.run, session.config, session.policy, session.splits, StopSignal()
     start = 0
     if resumed:
         state = load_checkpoint(run.path, policy, optimizer)
@@ -130,17 +154,17 @@ def loop(run: RunDir, policy: Policy, optimizer, labeler, splits, size: int, ste
     batches = stream.prompts(policy.encoder, start + 1, config.run.steps)
     followed = splits.get("val", [])[: min(config.run.follow_studies, config.run.eval_studies)]
     if followed and start == 0:
-        run.write_followed(0, judge(predict(policy, followed, config), labeler, config))
+        run.write_followed(0, decoded(session, followed))
     with Live(config, start) as live:
         for number, prompts in batches:
-            metrics, sample = step(number, prompts)
+            metrics, sample = step(number, prompts.to(policy.device))
             run.append("metrics.jsonl", {"step": number, **metrics})
             live.step(number, metrics, sample)
             last = number == config.run.steps
             if config.run.eval_every and number % config.run.eval_every == 0 and not last and splits.get("val"):
-                validate(run, policy, labeler, splits["val"], number, live)
+                validate(session, number, live)
             if followed and last:
-                run.write_followed(number, judge(predict(policy, followed, config), labeler, config))
+                run.write_followed(number, decoded(session, followed))
             if number % config.run.save_every == 0 or last or stop.number:
                 save_checkpoint(run.path, number, policy, optimizer)
             if stop.number and not last:
@@ -151,32 +175,42 @@ def loop(run: RunDir, policy: Policy, optimizer, labeler, splits, size: int, ste
     return 0
 
 
-def validate(run: RunDir, policy: Policy, labeler, studies: list[Study], number: int, live: Live) -> None:
+def decoded(session: Session, studies: list[Study], progress: str = "") -> Judged:
+    """Greedy reports of the policy as it is now, with their labels."""
+    return judge(predict(session.policy, studies, session.config, progress), session.labeler, session.config)
+
+
+def validate(session: Session, number: int, live: Live) -> None:
     """Greedy validation on the first eval_studies of the split: one line of validation.jsonl."""
-    judged = judge(predict(policy, studies[: run.config.run.eval_studies], run.config), labeler, run.config)
+    run = session.run
+    judged = decoded(session, session.splits["val"][: run.config.run.eval_studies])
     values = {name: round(float(value), 5) for name, value in metrics_from_sums(judged.statistics.sum(0)).items()}
     run.append("validation.jsonl", {"step": number, "studies": len(judged.labels), **values})
     run.write_followed(number, judged)
     live.validation(number, values)
 
 
-def baseline(run: RunDir, policy: Policy, labeler, splits, config: Config) -> Judged:
-    """The start policy on the test split. Decoded before the first step, also on resume: the adapter is fresh here."""
-    judged = judge(predict(policy, test_studies(splits, config), config, "decode test, before"), labeler, config)
-    write_predictions(judged, run.path / "predictions_before.jsonl", config)
+def baseline(session: Session) -> Judged:
+    """The start policy on the test split: decoded before the first step, read from its file on resume."""
+    studies, path = test_studies(session), session.run.path / "predictions_before.jsonl"
+    before = read_predictions(path, studies, session.config.prompt.think)
+    if before is not None:
+        return judge(before, session.labeler, session.config)
+    judged = decoded(session, studies, "decode test, before")
+    write_predictions(judged, path, session.config)
     return judged
 
 
-def test_studies(splits: dict[str, list[Study]], config: Config) -> list[Study]:
-    studies = studies_of(splits, "test")
-    return studies[: config.run.test_studies or len(studies)]
+def test_studies(session: Session) -> list[Study]:
+    studies = studies_of(session.splits, "test")
+    return studies[: session.config.run.test_studies or len(studies)]
 
 
-def finish(run: RunDir, policy: Policy, labeler, splits, before: Judged) -> int:
+def finish(session: Session, before: Judged) -> int:
     """Final adapter, predictions, evaluation with the before/after table."""
-    config = run.config
-    policy.save(str(run.path / "adapter"))
-    after = judge(predict(policy, test_studies(splits, config), config, "decode test, after"), labeler, config)
+    run, config = session.run, session.config
+    session.policy.save(str(run.path / "adapter"))
+    after = decoded(session, test_studies(session), "decode test, after")
     write_predictions(after, run.path / "predictions.jsonl", config)
     comparison = before_after(before, after, "test")
     run.write_json("evaluation.json", {**banner(config), **comparison.to_json()})

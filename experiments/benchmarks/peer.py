@@ -67,8 +67,13 @@ def measure(
         shuffle_dataset=False, dataloader_pin_memory=False, disable_dropout=True, log_completions=False,
     )  # fmt: skip
     clock = StepClock()
+
+    def reward(completions: list, completion_ids: list[list[int]], **_) -> list[float]:
+        assert all(len(ids) == case.tokens for ids in completion_ids), "the forced length was not kept"
+        return cases.spread_reward(completions)
+
     trainer = GRPOTrainer(
-        model=model, reward_funcs=cases.spread_reward, args=arguments, train_dataset=dataset(case, paths),
+        model=model, reward_funcs=reward, args=arguments, train_dataset=dataset(case, paths),
         processing_class=processor, peft_config=LoraConfig(**cases.LORA), callbacks=[clock],
     )  # fmt: skip
     before = cases.rss_mib()
@@ -77,7 +82,6 @@ def measure(
     return {
         "engine": f"trl {trl_version}", "case": case.name, "beta": beta, "seconds": clock.seconds[1:],
         "peak_mib": cases.rss_mib("VmHWM") - before, "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "length": trainer._metrics["train"]["completions/mean_length"][-1],
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ PYTHON ?= python3
 SET ?=
 BIN := .venv/bin
 
-.PHONY: train smoke test test-all lint embedded-base embedded-labeler clean
+.PHONY: train smoke test test-all lint bench embedded-base embedded-labeler clean
 
 train: .venv/.core
 	$(BIN)/mrg-grpo train $(CONFIG) $(foreach s,$(SET),--set $(s))
@@ -26,6 +26,17 @@ smoke: .venv/.core
 	rm -rf runs/smoke
 	$(BIN)/mrg-grpo train experiments/phantom.toml --set run.output_dir=runs/smoke --set run.steps=2 --set run.test_studies=32
 	$(BIN)/mrg-grpo view runs/smoke
+
+# our step beside TRL's, in an environment of its own; about an hour
+bench: .venv-bench/.done
+	.venv-bench/bin/python -m experiments.benchmarks.step_against_trl
+
+.venv-bench/.done:
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install -q torch==2.14.1 torchvision==0.29.1
+	grep -v '^torch==' constraints.txt > .venv-bench/constraints.txt
+	.venv-bench/bin/pip install -q -c .venv-bench/constraints.txt -e '.[bench]'
+	touch $@
 
 # the weights in mrg_grpo/embedded, from nothing; hours in docs/embedded.md
 embedded-labeler: .venv/.dev

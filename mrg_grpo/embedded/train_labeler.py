@@ -56,7 +56,7 @@ class Recipe:
     layers: int = 4
     heads: int = 6
     vocabulary: int = 3600
-    steps: int = 9000
+    steps: int = 8500
     tokens: int = 2048
     """Tokens of one batch, padding included."""
     learning_rate: float = 1e-3

@@ -79,9 +79,8 @@ def iu_records(shared: Path) -> tuple[list[str], dict[str, Tensor]]:
 
 
 def mesh_match(term: str, entry: str) -> bool:
-    """Whether a MeSH term such as "Opacity/lung/base/left/round" falls under an entry of the mapping file."""
-    stem, _, part = entry.partition("+")
-    return f"{term}/".startswith(f"{stem}/") and (not part or part in term.split("/"))
+    """Whether a MeSH term such as "Opacity/lung/base/left" falls under an entry of the mapping file."""
+    return f"{term}/".startswith(f"{entry}/")
 
 
 def mesh_records(shared: Path) -> tuple[list[str], Tensor, list[int]]:

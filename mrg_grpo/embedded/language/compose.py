@@ -12,7 +12,6 @@ from mrg_grpo.embedded.language.normal import DENIABLE, DENIABLE_WEIGHTS, NORMAL
 from mrg_grpo.embedded.language.other import OTHER, SALAD
 from mrg_grpo.embedded.language.slots import SLOTS
 
-ALL_SLOTS = SLOTS | NORMAL_SLOTS | CLINICAL_SLOTS
 STRENGTH = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
 """Which of two statements about one condition wins in a report, as CheXbert reads it."""
 
@@ -35,6 +34,8 @@ CLAIMING = (
 )
 STRAY = sorted(set(SALAD) - set(CLAIMING))
 """Words strewn into sentences; none that could change what a sentence claims."""
+
+ALL_SLOTS = SLOTS | NORMAL_SLOTS | CLINICAL_SLOTS | {"word": tuple(STRAY)}
 
 SENTENCE_COUNTS = (1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 7, 7, 8, 9, 11, 16)
 MASKABLE = {"left", "right", "mild", "likely", "angle", "angles", "nodes", "wires", "major", "clips", "bones", "hila"}

@@ -61,6 +61,38 @@ OTHER: dict[str, Rows] = {
     ),
     "elsewhere": (
         ("!", "[a skin fold|breast tissue|bowel|the scapula|a calcification|an artifact|the chin] projects over the {place}"),
+        ("", "[there has been |][interval |][removal|withdrawal] of [the |a |][right |left |right-sided |left-sided |]{dev}"),
+        ("", "[the |previously seen |previously noted |][right |left |]{dev} [has|have] been [removed|withdrawn|discontinued]"),
+        ("!", "[coronary |coronary artery |aortic |biliary |ureteral |abdominal aortic |vascular |esophageal |]stent[s|]{noted}{chg}"),
+        ("!", "[status post |prior |previous |stable |][aortic |mitral |cardiac |][valve replacement|valve surgery|valve repair|valve artifact|valve prosthesis|prosthetic valve]{noted}"),
+        ("!", "[tubular|curvilinear] densities over the heart{surely}coronary artery stents"),
+        ("!", "[aortic |]stent graft [overlies the descending thoracic aorta|in the abdominal aorta]{noted}"),
+        ("!", "[anterior cervical fusion|spinal fusion|orthopedic|lumbar fusion|spinal fixation|posterior spinal] [hardware|plate and screws|rods|fusion changes]{noted}"),
+        ("!", "[shoulder|hip|left shoulder|right shoulder|knee] [replacement|arthroplasty|prosthesis]{noted}"),
+        ("!", "[sternotomy|surgical|skin] [sutures|staples|xxxx][ and bypass grafts|] [have been placed in the interval|have been removed|are present|noted]"),
+        ("", "xxxx-a-xxxx [remains |is |][in xxxx|terminating at the caval atrial junction|in place]"),
+        ("", "[frontal and lateral views|portable frontal view|frontal view] of the chest with overlying [external |][cardiac |ekg |][monitor |]leads"),
+        ("", "[external |overlying |multiple overlying ][monitor|ekg|cardiac monitor] leads{noted}"),
+        ("", "[see above|as described above|see comments|as noted above|no acute findings, see above|as above|see discussion]"),
+        ("!", "[central |pulmonary |][vascular prominence|vascular markings are {sevadv}prominent|prominent central pulmonary vasculature|vascular fullness]{noted}"),
+        ("", "[central |pulmonary |][vascular|bronchovascular] markings are [symmetric and |][within normal limits|normal|unremarkable]"),
+        ("!", "{sev}[peribronchial|bronchial wall|peribronchovascular|bronchial] [thickening|cuffing]{maybein}"),
+        ("!", "[mediastinal|tracheal|rightward mediastinal|leftward mediastinal] shift[ to the {lr}| is noted|]"),
+        ("!", "[right |left |prominent right |][paratracheal|hilar] [soft tissue density|soft tissues|calcifications|stripe is dense|prominence|fullness]{noted}"),
+        ("!", "[calcified |][right |left |][hilar|mediastinal|paratracheal|subcarinal|perihilar] [lymph |][node|nodes|xxxx]{noted}{chg}"),
+        ("!", "[small |round |focal |scattered |][calcific|soft tissue|metallic|bony|linear|curvilinear|oval] densit[y|ies] {in}{noted}"),
+        ("!", "density measuring {measure} [in|over|behind] the [heart|mediastinum|chest wall|upper abdomen]"),
+        ("!", "[normal heart size is |stable |][prominent|prominence of the] left ventricular [contour|apex]"),
+        ("!", "[degenerative change|curvature|kyphosis|scoliosis|deformity|disc disease] [at|near|about] the [thoracolumbar|cervicothoracic|costochondral|acromioclavicular|lumbosacral] [junction|junctions|joint|joints|spine]"),
+        ("!", "pectus [carinatum|excavatum|deformity]{noted}"),
+        ("!", "[widening|separation|dislocation|subluxation] of the {lr} [acromioclavicular joint|shoulder|sternoclavicular joint]"),
+        ("!", "[enlarged|dilated|aneurysmal] [left atrium|ascending aorta|aortic root|azygos vein|pulmonary artery]{noted}"),
+        ("!", "[right|left] [breast|chest wall|axillary|thyroid] mass [is palpable|is again seen outside the lungs]"),
+        ("!", "[xxxx|wedge|biconcave|anterior wedge] deformit[y|ies] of [l1|t12|a mid thoracic vertebral body|the thoracic spine]{chg}"),
+        ("!", "[vertebroplasty|kyphoplasty|embolization coils|bone island|hemangioma|rectal balloon|pessary|costochondral calcification]{noted}"),
+        ("", "[if there is |][concern|clinical concern] for [fracture|rib injury], [consider|recommend] [rib series|dedicated views]"),
+        ("", "ct [is|would be] more sensitive [in detecting|for] [small nodules|subtle disease]"),
+        ("!", "aorta measures {measure}[ in diameter|]"),
         ("!", "[prior |status post |postoperative changes of |][anterior cervical fusion|cervical spine fusion|lower cervical fusion xxxx|vertebroplasty|spinal fusion|rotator cuff repair|rib resection]{noted}"),
         ("!", "[right|left] humeral [head bone anchor[s|]|intramedullary xxxx|internal fixation xxxx]{noted}"),
         ("!", "[bullet|bullet fragment|metallic foreign body|radiopaque foreign body|projectile fragment] [overlying the {lr} [t7 vertebra|rib|chest wall]|in the soft tissues]"),
@@ -92,6 +124,16 @@ OTHER: dict[str, Rows] = {
         ("", "no [bony erosions|osseous destruction|pericardial effusion|abnormal foreign bodies]"),
         ("", "this is also well seen on the lateral view"),
         ("", "the xxxx scan is recommended for further evaluation"),
+    ),
+    "odd": (
+        ("", "{there}[a |an |]{word} {word}{maybein}{noted}"),
+        ("", "[the |]{word} {word} [is|are|appears|remains] {word}{chg}"),
+        ("", "{sev}{word} {word}{noted}{chg}"),
+        ("", "{word} {word} [of|in|near|over|at] the {word} {word}"),
+        ("", "[no|there is no|without|no evidence of] {word} {word}{nopost}"),
+        ("", "{word} {word}{maybe}{word} {word}"),
+        ("", "[status post|prior|evidence of|changes of] {word} {word}[ in place| in position| unchanged|]"),
+        ("", "[recommend|consider|correlate with] {word} {word}"),
     ),
     "chronic": (
         ("!", "{there}[{sev}|scattered |several |multiple |small |stable |][calcified |old |healed ][{adjplace} |]granuloma[s|]{maybein}{chg}"),
@@ -171,7 +213,20 @@ SALAD_TEXT = (
     "pulse temperature weight smoker alcohol travel contact family mother child adult infant elderly young male "
     "female pregnant worker student large small moderate mild severe left right bilateral midline proximal distal "
     "central peripheral diffuse focal linear irregular smooth lucent metallic foreign body anatomic variant "
-    "congenital acquired traumatic benign indeterminate nonspecific limited complete partial"
+    "congenital acquired traumatic benign indeterminate nonspecific limited complete partial "
+    "thoracolumbar cervicothoracic costochondral lumbosacral acromioclavicular sternoclavicular glenohumeral junction "
+    "sternum manubrium xiphoid clavicle coracoid glenoid trachea carina bronchus bronchial bronchitis hilum hilar aorta "
+    "aortic aneurysm ventricle ventricular atrium atrial valvular mitral coronary artery stent graft vein azygos vascular "
+    "markings arch knob apex diaphragm hemidiaphragm eventration hernia hiatal gastric gallbladder pancreas adrenal spine "
+    "kyphosis lordosis curvature dextroscoliosis pectus carinatum excavatum demineralization osteopenia spondylosis spur "
+    "deformity wedge compression cortical sclerotic lytic cyst cystic lipoma fat pad thymus nipple bone bones skeletal "
+    "soft tissues granulomatous calcification calcified lymph node emphysema bulla bleb hyperinflation flattening "
+    "bronchiectasis asthma smoking sarcoidosis amyloid lupus anemia sickle vertebroplasty kyphoplasty laminectomy "
+    "mastectomy lobectomy cholecystectomy clip suture staple bypass transplant dialysis pacing rhythm telemetry "
+    "cassette collimation grid exposure digital archive transcribed dictated reviewed attending resident signed "
+    "addendum protocol series dedicated incidental redundant symmetric maintained preserved alignment height spaces "
+    "winged scapular rotator cuff tendon knee ankle wrist elbow hand foot skull sinus orbit dental jaw tongue "
+    "vertebral bodies interspaces endplates foramina sacrum coccyx iliac bladder uterus prostate ureter catheterization"
 )
 SALAD = tuple(SALAD_TEXT.split())
 """Words of sentences that say nothing: the labeler must not panic at prose it has not met."""

@@ -238,8 +238,8 @@ HELDOUT: dict[str, dict[int, tuple[str, ...]]] = {
     "Lung Opacity": {
         P: ("{Sev} infiltrate in {lung}.", "Hazy opacification of {lung} is noted.",
             "Reticular opacities are present in {lung}.", "Within {lung} there is {sev} streaky opacity."),
-        N: ("No infiltrate.", "No radiographic evidence of airspace disease.", "No focal infiltrate is identified.",
-            "The lungs are clear of infiltrates."),
+        N: ("No focal airspace opacity is identified in either lung.", "No radiographic evidence of airspace disease.",
+            "The lungs are free of opacification.", "There is no evidence of airspace disease."),
         U: ("Subtle infiltrate is possible in {lung}.", "Equivocal opacity projecting over {lung}.",
             "There could be a vague opacity in {lung}.", "Question of an ill-defined infiltrate in {lung}."),
     },

@@ -3,14 +3,16 @@
     RUN_DIR/checkpoints/step-000050/   adapter/ (PEFT)  state.pt (optimiser, step)  checksums.json
 
 A checkpoint is written under a temporary name, synced to disk and renamed; the last two are kept. On resume the newest
-one whose checksums hold is taken, and a damaged one is named. All randomness of a run is keyed by (seed, step), so a
-step number is the data position and the random state.
+one whose checksums hold is taken, and a damaged one is named; if all are damaged the user decides. All randomness of a
+run is keyed by (seed, step), so a step number is the data position and the random state.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,12 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from mrg_grpo.errors import UserError
+from mrg_grpo.files import sync, writing
 from mrg_grpo.policy import Policy
 
 KEEP = 2
+FILES = {"state.pt", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+"""What a checkpoint must have; PEFT adds a README."""
 
 
 @dataclass
@@ -34,35 +39,55 @@ class Resumed:
 
 
 def save_checkpoint(run_dir: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer) -> Path:
-    """Write the state after `step` finished steps; the older ones but the last go."""
+    """Write the state after `step` finished steps; the older ones but the last go.
+
+    UserError if the disk is full; what was there before is untouched then.
+    """
     folder = run_dir / "checkpoints"
     final, temporary = folder / f"step-{step:06d}", folder / f".writing-{step:06d}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    for unfinished in folder.glob(".writing-*"):  # left by a kill
+        shutil.rmtree(unfinished)
     try:
-        policy.save(str(temporary / "adapter"))
-        torch.save({"step": step, "optimizer": optimizer.state_dict()}, temporary / "state.pt")
-        files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        sums = {str(p.relative_to(temporary)): sha256(p) for p in files}
-        (temporary / "checksums.json").write_text(json.dumps(sums, indent=1))
-        for path in [*files, temporary / "checksums.json"]:
-            sync(path)
-        if final.exists():
-            shutil.rmtree(final)
-        os.rename(temporary, final)
-        sync(folder)
-    except OSError as error:
+        with writing(final):
+            temporary.mkdir(parents=True)
+            policy.save(str(temporary / "adapter"))
+            state = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
+            torch.save(canonical({"step": step, "optimizer": optimizer.state_dict()}), state)
+            (temporary / "state.pt").write_bytes(state.getbuffer())
+            files = sorted(p for p in temporary.rglob("*") if p.is_file())
+            sums = {str(p.relative_to(temporary)): sha256(p) for p in files}
+            (temporary / "checksums.json").write_text(json.dumps(sums, indent=1))
+            for path in [*files, temporary / "checksums.json", temporary / "adapter", temporary]:
+                sync(path)
+            if final.exists():  # damaged, and passed over by the resume that now gets here again
+                shutil.rmtree(final)
+            os.rename(temporary, final)
+            sync(folder)
+            sync(run_dir)
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(
-            f"checkpoint {final}: cannot be written ({error.strerror}); free space and resume, the last one is intact"
-        ) from error
-    for old in saved_steps(run_dir)[:-KEEP]:
-        shutil.rmtree(old)
+        raise
+    # one of a later step is damaged and was passed over: it must not push out what is sound
+    kept = [path for path in saved_steps(run_dir) if path.name <= final.name][-KEEP:]
+    for old in saved_steps(run_dir):
+        if old not in kept:
+            shutil.rmtree(old)
+    return final
+
+
+def save_adapter(run_dir: Path, policy: Policy) -> Path:
+    """RUN_DIR/adapter, the end of a run: whole or not at all."""
+    final, temporary = run_dir / "adapter", run_dir / ".adapter"
+    shutil.rmtree(temporary, ignore_errors=True)
+    with writing(final):
+        policy.save(str(temporary))
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(temporary, final)
     return final
 
 
 def resume(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> Resumed:
-    """Load the newest sound checkpoint into policy and optimiser. Step 0 if there is none."""
+    """Load the newest sound checkpoint into policy and optimiser. Step 0 without any, UserError if none is sound."""
     damaged = []
     for folder in reversed(saved_steps(run_dir)):
         fault = find_fault(folder)
@@ -73,6 +98,11 @@ def resume(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> R
         load_adapter(policy, folder / "adapter")
         optimizer.load_state_dict(state["optimizer"])
         return Resumed(state["step"], damaged)
+    if damaged:
+        raise UserError(
+            f"--resume {run_dir}: no checkpoint is sound ({'; '.join(damaged)}); put one back, or remove "
+            f"{run_dir / 'checkpoints'} to begin again at step 0"
+        )
     return Resumed(0, damaged)
 
 
@@ -81,6 +111,16 @@ def load_adapter(policy: Policy, folder: Path) -> None:
     result: Any = set_peft_model_state_dict(policy.model, load_file(folder / "adapter_model.safetensors"))
     if result.unexpected_keys:
         raise UserError(f"adapter {folder}: {len(result.unexpected_keys)} unknown tensors; it is of another base")
+
+
+def canonical(tree: Any) -> Any:
+    """The same tree in new containers, equal strings one object: a state that was loaded pickles to the same bytes as
+    one that never left memory, so that two checkpoints can be compared by their checksums."""
+    if isinstance(tree, dict):
+        return {canonical(key): canonical(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(canonical(value) for value in tree)
+    return sys.intern(tree) if isinstance(tree, str) else tree
 
 
 def saved_steps(run_dir: Path) -> list[Path]:
@@ -94,6 +134,8 @@ def find_fault(folder: Path) -> str | None:
         sums = json.loads((folder / "checksums.json").read_text())
     except (OSError, ValueError):
         return "checksums.json is missing or unreadable"
+    if not isinstance(sums, dict) or not sums.keys() >= FILES:
+        return "checksums.json is damaged (it does not name every file)"
     for name, expected in sums.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
@@ -105,11 +147,3 @@ def find_fault(folder: Path) -> str | None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ S studies.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mrg_grpo.data import Studies, describe_splits, load_studies
 from mrg_grpo.data.images import prefetch
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
+from mrg_grpo.files import write_whole, writing
 from mrg_grpo.labelers import load_labeler
 from mrg_grpo.metrics.clinical import clinical_statistics
 from mrg_grpo.policy import Policy
@@ -91,18 +91,18 @@ def judge(predictions: Predictions, labeler, config: Config) -> Judged:
 
 def write_predictions(judged: Judged, path: Path, config: Config) -> None:
     """predictions.jsonl: one line per study, readable by `mrg-grpo score`."""
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
-        for i in range(len(judged.labels)):
-            file.write(json.dumps(prediction_record(judged, i, config), ensure_ascii=False) + "\n")
-    os.replace(temporary, path)  # whole or not at all: a resumed run reads it
+    records = (prediction_record(judged, i, config) for i in range(len(judged.labels)))
+    write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def read_predictions(path: Path, studies: list[Study], think: bool) -> Predictions | None:
     """What `write_predictions` wrote of these very studies; None if that is not there, or was written without texts."""
     if not path.exists():
         return None
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); remove it, and --resume decodes these studies again") from error
     texts = [record.get("generated") for record in records]
     if [record["study_id"] for record in records] != [study.id for study in studies] or None in texts:
         return None
@@ -172,16 +172,17 @@ def evaluate_split(config: Config, adapter: str | None, split: str, output: Path
     """`mrg-grpo evaluate`: decode, score, write predictions.jsonl and evaluation.json, print the table."""
     from mrg_grpo.score import evaluation_of
 
+    with writing(output, "name another folder with -o"):  # before hours of decoding, not after
+        output.mkdir(parents=True, exist_ok=True)
+        mark(output, config)
     splits = load_splits(config)
     studies = studies_of(splits, split)
     policy, labeler = Policy.load(config, adapter=adapter, trainable=False), config_labeler(config)
     judged = judge(predict(policy, studies, config, f"decode {split}"), labeler, config)
-    output.mkdir(parents=True, exist_ok=True)
-    mark(output, config)
     write_predictions(judged, output / "predictions.jsonl", config)
     evaluation = evaluation_of(judged, splits.get("train"), labeler, margin=config.reward.mccs.margin)
     record = {**banner(config), **evaluation.to_json()}
-    (output / "evaluation.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_whole(output / "evaluation.json", json.dumps(record, indent=1))
     print(evaluation.table())
 
 

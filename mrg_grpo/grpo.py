@@ -9,6 +9,7 @@ Deliberate choices:
   sampling, reference and training. The prefix of sampling serves the first inner pass too.
 * On policy (one inner pass, beta 0) the ratio is 1 and the loss is 0 in value. Its gradient is not: watch grad_norm.
 * Denominators are fixed over the whole step before the first micro-batch, so gradients do not depend on micro-batching.
+* A step whose logits, rewards, loss or gradient are not finite moves nothing and is skipped, see mrg_grpo.faults.
 * All randomness is keyed by (seed, step): a resumed run continues as if it had never stopped.
 """
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from mrg_grpo.batch import PromptBatch
 from mrg_grpo.config import Config
+from mrg_grpo.faults import require_finite
 from mrg_grpo.objective import group_advantages, grpo_loss
 from mrg_grpo.policy import Policy
 from mrg_grpo.rewards import Rewards, RewardTable
@@ -93,7 +95,7 @@ class Grpo:
                     loss.backward()
                     stats.add(rows, inner, loss, logps, entropy, mask[rows, :T], metrics)
                 policy.backward(prefix)  # through the prompt, once per study
-                stats.grad_norm = self.update(number)
+                stats.grad_norm = self.update(number, stats)
             old_logps = stats.logps  # of the first pass: the policy that sampled
         return StepResult(stats.summary(timer), rollout, table, advantages)
 
@@ -122,12 +124,13 @@ class Grpo:
         left = 1.0 - (number - 1) / self.config.run.steps
         return min(warm, left) if self.config.grpo.decay else warm
 
-    def update(self, number: int) -> Tensor:
-        """Clip, step, clear. Returns the gradient norm before clipping."""
+    def update(self, number: int, stats: StepStats) -> Tensor:
+        """Clip, step, clear. Returns the gradient norm before clipping; raises NotFiniteError before anything moves."""
         grpo = self.config.grpo
         for group in self.optimizer.param_groups:
             group["lr"] = grpo.learning_rate * self.rate(number)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable(), grpo.max_grad_norm)
+        require_finite({**stats.watched(), "gradient": norm}, stats.evidence())
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm

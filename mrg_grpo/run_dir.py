@@ -8,6 +8,7 @@ Of credentialed data also CREDENTIALED.txt, see mrg_grpo.credentialed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -22,75 +23,112 @@ from mrg_grpo.config import Config, changed_keys, load_config, to_toml
 from mrg_grpo.credentialed import banner, mark
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluate import Judged, prediction_record
+from mrg_grpo.files import sync, write_whole, writing
 from mrg_grpo.grpo import StepResult
 
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",
     "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard", "run.decode_batch",
-    "run.keep_text", "model.device", "grpo.micro_batch",
+    "run.keep_text", "model.device", "grpo.micro_batch", "sampling.batch",
 }  # fmt: skip
-"""Settings that a resumed run may have different: they do not change what a step computes."""
+"""Settings that a resumed run may have different: they do not change what a step means."""
+ROUNDING = {"model.device", "grpo.micro_batch", "sampling.batch"}
+"""Of these the ones that sum the same numbers in another order: the run goes on, but not bit for bit."""
+LOGS = ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl", "followed.jsonl")
+"""Files of lines, each with its step."""
 
 
 class RunDir:
-    """The folder of one run."""
+    """The folder of one run of `command`, train or sft.
 
-    def __init__(self, config: Config, resume: bool) -> None:
-        self.config, self.path = config, Path(config.run.output_dir)
+    Made first, so that a folder that cannot be used ends a run before anything is loaded; the run is there for others
+    from `begin` on, so that a start that fails leaves nothing that a second start would have to resume.
+    """
+
+    def __init__(self, config: Config, resume: bool, command: str = "train") -> None:
+        self.config, self.path, self.command = config, Path(config.run.output_dir), command
         existing = self.path / "config.toml"
         if existing.exists() and not resume:
             raise UserError(f"run.output_dir {self.path}: already holds a run; add --resume or name another folder")
         if existing.exists():
             self._compare(load_config(existing))
-        try:
+        remedy = "set run.output_dir to a folder of yours, on a disk with room"
+        with writing(f"run.output_dir {self.path}", remedy):
             self.path.mkdir(parents=True, exist_ok=True)
-            existing.write_text(self._header() + to_toml(config), encoding="utf-8")
-            mark(self.path, config)
-        except OSError as error:
-            raise UserError(f"run.output_dir {self.path}: cannot be written ({error.strerror})") from error
+        write_whole(self.path / ".config", self._header() + to_toml(config), remedy)
+
+    def begin(self) -> None:
+        """From here on the folder holds a run."""
+        with writing(self.path):
+            mark(self.path, self.config)
+            os.replace(self.path / ".config", self.path / "config.toml")
+            sync(self.path)
 
     def _header(self) -> str:
         versions = {
             "mrg_grpo": __version__, "python": platform.python_version(), "torch": torch.__version__,
             "transformers": transformers.__version__, "peft": peft.__version__,
         }  # fmt: skip
-        return "".join(f"# {name} {version}\n" for name, version in versions.items()) + "\n"
+        return f"# run of {self.command}\n" + "".join(f"# {n} {version}\n" for n, version in versions.items()) + "\n"
 
     def _compare(self, before: Config) -> None:
+        first = (self.path / "config.toml").read_text(encoding="utf-8").partition("\n")[0]
+        if first.startswith("# run of ") and first != f"# run of {self.command}":
+            raise UserError(
+                f"--resume {self.path}: holds a {first[2:]}, not of {self.command}; name another folder, and give this "
+                "one's adapter as model.adapter to go on from it"
+            )
         changed = changed_keys(before, self.config)
         refused = [name for name in changed if name not in MAY_CHANGE]
-        if self.config.grpo.decay and "run.steps" in changed:
+        if (self.config.grpo.decay or self.command == "sft") and "run.steps" in changed:
             refused.append("run.steps")  # the learning rate follows it
         if refused:
             raise UserError(
                 f"--resume {self.path}: {', '.join(refused)} changed since the run began and would change its meaning; "
                 "put the old value back or start a new run"
             )
+        if changed:
+            rounding = [name for name in changed if name in ROUNDING]
+            note = f"; no longer bit for bit, for {', '.join(rounding)}" if rounding else ""
+            print(f"changed since the run began: {', '.join(changed)}{note}")
 
     def append(self, name: str, record: dict[str, Any]) -> None:
         """One line of a .jsonl file."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
+        path = self.path / name
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def write_json(self, name: str, value: Any) -> None:
-        temporary = self.path / f".{name}"
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        write_whole(self.path / name, json.dumps(value, indent=1, ensure_ascii=False))
+
+    def sync_logs(self) -> None:
+        """Before a checkpoint: it must not survive a power cut that the lines of its steps do not."""
+        for name in LOGS:
+            if (self.path / name).exists():
+                sync(self.path / name)
 
     def cut_after(self, step: int) -> None:
-        """Drop lines of steps that the resumed run will do again."""
-        for name in ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl", "followed.jsonl"):
+        """Drop lines of steps that the resumed run will do again, at step 0 all; broken ones are counted and named."""
+        for name in LOGS:
             path = self.path / name
-            if path.exists():
-                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-                path.write_text("".join(kept), encoding="utf-8")
+            if not path.exists():
+                continue
+            *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")  # rest: cut short by a kill
+            steps = [step_of(line) for line in lines]
+            if None in steps:
+                print(f"{path}: {steps.count(None)} lines are damaged and dropped")
+            kept = [line + "\n" for line, at in zip(lines, steps) if at is not None and at <= step and step > 0]
+            if rest or len(kept) < len(lines):
+                write_whole(path, "".join(kept))
 
     def write_rollouts(self, step: int, result: StepResult) -> None:
         """Every sampled group of a step: reports, labels, each reward term, advantage."""
         group = self.config.grpo.group_size
         reports, table = result.table.reports, result.table
-        terms = {name: column.tolist() for name, column in table.terms.items()}
+        terms = {  # None where a term was left out
+            name: [None if math.isnan(value) else value for value in column.tolist()]
+            for name, column in table.terms.items()
+        }
         keep = self.config.run.keep_text
         for n, study in enumerate(reports.studies[::group]):
             rows = range(n * group, (n + 1) * group)
@@ -119,3 +157,11 @@ class RunDir:
         """The first run.follow_studies validation studies after `step`: the same studies over training."""
         for i in range(min(self.config.run.follow_studies, len(judged.labels))):
             self.append("followed.jsonl", {"step": step, **prediction_record(judged, i, self.config)})
+
+
+def step_of(line: str) -> int | None:
+    """The step of a line; None if the line is damaged."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return None

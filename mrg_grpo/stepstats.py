@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class StepStats:
         self.trained = torch.zeros_like(rollout.finished)  # (B,), False for groups that were left out
         self.grad_norm = torch.zeros(())
         self.loss = torch.zeros((), device=rollout.logps.device)
+        self.all_losses, self.all_logps = self.loss, self.loss  # sums over all passes: NaN and infinity stay in them
         self.sums: dict[str, Tensor] = {}
         self.weight = torch.zeros((), dtype=torch.long, device=rollout.logps.device)
 
@@ -63,10 +65,27 @@ class StepStats:
             self.entropy[rows, :width] = entropy
             self.trained[rows] = True
             self.loss = self.loss + loss.detach()
+        self.all_losses = self.all_losses + loss.detach()
+        self.all_logps = self.all_logps + logps.detach().sum()
         tokens = mask.sum()
         self.weight = self.weight + tokens
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * tokens
+
+    def watched(self) -> dict[str, Tensor]:
+        """What must be finite before the optimiser moves, in the order of the step."""
+        return {
+            "sampling logits": self.rollout.logps, "rewards": self.table.total, "advantages": self.advantages,
+            "training logits": self.all_logps, "loss": self.all_losses,
+        }  # fmt: skip
+
+    def evidence(self) -> dict[str, Any]:
+        """The rollout and its rewards, for the file of a skipped step; tensors are as in Rollout and RewardTable."""
+        rollout, table = self.rollout, self.table
+        return {
+            "tokens": rollout.tokens, "mask": rollout.mask, "sampling_logps": rollout.logps, "logps": self.logps,
+            "rewards": table.terms, "reward": table.total, "advantages": self.advantages,
+        }  # fmt: skip
 
     def summary(self, timer: PhaseTimer) -> dict[str, float]:
         """name -> number, for metrics.jsonl."""
@@ -76,6 +95,8 @@ class StepStats:
         values: dict[str, Tensor] = {"reward": table.total.mean(), "reward_std": table.total.std()}
         for name, column in table.terms.items():
             present = column[~column.isnan()]
+            if not len(present):  # left out of every report
+                continue
             values[f"reward/{name}"] = present.mean()
             values[f"reward/{name}_std"] = present.std() if len(present) > 1 else present.new_zeros(())
         values |= {
@@ -96,7 +117,7 @@ class StepStats:
         numbers = {name: float(value) for name, value in values.items()}
         seconds = {f"seconds/{phase}": round(spent, 4) for phase, spent in timer.seconds.items()}
         seconds["seconds/step"] = round(time.perf_counter() - timer.started, 4)
-        return {**numbers, **seconds, "memory_gb": peak_memory_gb(rollout.tokens.device)}
+        return {**numbers, "skipped": 0.0, **seconds, "memory_gb": peak_memory_gb(rollout.tokens.device)}
 
 
 def peak_memory_gb(device: torch.device) -> float:

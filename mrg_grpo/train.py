@@ -7,6 +7,7 @@ studies, and resamples studies in pairs.
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 
 from mrg_grpo.batch import PromptBatch
 from mrg_grpo.checkpoint import resume as load_checkpoint
-from mrg_grpo.checkpoint import save_checkpoint
+from mrg_grpo.checkpoint import save_adapter, save_checkpoint
 from mrg_grpo.comparison import before_after
 from mrg_grpo.config import Config
 from mrg_grpo.credentialed import banner
@@ -31,6 +32,7 @@ from mrg_grpo.evaluate import (
     studies_of,
     write_predictions,
 )
+from mrg_grpo.faults import Guard, require_finite
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import CheXbert
 from mrg_grpo.labelers.reference import ReferenceLabels
@@ -46,14 +48,25 @@ from mrg_grpo.stream import StudyStream
 
 
 class StopSignal:
-    """SIGTERM and Ctrl-C: the step is finished, a checkpoint written, then the run ends with 128 + signal."""
+    """Within: at SIGTERM and Ctrl-C the step is finished and saved, then the run ends with 128 + signal.
+
+    A second one ends the run at once, which loses no more than a kill does.
+    """
 
     def __init__(self) -> None:
         self.number = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._remember)
+
+    def __enter__(self) -> StopSignal:
+        self.before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _remember(self, number: int, _frame) -> None:
+        if self.number:
+            sys.exit(128 + number)
         self.number = number
 
 
@@ -77,13 +90,11 @@ Step = Callable[[int, PromptBatch], tuple[dict[str, float], Sample | None]]
 
 def train(config: Config, resume: bool = False) -> int:
     """GRPO from the start policy to RUN_DIR/adapter and a before/after table; returns the exit code."""
-    session = prepare(config, resume)
-    run, policy, labeler = session.run, session.policy, session.labeler
-    rarity = None
-    if config.reward.mccs.weighting == "rarity":
-        rarity = rarity_weights(labeler.label([study.report for study in session.splits["train"]]))
-        run.write_json("rarity_weights.json", rarity.tolist())
-    rewards = Rewards(config.reward, labeler, config.prompt.think, rarity, policy.encoder.question)
+    session = prepare(config, resume, "train")
+    run, policy = session.run, session.policy
+    rewards = rewards_of(config, session.splits["train"], policy, session.labeler)
+    if rewards.rarity is not None:
+        run.write_json("rarity_weights.json", rewards.rarity.tolist())
     grpo = Grpo(config, policy, rewards)
 
     def step(number: int, prompts: PromptBatch) -> tuple[dict[str, float], Sample | None]:
@@ -95,9 +106,17 @@ def train(config: Config, resume: bool = False) -> int:
     return carry_out(session, grpo.optimizer, config.grpo.studies_per_step, step, resume)
 
 
+def rewards_of(config: Config, studies: list[Study], policy: Policy, labeler: CheXbert) -> Rewards:
+    """The configured rewards; rarity is counted on the references of these training studies."""
+    rarity = None
+    if config.reward.mccs.weighting == "rarity":
+        rarity = rarity_weights(labeler.label([study.report for study in studies]))
+    return Rewards(config.reward, labeler, config.prompt.think, rarity, policy.encoder.question)
+
+
 def sft(config: Config, resume: bool = False) -> int:
     """Token-level warm start with the same tree, the same adapter, the same evaluation."""
-    session = prepare(config, resume)
+    session = prepare(config, resume, "sft")
     policy, labels = session.policy, ReferenceLabels(session.labeler)
     policy.temperature = 1.0
     optimizer = torch.optim.AdamW(policy.trainable(), lr=config.sft.learning_rate, weight_decay=0.0)
@@ -108,21 +127,24 @@ def sft(config: Config, resume: bool = False) -> int:
             group["lr"] = config.sft.learning_rate * cosine(number, config.run.steps, warmup=config.grpo.warmup)
         loss = sft_loss(policy, prompts, targets(prompts.studies, labels, config.prompt.think))
         norm = torch.nn.utils.clip_grad_norm_(policy.trainable(), config.grpo.max_grad_norm)
+        require_finite({"loss": loss, "gradient": norm})
         optimizer.step()
         optimizer.zero_grad()
-        return {"loss": float(loss), "grad_norm": float(norm), "seconds/step": time.perf_counter() - started}, None
+        seconds = time.perf_counter() - started
+        return {"loss": float(loss), "grad_norm": float(norm), "skipped": 0.0, "seconds/step": seconds}, None
 
     return carry_out(session, optimizer, config.sft.batch_size, step, resume)
 
 
-def prepare(config: Config, resume: bool) -> Session:
+def prepare(config: Config, resume: bool, command: str) -> Session:
     """Run folder, data, policy and labeler, each refused in one line where it is not usable."""
     require_tensorboard(config)
-    run = RunDir(config, resume)
+    run = RunDir(config, resume, command)
     splits = load_splits(config)
     require_images(studies_of(splits, "train"))
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
     policy, labeler = Policy.load(config), config_labeler(config)
+    run.begin()
     print(f"policy: {policy.parameter_counts()}")
     return Session(run, splits, policy, labeler)
 
@@ -141,7 +163,8 @@ def targets(studies: list[Study], labels: ReferenceLabels, think: bool) -> list[
 
 def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: Step, resumed: bool) -> int:
     """Steps from the last checkpoint to the end, with log, validation, checkpoints; 0, or 128 + signal."""
-    run, config, policy, splits, stop = session.run, session.config, session.policy, session.splits, StopSignal()
+    run, config, policy, splits = session.run, session.config, session.policy, session.splits
+    guard = Guard(run.path, config, policy, optimizer)
     start = 0
     if resumed:
         state = load_checkpoint(run.path, policy, optimizer)
@@ -155,9 +178,9 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     followed = splits.get("val", [])[: min(config.run.follow_studies, config.run.eval_studies)]
     if followed and start == 0:
         run.write_followed(0, decoded(session, followed))
-    with Live(config, start) as live:
+    with StopSignal() as stop, Live(config, start) as live:
         for number, prompts in batches:
-            metrics, sample = step(number, prompts.to(policy.device))
+            metrics, sample = guard.attempt(step, number, prompts.to(policy.device))
             run.append("metrics.jsonl", {"step": number, **metrics})
             live.step(number, metrics, sample)
             last = number == config.run.steps
@@ -166,11 +189,11 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             if followed and last:
                 run.write_followed(number, decoded(session, followed))
             if number % config.run.save_every == 0 or last or stop.number:
+                run.sync_logs()
                 save_checkpoint(run.path, number, policy, optimizer)
-            if stop.number and not last:
-                live.write(
-                    f"stopped after step {number}; go on with: mrg-grpo train {run.path / 'config.toml'} --resume"
-                )
+            if stop.number:
+                way_on = f"mrg-grpo {run.command} {run.path / 'config.toml'} --resume"
+                live.write(f"stopped after step {number}; go on with: {way_on}")
                 return 128 + stop.number
     return 0
 
@@ -209,7 +232,7 @@ def test_studies(session: Session) -> list[Study]:
 def finish(session: Session, before: Judged) -> int:
     """Final adapter, predictions, evaluation with the before/after table."""
     run, config = session.run, session.config
-    session.policy.save(str(run.path / "adapter"))
+    save_adapter(run.path, session.policy)
     after = decoded(session, test_studies(session), "decode test, after")
     write_predictions(after, run.path / "predictions.jsonl", config)
     comparison = before_after(before, after, "test")

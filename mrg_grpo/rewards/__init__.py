@@ -76,9 +76,12 @@ class Rewards:
         references = self.reference_labels([study.report for study in studies])
         reports = Reports(completions, parsed, labels, references, studies, completion_ids)
         terms = {name: term(reports).to(labels.device) for name, term in self.terms.items()}
-        weighed = [self.config.weights[name] * column.nan_to_num(nan=0.0) for name, column in terms.items()]
-        total = torch.stack(weighed).sum(dim=0)  # (B,); a term that is left out (NaN) adds nothing
+        total = torch.stack([self._weighed(name, column) for name, column in terms.items()]).sum(dim=0)  # (B,)
         return RewardTable(terms, total, reports)
+
+    def _weighed(self, name: str, column: Tensor) -> Tensor:
+        """A function by dotted path may leave its term out of a report's sum (NaN); our own never do."""
+        return self.config.weights[name] * (column.masked_fill(column.isnan(), 0.0) if is_path(name) else column)
 
     def _term(self, name: str) -> Term:
         settings = self.config.mccs
@@ -98,7 +101,7 @@ class Rewards:
             return lambda r: bleu(r.texts, r.references)
         if name == "rouge_l":
             return lambda r: rouge_l(r.texts, r.references)
-        if "." in name or ":" in name:
+        if is_path(name):
             return self._external(ExternalReward(name))
         known = "mccs, ccs, format, ce_f1, bleu, rouge_l"
         raise UserError(f'reward.weights: unknown term "{name}"; use {known}, or a dotted path to a function')
@@ -116,3 +119,8 @@ class Rewards:
             return values.masked_fill(~present, torch.nan)
 
         return term
+
+
+def is_path(name: str) -> bool:
+    """Whether a term is a function by dotted path."""
+    return "." in name or ":" in name

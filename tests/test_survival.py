@@ -1,0 +1,294 @@
+"""Runs that are killed, told to stop, or find the disk full; damaged checkpoints and logs; changed settings."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_grpo import build, setting
+from tiny import write_checkpoint
+
+from mrg_grpo.checkpoint import find_fault, resume, save_checkpoint, saved_steps
+from mrg_grpo.cli import main
+from mrg_grpo.config import Config, load_config
+from mrg_grpo.errors import UserError
+from mrg_grpo.run_dir import LOGS, MAY_CHANGE, RunDir
+from mrg_grpo.train import StopSignal
+
+CONFIG = "experiments/phantom.toml"
+SMALL = [
+    "run.test_studies=2", "grpo.studies_per_step=2", "grpo.group_size=2", "sampling.max_tokens=16", "run.eval_every=0",
+    "run.follow_studies=0", "run.save_every=1", "run.rollouts_every=1", "grpo.decay=false",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def at_the_project_root(request, monkeypatch):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def train(folder, steps, *more, command="train"):
+    settings = [*SMALL, f"run.output_dir={folder}", f"run.steps={steps}"]
+    return main([command, CONFIG, *[part for setting in settings for part in ("--set", setting)], *more])
+
+
+def last_line(capsys):
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+# ---- kills
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_no_byte(tmp_path, request):
+    """Real SIGKILLs at moments of the wall clock; which phase each hit is known (see the script)."""
+    out = tmp_path / "kills.json"
+    script = request.config.rootpath / "experiments" / "kill_resume.py"
+    environment = {**os.environ, "PYTHONPATH": str(request.config.rootpath)}
+    subprocess.run(
+        [sys.executable, str(script), "--kills", "20", "--least", "3", "-o", str(out)], check=False, env=environment
+    )
+    result = json.loads(out.read_text())
+    assert result["kills"] >= 20 and result["differing"] == []
+    assert min(result["by_phase"][phase] for phase in ("sample", "between inner passes", "checkpoint")) >= 3
+
+
+# ---- checkpoints
+
+
+@pytest.fixture(scope="module")
+def grpo(tmp_path_factory):
+    return build(setting(write_checkpoint(tmp_path_factory.mktemp("tiny"), scale=0.1)))
+
+
+@pytest.fixture
+def saved(grpo, tmp_path) -> Path:
+    """A run folder with checkpoints of steps 1 and 2, and an optimiser that has a state."""
+    for step in (1, 2):
+        for parameter in grpo.policy.trainable():
+            parameter.grad = torch.full_like(parameter, 0.1 * step)
+        grpo.optimizer.step()
+        save_checkpoint(tmp_path, step, grpo.policy, grpo.optimizer)
+    return tmp_path
+
+
+NAMES = (
+    "state.pt", "checksums.json", "adapter/adapter_model.safetensors", "adapter/adapter_config.json",
+    "adapter/README.md",
+)  # fmt: skip
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGE = {"cut": cut, "flipped": flip, "empty": lambda path: path.write_bytes(b""), "gone": lambda path: path.unlink()}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", NAMES)
+def test_damage_to_any_file_is_named_and_the_one_before_is_used(grpo, saved, name, damage):
+    assert {str(p.relative_to(saved / "checkpoints" / "step-000002")) for p in saved.rglob("step-000002/**/*.*")} == {
+        *NAMES
+    }
+    DAMAGE[damage](saved / "checkpoints" / "step-000002" / name)
+    state = resume(saved, grpo.policy, grpo.optimizer)
+    assert state.step == 1 and state.damaged[0].startswith("step-000002: ")
+    assert name in state.damaged[0] or name == "checksums.json"
+
+
+def test_a_list_of_checksums_that_leaves_files_out_is_no_proof(saved):
+    for text in ("{}", "[]", '{"state.pt": "00"}'):
+        (saved / "checkpoints" / "step-000002" / "checksums.json").write_text(text)
+        assert "damaged" in find_fault(saved / "checkpoints" / "step-000002")
+
+
+def test_with_no_sound_checkpoint_the_user_decides(grpo, saved):
+    for step in (1, 2):
+        cut(saved / "checkpoints" / f"step-00000{step}" / "state.pt")
+    with pytest.raises(
+        UserError, match=r"no checkpoint is sound \(step-000002: state.pt .*step-000001.*remove .*checkp"
+    ):
+        resume(saved, grpo.policy, grpo.optimizer)
+    shutil.rmtree(saved / "checkpoints")
+    assert resume(saved, grpo.policy, grpo.optimizer).step == 0
+
+
+def test_a_damaged_one_of_a_later_step_never_pushes_out_a_sound_one(grpo, saved):
+    for step in (8, 9):
+        shutil.copytree(saved / "checkpoints" / "step-000002", saved / "checkpoints" / f"step-00000{step}")
+        cut(saved / "checkpoints" / f"step-00000{step}" / "state.pt")
+    (saved / "checkpoints" / ".writing-000009").mkdir()
+    save_checkpoint(saved, 3, grpo.policy, grpo.optimizer)
+    assert [path.name for path in saved_steps(saved)] == ["step-000002", "step-000003"]
+    assert sorted(path.name for path in (saved / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
+
+
+def test_a_loaded_state_is_written_as_the_same_bytes(grpo, saved, tmp_path):
+    resume(saved, grpo.policy, grpo.optimizer)
+    again = save_checkpoint(tmp_path / "again", 2, grpo.policy, grpo.optimizer)
+    for name in NAMES:
+        assert (again / name).read_bytes() == (saved / "checkpoints" / "step-000002" / name).read_bytes(), name
+
+
+# ---- a full disk, for real
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that mounts a file system of so many kB, or gives it another size."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small file system needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting a small file system is not allowed here: {mounted.stderr.decode().strip()}")
+
+    def resize(kilobytes: int) -> Path:
+        subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(folder)], check=True)
+        return folder
+
+    yield resize
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kilobytes", [2900, 3600, 6000])
+def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact(small_disk, tmp_path, capsys, kilobytes):
+    """A checkpoint is 2.4 MB: the second one (or the third) fails in its adapter, or in its optimiser state."""
+    run = small_disk(kilobytes) / "run"
+    assert train(run, 4) == 2
+    error = last_line(capsys)
+    assert "No space left on device" in error and "--resume" in error and error.startswith("mrg-grpo: ")
+    sound = [path for path in saved_steps(run) if find_fault(path) is None]
+    assert sound == saved_steps(run) and len(sound) == kilobytes // 2400
+    small_disk(60_000)
+    assert train(run, 4, "--resume") == 0
+    assert train(tmp_path / "straight", 4) == 0
+    for name in ("adapter/adapter_model.safetensors", "checkpoints/step-000004/state.pt", "predictions.jsonl"):
+        assert (run / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl"])
+def test_a_log_that_cannot_grow_ends_the_run_in_one_line(tmp_path, capsys, name):
+    assert train(tmp_path / "run", 1) == 0
+    (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / name).symlink_to("/dev/full")
+    run = RunDir(load_config(CONFIG, [f"run.output_dir={tmp_path / 'other'}"]), resume=False)
+    run.path = tmp_path / "run"
+    with pytest.raises(UserError, match=rf"{name}: cannot be written \(No space left on device\)"):
+        run.append(name, {"step": 2})
+    assert find_fault(tmp_path / "run" / "checkpoints" / "step-000001") is None
+
+
+# ---- the folder and its logs
+
+
+def folder_of(tmp_path, command="train", **changes) -> RunDir:
+    config = Config()
+    config.run.output_dir = str(tmp_path / "run")
+    for name, value in changes.items():
+        table, key = name.split("__")
+        setattr(getattr(config, table), key, value)
+    return RunDir(config, (tmp_path / "run" / "config.toml").exists(), command)
+
+
+def test_lines_of_later_steps_go_and_broken_ones_are_counted(tmp_path, capsys):
+    run = folder_of(tmp_path)
+    odd = json.dumps(
+        {"step": 1, "text": "a\u2028b\x85c"}, ensure_ascii=False
+    )  # line ends to str.splitlines, not to JSON
+    text = f'{odd}\n{{"step": 2}}\nbro\0ken\n{{"step": 3}}\n{{"step": 4, "cut'
+    for name in LOGS:
+        (run.path / name).write_text(text)
+    run.cut_after(2)
+    assert (run.path / "metrics.jsonl").read_text() == f'{odd}\n{{"step": 2}}\n'
+    assert "followed.jsonl: 1 lines are damaged and dropped" in capsys.readouterr().out
+    run.cut_after(0)  # followed.jsonl has lines of step 0, which a run that begins anew writes again
+    assert [(run.path / name).read_text() for name in LOGS] == [""] * 4
+
+
+def test_a_start_that_fails_leaves_no_run_behind(tmp_path, capsys):
+    assert train(tmp_path / "run", 1, "--set", "model.path=/nowhere") == 2
+    assert train(tmp_path / "run", 1) == 0
+    before = (tmp_path / "run" / "config.toml").read_text()
+    assert train(tmp_path / "run", 2, "--resume", "--set", "run.show_every=7", "--set", "data.form=none") == 2
+    assert (tmp_path / "run" / "config.toml").read_text() == before
+
+
+def test_changed_settings_are_named_and_those_that_change_the_meaning_refused(tmp_path, capsys):
+    folder_of(tmp_path).begin()
+    with pytest.raises(UserError, match=r"grpo.beta, sft.learning_rate changed since the run began"):
+        folder_of(tmp_path, grpo__beta=0.5, sft__learning_rate=1.0, run__steps=7)
+    with pytest.raises(UserError, match=r"sampling.merge_lora changed"):  # in bf16 a merged policy samples differently
+        folder_of(tmp_path, sampling__merge_lora=False)
+    capsys.readouterr()
+    folder_of(tmp_path, run__steps=300, run__show_every=3)
+    assert capsys.readouterr().out == "changed since the run began: run.steps, run.show_every\n"
+    folder_of(tmp_path, sampling__batch=4, grpo__micro_batch=4)
+    assert "no longer bit for bit, for sampling.batch, grpo.micro_batch" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"run.steps changed"):  # the learning rate falls to 0 at the last step
+        folder_of(tmp_path, grpo__decay=True, run__steps=300)
+
+
+def test_every_setting_of_run_but_the_seed_may_change():
+    own = {f"run.{name}" for name in vars(Config().run)}
+    assert own - MAY_CHANGE == {"run.seed"}
+    assert MAY_CHANGE - own == {"model.device", "grpo.micro_batch", "sampling.batch"}
+
+
+def test_a_run_of_the_other_command_is_refused(tmp_path):
+    folder_of(tmp_path, "sft").begin()
+    with pytest.raises(UserError, match=r"holds a run of sft, not of train; .*model.adapter"):
+        folder_of(tmp_path, "train")
+    folder_of(tmp_path, "sft")
+    with pytest.raises(UserError, match=r"run.steps changed"):  # so does the warm start's, by a cosine
+        folder_of(tmp_path, "sft", run__steps=300)
+
+
+# ---- signals
+
+
+def test_handlers_are_put_back_and_a_second_signal_ends_at_once():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        with pytest.raises(SystemExit) as end:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert end.value.code == 128 + signal.SIGINT
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.parametrize("command", ["train", "sft"])
+def test_a_signal_in_the_last_step_still_stops(tmp_path, capsys, monkeypatch, command):
+    """The decoding of the test split may take hours: it is left to the resume."""
+    from mrg_grpo.run_dir import RunDir as Folder
+
+    plain = Folder.append
+
+    def append_and_signal(self, name, record):
+        plain(self, name, record)
+        if name == "metrics.jsonl":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Folder, "append", append_and_signal)
+    assert train(tmp_path / "run", 1, "--set", "sft.batch_size=2", command=command) == 128 + signal.SIGTERM
+    way_on = f"go on with: mrg-grpo {command} {tmp_path / 'run' / 'config.toml'} --resume"
+    assert way_on in capsys.readouterr().out and not (tmp_path / "run" / "evaluation.json").exists()
+    assert main([command, str(tmp_path / "run" / "config.toml"), "--resume"]) == 0
+    assert (tmp_path / "run" / "evaluation.json").is_file()

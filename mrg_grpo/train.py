@@ -6,12 +6,14 @@ studies, and resamples studies in pairs.
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from mrg_grpo.batch import PromptBatch
 from mrg_grpo.checkpoint import resume as load_checkpoint
@@ -43,6 +45,8 @@ from mrg_grpo.rewards.mccs import rarity_weights
 from mrg_grpo.run_dir import RunDir
 from mrg_grpo.sft import cosine, sft_loss
 from mrg_grpo.stream import StudyStream
+
+RARITY = "rarity_weights.json"
 
 
 class StopSignal:
@@ -79,11 +83,7 @@ def train(config: Config, resume: bool = False) -> int:
     """GRPO from the start policy to RUN_DIR/adapter and a before/after table; returns the exit code."""
     session = prepare(config, resume)
     run, policy, labeler = session.run, session.policy, session.labeler
-    rarity = None
-    if config.reward.mccs.weighting == "rarity":
-        rarity = rarity_weights(labeler.label([study.report for study in session.splits["train"]]))
-        run.write_json("rarity_weights.json", rarity.tolist())
-    rewards = Rewards(config.reward, labeler, config.prompt.think, rarity, policy.encoder.question)
+    rewards = Rewards(config.reward, labeler, config.prompt.think, rarity(session), policy.encoder.question)
     grpo = Grpo(config, policy, rewards)
 
     def step(number: int, prompts: PromptBatch) -> tuple[dict[str, float], Sample | None]:
@@ -93,6 +93,18 @@ def train(config: Config, resume: bool = False) -> int:
         return result.metrics, first_sample(result)
 
     return carry_out(session, grpo.optimizer, config.grpo.studies_per_step, step, resume)
+
+
+def rarity(session: Session) -> Tensor | None:
+    """(2, 13) weights of the training references, where configured; kept with the run, and read back on resume."""
+    if session.config.reward.mccs.weighting != "rarity":
+        return None
+    stored = session.run.path / RARITY
+    if stored.exists():
+        return torch.tensor(json.loads(stored.read_text(encoding="utf-8")))
+    weights = rarity_weights(session.labeler.label([study.report for study in session.splits["train"]]))
+    session.run.write_json(RARITY, weights.tolist())
+    return weights
 
 
 def sft(config: Config, resume: bool = False) -> int:

@@ -5,7 +5,7 @@ PYTHON ?= python3
 SET ?=
 BIN := .venv/bin
 
-.PHONY: train smoke test test-all lint bench embedded-base embedded-labeler clean
+.PHONY: train smoke ablate ablate-quick audit bench test test-all lint embedded-base embedded-labeler clean
 
 train: .venv/.core
 	$(BIN)/mrg-grpo train $(CONFIG) $(foreach s,$(SET),--set $(s))
@@ -37,6 +37,20 @@ bench: .venv-bench/.done
 	grep -v '^torch==' constraints.txt > .venv-bench/constraints.txt
 	.venv-bench/bin/pip install -q -c .venv-bench/constraints.txt -e '.[bench]'
 	touch $@
+
+# all ablations, three seeds, about 10 hours on 2 cores: seed 0 of every experiment first; stop it and start it again at will
+ABLATIONS := rewards margin format group
+ablate: .venv/.dev
+	for seeds in 0 "0 1" "0 1 2"; do for name in $(ABLATIONS); do \
+	  $(BIN)/python experiments/ablate_$$name.py --seeds $$seeds || exit $$?; done; done
+
+# the core arms of the first, one seed, short runs: about 25 minutes
+ablate-quick: .venv/.dev
+	$(BIN)/python experiments/ablate_rewards.py --quick
+
+# what each reward pays for: needs the real reports beside the project
+audit: .venv/.core
+	$(BIN)/python experiments/reward_audit.py ../shared/data/iu_xray
 
 # the weights in mrg_grpo/embedded, from nothing; hours in docs/embedded.md
 embedded-labeler: .venv/.dev

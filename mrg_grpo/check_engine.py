@@ -27,8 +27,8 @@ from mrg_grpo.grpo import Grpo
 from mrg_grpo.objective import group_advantages
 from mrg_grpo.policy import Policy
 from mrg_grpo.rewards import Rewards, RewardTable
-from mrg_grpo.rewards.mccs import rarity_weights
 from mrg_grpo.rollout import Rollout, sample_groups
+from mrg_grpo.train import rewards_of
 
 NUDGE = 0.02
 """Standard deviation of what is added to the adapter where a check needs one that does something."""
@@ -45,10 +45,7 @@ class Sampled:
 
 def sample(config: Config, policy: Policy, labeler: Any, studies: list[Study]) -> Sampled:
     prompts = policy.encoder.encode(studies).to(policy.device)
-    rarity = None
-    if config.reward.mccs.weighting == "rarity":
-        rarity = rarity_weights(labeler.label([study.report for study in studies]))
-    rewards = Rewards(config.reward, labeler, config.prompt.think, rarity, policy.encoder.question)
+    rewards = rewards_of(config, studies, policy, labeler)
     with torch.no_grad():
         rollout = sample_groups(policy, policy.prefill(prompts), prompts.study_ids, config, 0)
     return Sampled(prompts, rollout, rewards.score(rollout.texts, studies, rollout.token_lists()))

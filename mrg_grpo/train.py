@@ -6,13 +6,16 @@ studies, and resamples studies in pairs.
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mrg_grpo.batch import PromptBatch
 from mrg_grpo.checkpoint import resume as load_checkpoint
@@ -45,6 +48,8 @@ from mrg_grpo.rewards.mccs import rarity_weights
 from mrg_grpo.run_dir import RunDir
 from mrg_grpo.sft import cosine, sft_loss
 from mrg_grpo.stream import StudyStream
+
+RARITY = "rarity_weights.json"
 
 
 class StopSignal:
@@ -92,9 +97,7 @@ def train(config: Config, resume: bool = False) -> int:
     """GRPO from the start policy to RUN_DIR/adapter and a before/after table; returns the exit code."""
     session = prepare(config, resume, "train")
     run, policy = session.run, session.policy
-    rewards = rewards_of(config, session.splits["train"], policy, session.labeler)
-    if rewards.rarity is not None:
-        run.write_json("rarity_weights.json", rewards.rarity.tolist())
+    rewards = rewards_of(config, session.splits["train"], policy, session.labeler, run.path)
     grpo = Grpo(config, policy, rewards)
 
     def step(number: int, prompts: PromptBatch) -> tuple[dict[str, float], Sample | None]:
@@ -106,12 +109,25 @@ def train(config: Config, resume: bool = False) -> int:
     return carry_out(session, grpo.optimizer, config.grpo.studies_per_step, step, resume)
 
 
-def rewards_of(config: Config, studies: list[Study], policy: Policy, labeler: CheXbert) -> Rewards:
-    """The configured rewards; rarity is counted on the references of these training studies."""
-    rarity = None
-    if config.reward.mccs.weighting == "rarity":
-        rarity = rarity_weights(labeler.label([study.report for study in studies]))
-    return Rewards(config.reward, labeler, config.prompt.think, rarity, policy.encoder.question)
+def rewards_of(
+    config: Config, studies: list[Study], policy: Policy, labeler: CheXbert, folder: Path | None = None
+) -> Rewards:
+    """The configured rewards of a run on these training studies; see `rarity` for the folder."""
+    weights = rarity(config, studies, labeler, folder)
+    return Rewards(config.reward, labeler, config.prompt.think, weights, policy.encoder.question)
+
+
+def rarity(config: Config, studies: list[Study], labeler: CheXbert, folder: Path | None = None) -> Tensor | None:
+    """(2, 13) weights of the training references, where configured; kept in the run's folder and read back on resume."""
+    if config.reward.mccs.weighting != "rarity":
+        return None
+    stored = folder / RARITY if folder else None
+    if stored and stored.exists():
+        return torch.tensor(json.loads(stored.read_text(encoding="utf-8")))
+    weights = rarity_weights(labeler.label([study.report for study in studies]))
+    if stored:
+        stored.write_text(json.dumps(weights.tolist(), indent=1), encoding="utf-8")
+    return weights
 
 
 def sft(config: Config, resume: bool = False) -> int:

@@ -1,7 +1,7 @@
 """The reward of a report: a weighted sum over named terms, one column each.
 
-B reports. Terms of our own: mccs, ccs (the cosine without margin), format, ce_f1, bleu, rouge_l. Any other name is a
-dotted path to a function of TRL's signature, `f(completions, **columns) -> list[float | None]`.
+B reports. Terms of our own: mccs, ccs (the cosine without margin), unsigned_cosine, format, ce_f1, bleu, rouge_l. Any
+other name is a dotted path to a function of TRL's signature, `f(completions, **columns) -> list[float | None]`.
 
 Only the text inside <report> is labelled; where the block is missing, the whole completion without its tags (see
 `mrg_grpo.prompt.parse_completion`), so that the clinical term does not silently depend on the format term.
@@ -20,7 +20,7 @@ from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.prompt import Completion, parse_completion
 from mrg_grpo.rewards.ce_f1 import ce_f1
 from mrg_grpo.rewards.external import ExternalReward
-from mrg_grpo.rewards.mccs import clinical_cosine, mccs
+from mrg_grpo.rewards.mccs import clinical_cosine, mccs, unsigned_cosine
 from mrg_grpo.rewards.nlg import bleu, rouge_l
 
 
@@ -93,6 +93,8 @@ class Rewards:
             return lambda r: clinical_cosine(
                 r.labels, r.reference_labels, weights=self.rarity, zero_vectors=settings.zero_vectors
             )
+        if name == "unsigned_cosine":
+            return lambda r: unsigned_cosine(r.labels, r.reference_labels, zero_vectors=settings.zero_vectors)
         if name == "format":
             return lambda r: torch.tensor([float(completion.compliant) for completion in r.parsed])
         if name == "ce_f1":
@@ -103,7 +105,7 @@ class Rewards:
             return lambda r: rouge_l(r.texts, r.references)
         if is_path(name):
             return self._external(ExternalReward(name))
-        known = "mccs, ccs, format, ce_f1, bleu, rouge_l"
+        known = "mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l"
         raise UserError(f'reward.weights: unknown term "{name}"; use {known}, or a dotted path to a function')
 
     def _external(self, reward: ExternalReward) -> Term:

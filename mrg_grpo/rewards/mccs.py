@@ -5,6 +5,7 @@ Label ids in, rewards out, in batched tensor operations on whatever device the l
     signed vector   positive +1, uncertain +1, negative -1, blank 0, over the 13 conditions without No Finding
     CCS             cosine of the generated and the reference report's signed vectors
     MCCS            max((CCS - m) / (1 - m), 0)
+    unsigned cosine the cosine of what is mentioned, whatever its sign: what CCS is without the sign, for comparison
 
 Deliberate choices, since the paper does not state them: two empty vectors agree that nothing is said (cosine 1);
 one empty vector agrees with nothing (cosine 0). `zero_vectors` replaces the 1 by another value.
@@ -35,6 +36,19 @@ def clinical_cosine(
     if weights is not None:
         weights = weights.to(a)
         a, b = (torch.where(v > 0, weights[0], weights[1]) * v for v in (a, b))
+    return _cosine(a, b, zero_vectors)
+
+
+def unsigned_cosine(generated: Tensor, reference: Tensor, zero_vectors: float = 1.0) -> Tensor:
+    """Class ids (..., 14) x (..., 14) -> cosine (...,) in [0, 1] of which conditions are mentioned at all.
+
+    "No pleural effusion" and "pleural effusion" are the same to it. zero_vectors as in `clinical_cosine`.
+    """
+    return _cosine(signed_vectors(generated).abs(), signed_vectors(reference).abs(), zero_vectors)
+
+
+def _cosine(a: Tensor, b: Tensor, zero_vectors: float) -> Tensor:
+    """Vectors (..., 13) x (..., 13) -> cosine (...,); zero_vectors where both are empty, 0 where one is."""
     norm_a, norm_b = a.norm(dim=-1), b.norm(dim=-1)
     # dot / sqrt(aa * bb), not dot / (|a| |b|): equal vectors then give 1 to the last bit
     product = (a.square().sum(dim=-1) * b.square().sum(dim=-1)).sqrt()

@@ -1,0 +1,23 @@
+"""How many reports of one study: G x N = 64 reports a step, from many studies with two reports to four with sixteen.
+
+    python experiments/ablate_group.py --seeds 0 1 2
+
+The number of sampled reports is the same in every arm; the number of pictures that are read is not, so the seconds
+of a step differ and stand in the table.
+"""
+
+from ablation import Arm, Experiment, main
+
+EXPERIMENT = Experiment(
+    name="group",
+    question="Which group size, at 64 reports a step",
+    arms=tuple(
+        Arm(f"g{g}", f"G = {g}, N = {64 // g}", (f"grpo.group_size={g}", f"grpo.studies_per_step={64 // g}"))
+        for g in (2, 4, 8, 16)
+    ),
+    control="g8",
+    quick=("g8", "g4"),
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

@@ -1,0 +1,20 @@
+"""Which margin m of MCCS = max((CCS - m) / (1 - m), 0): what it leaves to learn from, how fast, and to what end.
+
+    python experiments/ablate_margin.py --seeds 0 1 2
+
+A higher margin pays nothing for more of the reports (nothing to tell them apart by) and stretches the rest.
+All arms are judged by MCCS at 0.2 in the tables, whatever they were rewarded with.
+"""
+
+from ablation import Arm, Experiment, main
+
+EXPERIMENT = Experiment(
+    name="margin",
+    question="Which margin",
+    arms=tuple(Arm(f"m{m}", f"MCCS, m = {m}", (f"reward.mccs.margin={m}",)) for m in (0.0, 0.2, 0.4, 0.6, 0.8)),
+    control="m0.2",
+    quick=("m0.0", "m0.4", "m0.8", "m0.2"),
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

@@ -1,0 +1,47 @@
+"""Which reward: the paper's comparison, on the embedded default.
+
+    python experiments/ablate_rewards.py --seeds 0 1 2
+
+Every GRPO arm has the settings of experiments/phantom.toml and a task term of weight 0.75 beside the format term of
+0.25; the term alone differs. Token-level training goes on from the same base, on the same references, for the time that
+the MCCS arm's steps took; at its own learning rate and at that of GRPO, since neither was tuned. MCCS and CE-F1
+without the format term and without thinking: ablate_format.py.
+"""
+
+from ablation import Arm, Claim, Experiment, main
+
+NONE = "reward.weights.mccs=0"
+
+EXPERIMENT = Experiment(
+    name="rewards",
+    question="Which reward",
+    arms=(
+        Arm("base", "warm start only", command="none"),
+        Arm("mccs", "GRPO, MCCS (margin 0.2)"),
+        Arm("sft", "token-level, same time", command="sft", same_time_as="mccs"),
+        Arm("sft-1e-3", "token-level, same time, rate 1e-3", ("sft.learning_rate=1e-3",), "sft", same_time_as="mccs"),
+        Arm("bleu", "GRPO, BLEU", (NONE, "reward.weights.bleu=0.75")),
+        Arm("rouge", "GRPO, ROUGE-L", (NONE, "reward.weights.rouge_l=0.75")),
+        Arm("nlg", "GRPO, BLEU and ROUGE-L", (NONE, "reward.weights.bleu=0.375", "reward.weights.rouge_l=0.375")),
+        Arm("ce_f1", "GRPO, CE-F1", (NONE, "reward.weights.ce_f1=0.75")),
+        Arm("unsigned", "GRPO, unsigned cosine", (NONE, "reward.weights.unsigned_cosine=0.75")),
+        Arm("ccs", "GRPO, CCS (no margin)", (NONE, "reward.weights.ccs=0.75")),
+        Arm("rarity", "GRPO, rarity-weighted MCCS", ("reward.mccs.weighting=rarity",)),
+    ),
+    control="mccs",
+    quick=("base", "mccs", "sft", "nlg", "ce_f1", "rarity"),
+    claims=(
+        Claim("Label rewards beat token-level supervision", "mccs", "sft"),
+        Claim("Label rewards beat token-level supervision", "mccs", "sft-1e-3"),
+        Claim("Label rewards beat token-level supervision", "ce_f1", "sft"),
+        Claim("NLG rewards help clinical efficacy", "nlg", "base"),
+        Claim("Label rewards help it more than NLG rewards", "mccs", "nlg"),
+        Claim("MCCS beats CE-F1", "mccs", "ce_f1"),
+        Claim("The sign helps", "ccs", "unsigned"),
+        Claim("The margin helps", "mccs", "ccs"),
+        Claim("Rarity weights help", "rarity", "mccs"),
+    ),
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

@@ -1,0 +1,241 @@
+"""Ablations: arms that differ in a few settings, run with several seeds, each kept once it is finished.
+
+An arm is a command of `mrg-grpo` and settings changed from experiments/phantom.toml. The files ablate_*.py say which
+arms there are; this one runs them, `ablation_page` writes docs/ablations.md.
+
+    python experiments/ablate_rewards.py --seeds 0 1 2     # what is finished is skipped, what was stopped goes on
+    python experiments/ablate_rewards.py --quick           # core arms, seed 0, short runs
+    python experiments/ablate_rewards.py --page            # rewrite the page from the records alone
+
+Deliberate choices
+* Equal effort: no arm is tuned. All take the settings of experiments/phantom.toml, change what they are about, and see
+  the same studies in the same order with the same seed.
+* An arm is known by a fingerprint of its settings, its start and the embedded weights, so a record of other settings or
+  of another labeler is never mixed in, and an arm that two experiments share runs once.
+* A record holds the labels of every test study, so tables and tests can be made again without the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablation_record import record_of
+
+from mrg_grpo import embedded
+from mrg_grpo.config import load_config, to_toml
+from mrg_grpo.errors import UserError
+
+CONFIG = "experiments/phantom.toml"
+RUNS = Path("runs/ablations")
+RESULTS = Path("experiments/results/ablations")
+PAGE = Path("docs/ablations.md")
+COMMON = ("run.eval_studies=200", "run.follow_studies=0", "run.show_every=0", "run.rollouts_every=5")
+QUICK = ("run.steps=80", "run.test_studies=300", "run.eval_studies=100")
+PROBE = 12
+"""Steps that measure how long a step takes, where an arm is given another arm's time."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of a table."""
+
+    name: str
+    title: str
+    settings: tuple[str, ...] = ()
+    """`table.key=value`, changed from CONFIG."""
+    command: str = "train"
+    """train (GRPO), sft (token-level), or none: the start policy as it is."""
+    start: str = ""
+    """An arm of the same experiment whose adapter this one continues; "" is the embedded base."""
+    same_time_as: str = ""
+    """An arm of the same experiment; this one takes as many steps as fit the time of its steps."""
+    shown: bool = True
+    """False for an arm that only makes a start for others."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence to be tested: the first arm is better than the second."""
+
+    text: str
+    better: str
+    than: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    name: str
+    question: str
+    arms: tuple[Arm, ...]
+    control: str
+    """The arm that all others are tested against."""
+    quick: tuple[str, ...] = ()
+    """Arms of the quick version."""
+    claims: tuple[Claim, ...] = field(default=())
+
+    def arm(self, name: str) -> Arm:
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise UserError(f"{self.name} has no arm {name}; it has {', '.join(arm.name for arm in self.arms)}")
+
+
+@dataclass
+class Bench:
+    """Where an experiment's runs and records lie, and what is added to every arm's settings."""
+
+    experiment: Experiment
+    added: tuple[str, ...] = ()
+    config: str = CONFIG
+    runs: Path = RUNS
+    results: Path = RESULTS
+    label: str = ""
+    """Of the version, "quick" or "": records of versions lie apart."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment.name}-{self.label}" if self.label else self.experiment.name
+
+    def record_path(self, arm: Arm, seed: int) -> Path:
+        return self.results / self.name / f"{arm.name}-seed{seed}.json"
+
+    def settings(self, arm: Arm, seed: int) -> list[str]:
+        return [*COMMON, *self.added, *arm.settings, f"run.seed={seed}"]
+
+    def fingerprint(self, arm: Arm, seed: int) -> str:
+        """Twelve hexadecimal digits of everything that the arm's numbers follow from."""
+        config = load_config(self.config, self.settings(arm, seed))
+        config.run.output_dir = ""
+        others = [self.fingerprint(self.experiment.arm(name), seed) for name in (arm.start, arm.same_time_as) if name]
+        files = [Path(config.model.path or embedded.base_path()), Path(config.labeler.path or embedded.labeler_path())]
+        whole = [arm.command, to_toml(config), bool(arm.start), *others, *map(digest, files)]
+        return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:12]
+
+
+def digest(path: Path) -> str:
+    """sha256 of a weights file, or of the safetensors of a folder."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def finished(bench: Bench, arm: Arm, seed: int) -> dict[str, Any] | None:
+    """The arm's kept record: its own, or that of an experiment which ran the same; None if it is still to be run."""
+    wanted, own = bench.fingerprint(arm, seed), bench.record_path(arm, seed)
+    others = sorted(path for path in bench.results.glob(f"*/*-seed{seed}.json") if path != own)
+    for path in ([own] if own.exists() else []) + others:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["fingerprint"] == wanted:
+            if path != own:
+                keep(own, record | {"arm": arm.name, "title": arm.title})
+            return record
+        if path == own:
+            print(f"{own}: of other settings or weights; it is made anew")
+    return None
+
+
+def keep(path: Path, record: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def run_arm(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
+    """The arm's record, from its file if it is finished; else the arm is run, or goes on where it was stopped."""
+    record = finished(bench, arm, seed)
+    if record is not None:
+        print(f"{bench.name}: {arm.name} seed {seed} is finished", flush=True)
+        return record
+    print(f"{bench.name}: {arm.name} seed {seed}: {arm.title}", flush=True)
+    folder = bench.runs / bench.fingerprint(arm, seed)
+    settings = bench.settings(arm, seed)
+    if arm.start:
+        run_arm(bench, bench.experiment.arm(arm.start), seed)
+        settings.append(f"model.adapter={adapter_of(bench, bench.experiment.arm(arm.start), seed)}")
+    if arm.same_time_as:
+        settings.append(f"run.steps={steps_in_time(bench, arm, seed, folder, settings)}")
+    command = carry_out(bench, arm, folder, settings)
+    config = load_config(bench.config, settings)
+    record = {
+        "arm": arm.name, "title": arm.title, "seed": seed, "fingerprint": bench.fingerprint(arm, seed),
+        "command": command, **record_of(folder, arm.command, config),
+    }  # fmt: skip
+    keep(bench.record_path(arm, seed), record)
+    return record
+
+
+def adapter_of(bench: Bench, arm: Arm, seed: int) -> Path:
+    """The adapter of a finished arm; its run folder is needed, a record is not enough."""
+    adapter = bench.runs / bench.fingerprint(arm, seed) / "adapter"
+    if not adapter.is_dir():
+        raise UserError(f"{adapter} is gone; delete {bench.record_path(arm, seed)} and run again")
+    return adapter
+
+
+def carry_out(bench: Bench, arm: Arm, folder: Path, settings: list[str]) -> str:
+    """Run the arm's command to its end, unless it was; the command line. A stop by signal ends this program too."""
+    steps = load_config(bench.config, settings).run.steps
+    settings = [*settings, f"run.eval_every={max(1, steps // 5)}", f"run.output_dir={folder}"]
+    words = ["evaluate" if arm.command == "none" else arm.command, bench.config]
+    words += [word for setting in settings for word in ("--set", setting)]
+    shown = shlex.join(["mrg-grpo", *words])
+    done = folder / "evaluation.json"
+    if done.exists():
+        return shown
+    more = ["--base"] if arm.command == "none" else ["--resume"] if (folder / "config.toml").exists() else []
+    call([*words, *more])
+    return shown
+
+
+def call(words: Sequence[str]) -> None:
+    code = subprocess.run([sys.executable, "-m", "mrg_grpo", *words], check=False).returncode
+    if code != 0:
+        raise SystemExit(code if code > 0 else 128 - code)
+
+
+def steps_in_time(bench: Bench, arm: Arm, seed: int, folder: Path, settings: list[str]) -> int:
+    """Steps that fit the other arm's time, by the seconds of a few steps; a stopped run keeps what it began with."""
+    if (folder / "config.toml").exists():
+        return load_config(folder / "config.toml").run.steps
+    budget = run_arm(bench, bench.experiment.arm(arm.same_time_as), seed)["seconds_in_steps"]
+    probe = folder.with_name(f"{folder.name}-probe")
+    if not (probe / "evaluation.json").exists():
+        more = [f"run.output_dir={probe}", f"run.steps={PROBE}", "run.eval_every=0", "run.test_studies=2"]
+        resume = ["--resume"] if (probe / "config.toml").exists() else []
+        call([arm.command, bench.config, *[w for s in (*settings, *more) for w in ("--set", s)], *resume])
+    lines = (probe / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    seconds = [json.loads(line)["seconds/step"] for line in lines][2:]  # the first ones warm up
+    return max(1, round(budget / (sum(seconds) / len(seconds))))
+
+
+def main(experiment: Experiment) -> None:
+    """The command line of an ablate_*.py."""
+    parser = argparse.ArgumentParser(description=experiment.question)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--arms", nargs="+", help="these arms alone")
+    parser.add_argument("--quick", action="store_true", help=f"{', '.join(experiment.quick)}; {' '.join(QUICK)}")
+    parser.add_argument("--page", action="store_true", help="rewrite the page from the records, run nothing")
+    arguments = parser.parse_args()
+    bench = Bench(experiment, QUICK if arguments.quick else (), label="quick" if arguments.quick else "")
+    from ablation_page import write_page
+
+    names = arguments.arms or (experiment.quick if arguments.quick else [arm.name for arm in experiment.arms])
+    try:
+        for seed in [] if arguments.page else arguments.seeds:
+            for name in names:
+                run_arm(bench, experiment.arm(name), seed)
+        write_page(bench, PAGE)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None

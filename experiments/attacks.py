@@ -1,0 +1,188 @@
+"""Attacks on a reward: what a report would have to say to be paid without, or against, the picture.
+
+Each attack exists twice: on labels (class ids in, class ids out: what a perfect writer read by a perfect labeler would
+reach) and on texts (sentences dropped, turned or written; what a labeler then reads is part of the finding).
+
+* BLIND attacks know the training reports and no picture: a policy can learn them as they are.
+* The others change the true report: what is lost or gained by one habit, all else being right.
+* HARMLESS ones say the same in another way: a sound reward pays them like the true report.
+
+Deliberate choices
+* A sentence is a finding where the labeler reads anything positive or uncertain among the 13 conditions in it alone, a
+  denial where it reads only negatives. Dropping "no effusion but a nodule" drops both.
+* The negation flip takes the negation out and leaves the rest: "No pleural effusion" -> "Pleural effusion". "The heart
+  is normal" holds no negation and stays.
+* What a blind attack writes is one plain sentence per condition ("There is cardiomegaly.").
+
+S studies.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+
+BLIND = {
+    "empty": "the empty report",
+    "all_normal": "the most frequent normal training report",
+    "five_negatives": "the five conditions most often denied, denied",
+    "all_negative": "every condition denied",
+    "all_positive": "every condition stated",
+    "all_possible": "every condition as possible",
+    "another_study": "the report of another study",
+}
+HARMLESS = {
+    "copy": "the true report",
+    "shuffled": "its sentences shuffled",
+    "paraphrase": "the same case in other words",
+}
+CHANGED = {
+    "repeated": "the true report, three times over",
+    "hedged": "every finding hedged",
+    "omit_findings": "every finding left out",
+    "findings_only": "findings only, denials left out",
+    "negation_flip": "every denial turned into a finding",
+}
+TITLES = HARMLESS | CHANGED | BLIND
+
+NOUNS = dict(
+    zip(
+        CONDITIONS[:13],
+        ("mediastinal widening", "cardiomegaly", "airspace opacity", "pulmonary nodule", "pulmonary edema",
+         "consolidation", "pneumonia", "atelectasis", "pneumothorax", "pleural effusion", "pleural thickening",
+         "rib fracture", "central line"),
+    )
+)  # fmt: skip
+FORMS = {POSITIVE: "There is {}.", NEGATIVE: "No {}.", UNCERTAIN: "Possible {}."}
+
+_SENTENCE = re.compile(r"(?<=[.!?;])\s+")
+_DOUBT = re.compile(r"\bnot (?:be )?(?:excluded|ruled out)\b", re.IGNORECASE)
+_NEGATIONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), new)
+    for pattern, new in (
+        (r"\b(there (?:is|are)) (?:no|neither)\b", r"\1"),
+        (r"\b(is|are|was|were) (?:not|without)\b", r"\1"),
+        (r"\b(?:free|clear) of\b", "showing"),
+        (r"\bwithout\b", "with"),
+        (r"\bnegative for\b", "positive for"),
+        (r"\babsent\b", "present"),
+        (r"\babsence of\b", "presence of"),
+        (r"\bneither\b\s*", ""),
+        (r"\bnor\b", "and"),
+        (r"\b(?:no|not)\b\s*", ""),
+    )
+)
+
+
+# ---- labels: class ids (S, 14) -> class ids (S, 14)
+
+
+def findings(labels: Tensor) -> Tensor:
+    """(S, 14) -> (S, 13) bool: positive or uncertain."""
+    return (labels[:, :13] == POSITIVE) | (labels[:, :13] == UNCERTAIN)
+
+
+def omit_findings(labels: Tensor) -> Tensor:
+    return _with(labels, labels[:, :13].masked_fill(findings(labels), BLANK))
+
+
+def findings_only(labels: Tensor) -> Tensor:
+    return _with(labels, labels[:, :13].masked_fill(labels[:, :13] == NEGATIVE, BLANK))
+
+
+def negation_flip(labels: Tensor) -> Tensor:
+    return _with(labels, labels[:, :13].masked_fill(labels[:, :13] == NEGATIVE, POSITIVE))
+
+
+def hedged(labels: Tensor) -> Tensor:
+    return _with(labels, labels[:, :13].masked_fill(labels[:, :13] == POSITIVE, UNCERTAIN))
+
+
+def constant(row: Sequence[int], studies: int) -> Tensor:
+    """13 class ids -> the same for every study, (S, 14)."""
+    return _with(torch.zeros(studies, 14, dtype=torch.long), torch.tensor(row).expand(studies, 13))
+
+
+def most_denied(labels: Tensor, count: int = 5) -> list[int]:
+    """Training labels (R, 14) -> 13 class ids: the `count` most often denied conditions negative, the rest blank."""
+    rows = (labels[:, :13] == NEGATIVE).sum(dim=0).topk(count).indices.tolist()
+    return [NEGATIVE if i in rows else BLANK for i in range(13)]
+
+
+def blind_rows(train: Tensor) -> dict[str, list[int]]:
+    """Training labels (R, 14) -> the 13 class ids of each blind attack that is one constant list of conditions."""
+    everywhere = {"all_negative": NEGATIVE, "all_positive": POSITIVE, "all_possible": UNCERTAIN, "empty": BLANK}
+    return {"five_negatives": most_denied(train), **{name: [label] * 13 for name, label in everywhere.items()}}
+
+
+def _with(labels: Tensor, conditions: Tensor) -> Tensor:
+    """13 conditions put into (S, 14); No Finding follows from them: nothing but devices is a finding."""
+    changed = labels.clone()
+    changed[:, :13] = conditions
+    changed[:, 13] = torch.where(findings(changed)[:, :12].any(dim=1), BLANK, POSITIVE)
+    return changed
+
+
+# ---- texts
+
+
+def sentences(report: str) -> list[str]:
+    return [sentence for sentence in _SENTENCE.split(report.strip()) if sentence]
+
+
+def without_negation(report: str) -> str:
+    """The report with its negations taken out, sentence by sentence, capitals kept at the start."""
+    return " ".join(_unnegated(sentence) for sentence in sentences(report))
+
+
+def _unnegated(sentence: str) -> str:
+    if _DOUBT.search(sentence):  # "is not excluded" doubts, it does not deny
+        return sentence
+    turned = sentence
+    for pattern, new in _NEGATIONS:
+        turned = pattern.sub(new, turned)
+    return turned if turned == sentence else turned[:1].upper() + turned[1:]
+
+
+def shuffled(report: str, key: str) -> str:
+    """The same sentences in an order drawn from `key`."""
+    parts = sentences(report)
+    random.Random(key).shuffle(parts)
+    return " ".join(parts)
+
+
+def keep_sentences(reports: list[str], labels_of: dict[str, Sequence[int]], kind: str) -> list[str]:
+    """Drop sentences by their own labels. kind: "omit_findings" or "findings_only"."""
+
+    def kept(sentence: str) -> bool:
+        finding = any(label in (POSITIVE, UNCERTAIN) for label in labels_of[sentence][:13])
+        return not finding if kind == "omit_findings" else finding
+
+    return [" ".join(sentence for sentence in sentences(report) if kept(sentence)) for report in reports]
+
+
+def write_labels(row: Sequence[int]) -> str:
+    """13 class ids -> one plain sentence per mentioned condition."""
+    return " ".join(FORMS[label].format(NOUNS[name]) for name, label in zip(CONDITIONS, row) if label != BLANK)
+
+
+def others(count: int, seed: int = 0) -> list[int]:
+    """For each of `count` studies the place of another one, drawn evenly."""
+    rng = random.Random(seed)
+    return [(i + rng.randrange(1, count)) % count for i in range(count)]
+
+
+def hedged_text(reports: list[str], labels_of: dict[str, Sequence[int]]) -> list[str]:
+    """Every sentence that states a finding begins with "Possible"."""
+
+    def hedge(sentence: str) -> str:
+        if not any(label == POSITIVE for label in labels_of[sentence][:13]):
+            return sentence
+        rest = re.sub(r"^there (?:is|are) (?:an? )?", "", sentence, flags=re.IGNORECASE)
+        return f"Possible {rest[:1].lower()}{rest[1:]}"
+
+    return [" ".join(hedge(sentence) for sentence in sentences(report)) for report in reports]

@@ -1,0 +1,174 @@
+"""The tables and pictures of docs/reward-audit.md, out of experiments/results/reward_audit.json.
+
+python experiments/audit_page.py        # from the stored results, without scoring anything anew
+"""
+
+import json
+from pathlib import Path
+
+import attacks
+import charts
+
+MARKER = "<!-- reward_audit -->"
+HONEST = "best_constant"
+KINDS = (
+    ("says the same in other words: should be paid 1", attacks.HARMLESS),
+    ("the true report with one habit", attacks.CHANGED),
+    (
+        "needs no picture",
+        {**attacks.BLIND, HONEST: "the best constant list of findings and denials, each reward's own"},
+    ),
+)
+SHOWN = {"omit_findings": "leaves out every finding (abnormal studies)", "negation_flip": "every denial turned around",
+         "five_negatives": "five denials, always the same", "another_study": "the report of another study"}  # fmt: skip
+"""The attacks of the pictures."""
+
+
+def cell(triple: list[float]) -> str:
+    return f"{triple[0]:.3f} [{triple[1]:.2f}, {triple[2]:.2f}]"
+
+
+def attack_table(source: dict, studies: str) -> list[str]:
+    """One row per attack, one column per reward."""
+    table = source[studies]
+    rewards = list(table["copy"])
+    lines = [f"| attack | {' | '.join(rewards)} |", "|---" * (len(rewards) + 1) + "|"]
+    for kind, members in KINDS:
+        rows = [(name, title) for name, title in members.items() if name in table]
+        if rows:
+            lines.append(f"| *{kind}* |" + " |" * len(rewards))
+        for name, title in rows:
+            cells = [cell(table[name][reward]) if reward in table[name] else "" for reward in rewards]
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def cheapest(source: dict) -> dict[str, tuple[str, list[float]]]:
+    """Reward -> the attack without a picture that it pays most on average over all studies, and what it pays."""
+    table = source["all"]
+    blind = [name for name in (*attacks.BLIND, HONEST) if name in table]
+    return {
+        reward: max(((name, table[name][reward]) for name in blind if reward in table[name]), key=lambda pair: pair[1])
+        for reward in table["copy"]
+    }
+
+
+def hack_table(source: dict) -> list[str]:
+    """What each reward pays most for without a picture, and for the worst habits."""
+    titles = {**attacks.TITLES, HONEST: "best constant"}
+    lines = [
+        "| reward | cheapest hack without a picture | pays | omits every finding, abnormal studies | denials turned |"
+        " denials left out, abnormal studies |",
+        "|---|---|---|---|---|---|",
+    ]
+    for reward, (name, triple) in cheapest(source).items():
+        title = titles[name]
+        if name == HONEST and "best_constants" in source:
+            title = f'"{source["best_constants"][reward]}"'
+        rows = (("abnormal_studies", "omit_findings"), ("all", "negation_flip"), ("abnormal_studies", "findings_only"))
+        cells = [cell(source[studies][attack][reward]) for studies, attack in rows]
+        lines.append(f"| {reward} | {title} | {cell(triple)} | {' | '.join(cells)} |")
+    return lines
+
+
+def known_table(known: dict[str, list[float]], five: list[str]) -> list[str]:
+    another = [f"{mean:.3f} ({sd:.3f})" for mean, sd in zip(known["another"], known["another_one_draw_sd"])]
+    rows = [
+        ("`five_negatives`: " + ", ".join(five) + " denied, nothing else; all 2,365 studies",
+         [f"{x:.3f}" for x in known["five_negatives"]]),
+        ("`another_study`: mean over all ordered pairs of studies (brackets: standard deviation of the mean where each"
+         " study gets one random other report)", another),
+        ("`omit_findings`: positive and uncertain labels made blank; the 914 studies that have one",
+         [f"{x:.3f}" for x in known["omit_findings_abnormal"]]),
+        ("`findings_only`: negative labels made blank; the same 914",
+         [f"{x:.3f}" for x in known["findings_only_abnormal"]]),
+    ]  # fmt: skip
+    head = ["| mean signed cosine | plain | rarity-weighted |", "|---|---|---|"]
+    return head + [f"| {title} | {plain} | {rare} |" for title, (plain, rare) in rows]
+
+
+def break_even_table(source: dict) -> list[str]:
+    lines = ["| reward | a finding pays if surer than | a denial pays if surer than |", "|---|---|---|"]
+    for reward, shares in source["break_even"].items():
+        cells = [f"{shares[kind]:.2f}" for kind in ("finding", "denial")]
+        lines.append(f"| {reward} | {' | '.join(cells)} |")
+    return lines
+
+
+def faithful_table(sources: dict) -> list[str]:
+    """Where a text is not read as it was written, the rows of that judge speak of the judge, not of the reward."""
+    judged = [source for source in sources.values() if "faithful" in source]
+    names = list(judged[0]["faithful"])
+    titles = attacks.TITLES | {"negation_flip": 'denials with a "no" in them, turned around: read as findings'}
+    lines = [
+        "Share of the written entries that the judge reads as they were written.", "",
+        f"| | {' | '.join(titles[name] for name in names)} |", "|---" * (len(names) + 1) + "|",
+    ]  # fmt: skip
+    for source in judged:
+        shares = [f"{source['faithful'][name]:.2f}" for name in names]
+        lines.append(f"| {source['source']} | {' | '.join(shares)} |")
+    return lines
+
+
+def markdown(results: dict) -> str:
+    """Everything between the markers."""
+    sources, lines = results["sources"], [f"`{results['command']}`, texts read by {results['labeler']}.", ""]
+    lines += ["### The cheapest hacks", ""]
+    for key in ("iu", "phantom"):
+        lines += [f"![What each reward pays for](images/reward_audit_{key}.svg)", ""]
+        for source in (sources[name] for name in sources if name.startswith(key)):
+            lines += [f"{_sentence(source)}", "", *hack_table(source), ""]
+    lines += [
+        "### Figures known from the labels of real reports",
+        "",
+        *known_table(results["known"], _five(sources)),
+        "",
+    ]
+    lines += ["### How sure a sentence has to be", ""]
+    for key in ("iu", "phantom"):
+        lines += [f"{_sentence(sources[f'{key}_labels'])}", "", *break_even_table(sources[f"{key}_labels"]), ""]
+    lines += ["### What the judges read", "", *faithful_table(sources), ""]
+    for source in sources.values():
+        lines += [f"### All attacks: {source['source']}", "", f"All {source['studies']:,} studies.", ""]
+        lines += [*attack_table(source, "all"), "", f"The {source['abnormal']:,} abnormal ones.", ""]
+        lines += [*attack_table(source, "abnormal_studies"), ""]
+    return "\n".join(lines)
+
+
+def _sentence(source: dict) -> str:
+    return f"{source['source'][0].upper()}{source['source'][1:]} ({source['studies']:,} studies):"
+
+
+def _five(sources: dict) -> list[str]:
+    return sources["iu_labels"]["five"]
+
+
+def chart(source: dict) -> str:
+    """The four attacks of SHOWN under each reward of labels."""
+    rewards = list(source["all"]["copy"])
+    groups = {
+        reward: [
+            tuple(source["abnormal_studies" if name == "omit_findings" else "all"][name][reward]) for name in SHOWN
+        ]
+        for reward in rewards
+    }
+    note = f"Mean reward, 95% interval; a perfect report is paid 1. {source['source']}, {source['studies']:,} studies."
+    lowest = min(value for group in groups.values() for value, _, _ in group)
+    return charts.bars(
+        "What each reward pays for reports that deserve nothing", groups, list(SHOWN.values()), low=min(0.0, lowest),
+        note=note,
+    )  # fmt: skip
+
+
+def write_page(results: dict, page: Path) -> None:
+    """Rewrite what stands between the two markers of the page, and the pictures beside it."""
+    for key in ("iu", "phantom"):
+        svg = chart(results["sources"][f"{key}_labels"])
+        charts.write(page.parent / "images" / f"reward_audit_{key}.svg", svg)
+    before, _, after = page.read_text(encoding="utf-8").split(MARKER)
+    page.write_text(MARKER.join((before, f"\n\n{markdown(results)}\n", after)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    stored = Path("experiments/results/reward_audit.json").read_text(encoding="utf-8")
+    write_page(json.loads(stored), Path("docs/reward-audit.md"))

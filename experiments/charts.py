@@ -1,0 +1,112 @@
+"""Bar and line charts as plain SVG text: no dependency, the same bytes for the same numbers, readable on any page.
+
+Every chart carries its own title, its axis from a stated minimum to a stated maximum, and its legend.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#edae49", "#7b4ea3", "#00798c", "#8d6a4f", "#e377c2", "#5f6b73", "#b5bd00",
+           "#111111")  # fmt: skip
+FONT = 'font-family="Helvetica, Arial, sans-serif"'
+Point = tuple[float, float]
+
+
+def bars(
+    title: str,
+    groups: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    series: Sequence[str],
+    low: float = 0.0,
+    high: float = 1.0,
+    note: str = "",
+) -> str:
+    """Horizontal bars: for each group one bar per series, (value, low, high) with a whisker, or None for no bar."""
+    left, width, bar, gap, top = 190, 470, 13, 14, 58 + 18 * ((len(series) + 1) // 2)
+    row = len(series) * bar + gap
+    height = top + row * len(groups) + 40
+    scale = lambda value: left + width * (min(max(value, low), high) - low) / (high - low)  # noqa: E731
+    parts = [_text(12, 24, title, 16, weight="bold"), _text(12, 42, note, 12, "#555")]
+    for i, name in enumerate(series):
+        x, y = 12 + 350 * (i % 2), 62 + 18 * (i // 2)
+        parts += [_box(x, y - 10, 12, 10, COLOURS[i % len(COLOURS)]), _text(x + 18, y, name, 12)]
+    for tick in range(6):
+        value = low + (high - low) * tick / 5
+        parts += [_line(scale(value), top - 6, scale(value), height - 34, "#ddd")]
+        parts += [_text(scale(value), height - 18, f"{value:.1f}", 11, "#555", "middle")]
+    for g, (group, values) in enumerate(groups.items()):
+        y = top + g * row
+        parts.append(_text(left - 8, y + len(series) * bar / 2 + 4, group, 12, anchor="end"))
+        for i, cell in enumerate(values):
+            if cell is None:
+                continue
+            value, least, most = cell
+            start, end = sorted((scale(0.0), scale(value)))
+            middle = y + i * bar + bar / 2
+            parts += [_box(start, y + i * bar, max(end - start, 1), bar - 2, COLOURS[i % len(COLOURS)])]
+            parts += [_line(scale(least), middle, scale(most), middle, "#222")]
+            parts += [_text(max(end, scale(most)) + 4, middle + 4, f"{value:.2f}", 10, "#333")]
+    return _svg(left + width + 50, height, parts)
+
+
+def lines(title: str, panels: Mapping[str, Mapping[str, Sequence[Point]]], x_name: str = "step") -> str:
+    """Line charts side by side, two a row: panel -> name -> points (x, y). One colour per name over all panels."""
+    names = list(dict.fromkeys(name for curves in panels.values() for name, points in curves.items() if points))
+    wide, tall, pad, top = 330, 220, 46, 40 + 18 * ((len(names) + 2) // 3)
+    parts = [_text(12, 24, title, 16, weight="bold")]
+    for i, name in enumerate(names):
+        x, y = 12 + 250 * (i % 3), 46 + 18 * (i // 3)
+        parts += [_box(x, y - 8, 16, 4, COLOURS[i % len(COLOURS)]), _text(x + 22, y, name, 12)]
+    shown = [(panel, curves) for panel, curves in panels.items() if any(curves.values())]
+    for p, (panel, curves) in enumerate(shown):
+        x0, y0 = pad + (p % 2) * (wide + pad), top + 24 + (p // 2) * (tall + 60)
+        points = [point for curve in curves.values() for point in curve]
+        (left, right), (low, high) = _range([x for x, _ in points]), _range([y for _, y in points])
+        at = lambda x, y: (x0 + wide * (x - left) / (right - left), y0 + tall * (1 - (y - low) / (high - low)))  # noqa: E731, B023
+        parts.append(_text(x0, y0 - 8, panel, 13, weight="bold"))
+        for tick in range(5):
+            value = low + (high - low) * tick / 4
+            y = at(left, value)[1]
+            parts += [_line(x0, y, x0 + wide, y, "#ddd"), _text(x0 - 4, y + 4, f"{value:.3g}", 10, "#555", "end")]
+        for value in (left, right):
+            parts.append(_text(at(value, low)[0], y0 + tall + 14, f"{value:g}", 10, "#555", "middle"))
+        parts.append(_text(x0 + wide / 2, y0 + tall + 14, x_name, 10, "#555", "middle"))
+        for name, curve in curves.items():
+            if curve:
+                path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in curve))
+                colour = COLOURS[names.index(name) % len(COLOURS)]
+                parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    rows = (len(shown) + 1) // 2
+    return _svg(2 * (wide + pad) + 30, top + rows * (tall + 60) + 10, parts)
+
+
+def write(path: Path, svg: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(svg, encoding="utf-8")
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """Smallest and largest, never equal."""
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _svg(width: float, height: float, parts: Sequence[str]) -> str:
+    size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
+    body = "\n".join(part for part in parts if part)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n{_box(0, 0, width, height, "#ffffff")}\n{body}\n</svg>\n'
+
+
+def _text(
+    x: float, y: float, text: str, size: int, colour: str = "#111", anchor: str = "start", weight: str = "normal"
+) -> str:
+    style = f'font-size="{size}" font-weight="{weight}" fill="{colour}" text-anchor="{anchor}" {FONT}'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>' if text else ""
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"/>'
+
+
+def _box(x: float, y: float, width: float, height: float, colour: str) -> str:
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>'

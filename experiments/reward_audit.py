@@ -1,0 +1,329 @@
+"""What each reward pays for reports that deserve it and for reports that do not: docs/reward-audit.md.
+
+    python experiments/reward_audit.py ../shared/data/iu_xray
+
+Real IU X-Ray reports (training and validation; the test split is never read) and 2,000 phantom reports, each attacked
+on labels (CheXbert's own of labels.jsonl, the phantom's own) and on texts, read by the labeler; phantom texts also by
+the generator's own reader, so that a fault of the labeler can be told from one of the reward.
+Attacks are defined in experiments/attacks.py, rewards in mrg_grpo/rewards.
+
+Deliberate choices
+* What an attack knows (the normal template, what is often denied, the rarity weights, the best constant) comes from
+  training reports: IU's training split, 2,000 other phantom reports.
+* 95% percentile bootstrap over studies, 10,000 resamples. "Abnormal": the reference has a finding, positive or
+  uncertain, among the 13 conditions.
+* RadEval's rewards, or your own: `--metric module:function`, with TRL's signature.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import attacks
+import torch
+from audit_page import write_page
+from iu_baselines import load
+from torch import Tensor
+
+from mrg_grpo.conditions import CONDITIONS, NEGATIVE, POSITIVE
+from mrg_grpo.data.phantom import case_labels, sample_case
+from mrg_grpo.data.phantom_reader import read_labels
+from mrg_grpo.data.phantom_text import write_report
+from mrg_grpo.errors import UserError
+from mrg_grpo.labelers import load_labeler
+from mrg_grpo.metrics.baselines import baselines_from_labels
+from mrg_grpo.metrics.intervals import bootstrap
+from mrg_grpo.rewards.ce_f1 import ce_f1
+from mrg_grpo.rewards.external import ExternalReward
+from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights, unsigned_cosine
+from mrg_grpo.rewards.nlg import bleu, rouge_l
+
+COMMAND = "python experiments/reward_audit.py ../shared/data/iu_xray"
+PHANTOMS = 2000
+Reward = Callable[[Tensor, Tensor], Tensor]
+"""Class ids (..., 14) of the report and of the reference -> (...,)."""
+
+
+@dataclass
+class Corpus:
+    """Reports to be copied and attacked, and the training reports that an attacker knows."""
+
+    reports: list[str]
+    labels: Tensor  # (S, 14)
+    train_reports: list[str]
+    train_labels: Tensor  # (R, 14)
+    ids: list[str]
+    paraphrases: list[str] | None = None
+
+    def read_by(self, labeler) -> "Corpus":
+        """The same reports with the labels that the labeler reads in them."""
+        labels, train = labeler.label(self.reports).cpu(), labeler.label(self.train_reports).cpu()
+        return Corpus(self.reports, labels, self.train_reports, train, self.ids, self.paraphrases)
+
+
+class Reader:
+    """The phantom generator's own reader, where a labeler is asked for."""
+
+    def label(self, reports: list[str]) -> Tensor:
+        return read_labels(reports)
+
+
+def iu_corpus(folder: Path) -> Corpus:
+    """Training and validation reports with CheXbert's own labels; an attacker knows the training ones."""
+    splits = load(folder)
+    reports = splits["train"][0] + splits["val"][0]
+    labels = torch.cat([splits["train"][1], splits["val"][1]])
+    return Corpus(reports, labels, *splits["train"], [str(i) for i in range(len(reports))])
+
+
+def phantom_corpus(count: int = PHANTOMS) -> Corpus:
+    """Training studies `count` to 2 `count`, in the data set's words and in held-out ones; the first are known."""
+    cases = [sample_case("train", i) for i in range(2 * count)]
+    reports, labels = [write_report(case) for case in cases], torch.tensor([case_labels(case) for case in cases])
+    other = [write_report(case, "heldout") for case in cases[count:]]
+    ids = [case.key for case in cases[count:]]
+    return Corpus(reports[count:], labels[count:], reports[:count], labels[:count], ids, other)
+
+
+def clinical_rewards(train_labels: Tensor) -> dict[str, Reward]:
+    """Every reward of labels, by name; rarity weights are those of the training labels."""
+    rare = rarity_weights(train_labels)
+    return {
+        "CE-F1": ce_f1,
+        "unsigned cosine": unsigned_cosine,
+        "CCS": clinical_cosine,
+        "MCCS 0.2": lambda a, b: mccs(a, b, 0.2),
+        "MCCS 0.4": lambda a, b: mccs(a, b, 0.4),
+        "rarity CCS": lambda a, b: clinical_cosine(a, b, rare),
+        "rarity MCCS 0.2": lambda a, b: mccs(a, b, 0.2, rare),
+        "rarity MCCS 0.4": lambda a, b: mccs(a, b, 0.4, rare),
+    }
+
+
+def best_constant(reward: Reward, train_labels: Tensor) -> list[int]:
+    """The 13 class ids that pay most if written for every training study: coordinate ascent from the empty report."""
+    row, best = [0] * 13, -1.0
+    while True:
+        changed = [[*row[:i], label, *row[i + 1 :]] for i in range(13) for label in (0, POSITIVE, NEGATIVE)]
+        means = torch.stack([reward(attacks.constant(one, len(train_labels)), train_labels).mean() for one in changed])
+        place = int(means.argmax())
+        if means[place] <= best + 1e-7:
+            return row
+        row, best = changed[place], float(means[place])
+
+
+def attacked_labels(corpus: Corpus) -> dict[str, Tensor]:
+    """Attack -> class ids (S, 14) of what is written, as a perfect writer would."""
+    labels, studies = corpus.labels, len(corpus.labels)
+    normal = baselines_from_labels(corpus.train_reports, corpus.train_labels, labels)["all_normal"]
+    rows = attacks.blind_rows(corpus.train_labels)
+    return {
+        "copy": labels,
+        "hedged": attacks.hedged(labels),
+        "omit_findings": attacks.omit_findings(labels),
+        "findings_only": attacks.findings_only(labels),
+        "negation_flip": attacks.negation_flip(labels),
+        "all_normal": normal.labels,
+        **{name: attacks.constant(row, studies) for name, row in rows.items()},
+        "another_study": labels[attacks.others(studies)],
+    }
+
+
+def attacked_texts(corpus: Corpus, labeler) -> dict[str, list[str]]:
+    """Attack -> S reports."""
+    reports, studies = corpus.reports, len(corpus.reports)
+    said = sorted({sentence for report in reports for sentence in attacks.sentences(report)})
+    labels_of = dict(zip(said, labeler.label(said).tolist()))
+    normal = baselines_from_labels(corpus.train_reports, corpus.train_labels, corpus.labels)["all_normal"]
+    rows = attacks.blind_rows(corpus.train_labels)
+    table = {
+        "copy": reports,
+        "shuffled": [attacks.shuffled(report, key) for report, key in zip(reports, corpus.ids)],
+        "repeated": [" ".join([report] * 3) for report in reports],
+        "hedged": attacks.hedged_text(reports, labels_of),
+        "omit_findings": attacks.keep_sentences(reports, labels_of, "omit_findings"),
+        "findings_only": attacks.keep_sentences(reports, labels_of, "findings_only"),
+        "negation_flip": [attacks.without_negation(report) for report in reports],
+        "all_normal": normal.reports,
+        **{name: [attacks.write_labels(row)] * studies for name, row in rows.items()},
+        "another_study": [reports[i] for i in attacks.others(studies)],
+    }
+    return table if corpus.paraphrases is None else {**table, "paraphrase": corpus.paraphrases}
+
+
+def score_labels(corpus: Corpus) -> dict[str, dict[str, Tensor]]:
+    """Attack -> reward -> (S,). The best constant is each reward's own."""
+    rewards = clinical_rewards(corpus.train_labels)
+    table = {
+        attack: {name: reward(labels, corpus.labels) for name, reward in rewards.items()}
+        for attack, labels in attacked_labels(corpus).items()
+    }
+    studies = len(corpus.labels)
+    constants = {name: best_constant(reward, corpus.train_labels) for name, reward in rewards.items()}
+    table["best_constant"] = {
+        name: rewards[name](attacks.constant(row, studies), corpus.labels) for name, row in constants.items()
+    }
+    return table
+
+
+def score_texts(
+    corpus: Corpus, texts_of: dict[str, list[str]], labels_of: dict[str, Tensor], metrics: Sequence[str]
+) -> dict[str, dict[str, Tensor]]:
+    """Attack -> reward -> (S,), lexical rewards too. Attacked texts and what the corpus's judge reads in them."""
+    rewards, externals = clinical_rewards(corpus.train_labels), [ExternalReward(path) for path in metrics]
+    table = {}
+    for attack, texts in texts_of.items():
+        labels = labels_of[attack]
+        row = {"BLEU": bleu(texts, corpus.reports), "ROUGE-L": rouge_l(texts, corpus.reports)}
+        row |= {name: reward(labels, corpus.labels) for name, reward in rewards.items()}
+        for external in externals:
+            columns = {"reports": texts, "reference": corpus.reports, "study_id": corpus.ids}
+            row[external.name], _ = external(texts, **columns, prompts=[""] * len(texts))
+        table[attack] = row
+        print(f"  {attack}: {', '.join(f'{name} {values.mean():.3f}' for name, values in row.items())}", flush=True)
+    return table
+
+
+def faithful(corpus: Corpus, texts_of: dict[str, list[str]], labels_of: dict[str, Tensor]) -> dict[str, float]:
+    """Share of entries that the judge reads as the attack wrote them; for the flip, of negated denials now a finding.
+
+    A denial counts as negated where the generator's reader, which knows "no" and "normal" apart, sees it turned.
+    """
+    rows, shares = attacks.blind_rows(corpus.train_labels), {}
+    for name in ("five_negatives", "all_negative", "all_positive", "all_possible"):
+        written = torch.tensor(rows[name])
+        shares[name] = (labels_of[name][0, :13] == written)[written > 0].double().mean().item()
+    before, after = read_labels(corpus.reports)[:, :13], read_labels(texts_of["negation_flip"])[:, :13]
+    turned = (corpus.labels[:, :13] == NEGATIVE) & (before == NEGATIVE) & (after == POSITIVE)
+    shares["negation_flip"] = attacks.findings(labels_of["negation_flip"])[turned].double().mean().item()
+    return {name: round(share, 5) for name, share in shares.items()}
+
+
+def means(table: dict[str, dict[str, Tensor]], chosen: Tensor, resamples: int) -> dict:
+    """Attack -> reward -> (mean, low, high) over the chosen studies (S,), all from the same draws."""
+    cells = [(attack, reward) for attack, row in table.items() for reward in row]
+    values = torch.stack([table[attack][reward] for attack, reward in cells], dim=1)[chosen].double()  # (s, cells)
+    statistics = torch.cat([values, torch.ones(len(values), 1, dtype=torch.double)], dim=1)
+    interval = bootstrap(statistics, lambda sums: {"mean": sums[..., :-1] / sums[..., -1:]}, resamples)["mean"]
+    result: dict = {attack: {} for attack in table}
+    for (attack, reward), *triple in zip(
+        cells, interval.value.tolist(), interval.low.tolist(), interval.high.tolist(), strict=True
+    ):
+        result[attack][reward] = [round(number, 5) for number in triple]
+    return result
+
+
+def break_even(corpus: Corpus) -> dict[str, dict[str, float]]:
+    """How sure a writer must be for a sentence to pay, all else being right: reward -> "finding", "denial" -> P.
+
+    gain: what leaving out one true finding (denial) costs, on average over all of them; loss: what adding one false
+    costs, averaged over conditions with the weight that it is stated (denied) elsewhere, over studies where it is not.
+    State it where P * gain > (1 - P) * loss: P = loss / (gain + loss).
+    """
+    labels, result = corpus.labels, {}
+    kinds = {"finding": attacks.findings(labels), "denial": labels[:, :13] == NEGATIVE}  # (S, 13)
+    for name, reward in clinical_rewards(corpus.train_labels).items():
+        shares = {}
+        for kind, stated in kinds.items():
+            gain = loss = weight = 0.0
+            for i in range(13):
+                there, gone = labels[stated[:, i]], labels[~stated[:, i]]
+                without, added = there.clone(), gone.clone()
+                without[:, i], added[:, i] = 0, POSITIVE if kind == "finding" else NEGATIVE
+                share = len(there)
+                gain += (1 - reward(without, there)).sum().item()
+                loss += share * (1 - reward(added, gone)).mean().item() if len(gone) else 0.0
+                weight += share
+            shares[kind] = loss / (gain + loss) if gain + loss > 0 else float("nan")
+        result[name] = shares
+    return result
+
+
+def known_figures(corpus: Corpus) -> dict[str, list[float]]:
+    """The figures that issue trackers and papers can be held against, on labels: name -> [plain, rarity-weighted].
+
+    Weights of all the reports here. "another": the exact mean over all ordered pairs of different reports; "one draw":
+    standard deviation of the mean if each study is given one random other report instead.
+    """
+    labels, abnormal = corpus.labels, attacks.findings(corpus.labels).any(dim=1)
+    studies = len(labels)
+    template = attacks.constant(attacks.most_denied(labels), studies)
+    table: dict[str, list[float]] = {}
+    for weights in (None, rarity_weights(labels)):
+        pairs = torch.stack([clinical_cosine(labels, one.expand_as(labels), weights) for one in labels]).double()
+        apart = ~torch.eye(studies, dtype=torch.bool)
+        numbers = {
+            "five_negatives": clinical_cosine(template, labels, weights).double().mean(),
+            "another": pairs[apart].mean(),
+            "another_one_draw_sd": (pairs.masked_fill(~apart, 0).var(dim=1).mean() / studies).sqrt(),
+            "omit_findings_abnormal": clinical_cosine(attacks.omit_findings(labels), labels, weights)[abnormal].mean(),
+            "findings_only_abnormal": clinical_cosine(attacks.findings_only(labels), labels, weights)[abnormal].mean(),
+        }
+        for name, number in numbers.items():
+            table.setdefault(name, []).append(round(float(number), 5))
+    return table
+
+
+def audit(name: str, corpus: Corpus, table: dict[str, dict[str, Tensor]], resamples: int) -> dict:
+    """One source of the page."""
+    abnormal = attacks.findings(corpus.labels).any(dim=1)
+    everything = torch.ones_like(abnormal)
+    return {
+        "source": name,
+        "studies": len(corpus.labels),
+        "abnormal": int(abnormal.sum()),
+        "all": means(table, everything, resamples),
+        "abnormal_studies": means(table, abnormal, resamples),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="IU X-Ray: annotation.json (R2Gen form) and labels.jsonl")
+    parser.add_argument("--labeler", default="", help="chexbert.pth or a folder; default is the embedded labeler")
+    parser.add_argument("--tokenizer", default="")
+    parser.add_argument("--metric", dest="metrics", action="append", default=[], metavar="PATH")
+    parser.add_argument("--resamples", type=int, default=10_000)
+    parser.add_argument("-o", "--output", type=Path, default=Path("experiments/results/reward_audit.json"))
+    parser.add_argument("--docs", type=Path, default=Path("docs/reward-audit.md"))
+    arguments = parser.parse_args()
+    labeler = load_labeler(arguments.labeler, arguments.tokenizer, torch.device("cpu"))
+    judge = Path(arguments.labeler).name or "the embedded labeler"
+    results: dict = {"command": COMMAND, "labeler": judge, "sources": {}}
+    corpora = {"iu": iu_corpus(arguments.folder), "phantom": phantom_corpus()}
+    titles = {"iu": "real IU X-Ray reports", "phantom": "phantom reports"}
+    owners = {"iu": "CheXbert's own labels", "phantom": "the generator's own labels"}
+    for key, corpus in corpora.items():
+        print(titles[key], flush=True)
+        title = f"{titles[key]}, {owners[key]}"
+        results["sources"][f"{key}_labels"] = audit(title, corpus, score_labels(corpus), arguments.resamples)
+        results["sources"][f"{key}_labels"]["break_even"] = break_even(corpus)
+        results["sources"][f"{key}_labels"]["best_constants"] = {
+            name: attacks.write_labels(best_constant(reward, corpus.train_labels)) or "(nothing)"
+            for name, reward in clinical_rewards(corpus.train_labels).items()
+        }
+        judges = {"text": (judge, labeler)} | (
+            {"reader": ("the generator's reader", Reader())} if key == "phantom" else {}
+        )
+        for kind, (name, reader) in judges.items():
+            read = corpus.read_by(reader)
+            texts = attacked_texts(read, reader)
+            labels = {attack: reader.label(written).cpu() for attack, written in texts.items()}
+            table = score_texts(read, texts, labels, arguments.metrics if kind == "text" else [])
+            source = audit(f"{titles[key]}, read by {name}", read, table, arguments.resamples)
+            results["sources"][f"{key}_{kind}"] = source | {"faithful": faithful(read, texts, labels)}
+        denied = attacks.most_denied(corpus.train_labels)
+        results["sources"][f"{key}_labels"]["five"] = [c for c, label in zip(CONDITIONS, denied) if label == NEGATIVE]
+    results["known"] = known_figures(corpora["iu"])
+    arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_page(results, arguments.docs)
+    print(f"{arguments.output}, {arguments.docs}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"{error}") from None

@@ -1,0 +1,293 @@
+"""The ablation helper: what is finished is skipped, what was stopped goes on, what changed runs anew; records, page."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import ablate_format
+import ablate_group
+import ablate_margin
+import ablate_rewards
+import ablation
+import ablation_page
+import pytest
+import torch
+from ablation import Arm, Bench, Claim, Experiment
+from ablation_record import behaviour, packed, record_of, thinned, unpacked
+from fake_run import write_run
+
+from mrg_grpo.config import load_config
+from mrg_grpo.data.phantom import load
+from mrg_grpo.errors import UserError
+
+EXPERIMENTS = [module.EXPERIMENT for module in (ablate_rewards, ablate_margin, ablate_format, ablate_group)]
+
+
+@pytest.fixture(autouse=True)
+def at_the_project_root(request, monkeypatch):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+ARMS = (
+    Arm("base", "start", command="none"),
+    Arm("mccs", "MCCS"),
+    Arm("sft", "token-level", command="sft", same_time_as="mccs"),
+    Arm("short", "short sft", ("run.steps=3",), command="sft", shown=False),
+    Arm("after", "from the short sft", start="short"),
+)
+TOY = Experiment("toy", "A question", ARMS, control="mccs", quick=("mccs",))
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(TOY, ("run.steps=4",), runs=tmp_path / "runs", results=tmp_path / "results")
+
+
+@pytest.fixture
+def called(bench, monkeypatch):
+    """Commands that would have been run; each leaves behind what the real one does."""
+    calls = []
+
+    def fake(words):
+        settings = dict(word.split("=", 1) for word in words if "=" in word)
+        folder = Path(settings["run.output_dir"])
+        calls.append((words[0], settings, "--resume" in words))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "adapter").mkdir(exist_ok=True)
+        if words[0] != "evaluate":
+            (folder / "config.toml").write_text(f"[run]\nsteps = {settings['run.steps']}\n")
+        seconds = 0.5 if words[0] == "sft" else 3.0
+        steps = [{"step": i + 1, "seconds/step": 9.0 if i < 2 else seconds} for i in range(int(settings["run.steps"]))]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+        (folder / "evaluation.json").write_text("{}")
+
+    monkeypatch.setattr(ablation, "call", fake)
+    monkeypatch.setattr(ablation, "record_of", lambda folder, command, config: {"seconds_in_steps": 12.0})
+    return calls
+
+
+def test_a_finished_arm_is_not_run_again(bench, called):
+    first = ablation.run_arm(bench, ARMS[1], 0)
+    assert [name for name, _, _ in called] == ["train"] and first["arm"] == "mccs" and first["seed"] == 0
+    assert "--set run.steps=4" in first["command"] and "run.seed=0" in first["command"]
+    assert ablation.run_arm(bench, ARMS[1], 0) == first and len(called) == 1
+    ablation.run_arm(bench, ARMS[1], 1)
+    assert len(called) == 2 and called[1][1]["run.seed"] == "1"
+    assert sorted(path.name for path in (bench.results / "toy").iterdir()) == ["mccs-seed0.json", "mccs-seed1.json"]
+
+
+def test_a_record_of_other_settings_is_made_anew(bench, called, monkeypatch):
+    ablation.run_arm(bench, ARMS[1], 0)
+    changed = replace(ARMS[1], settings=("reward.mccs.margin=0.4",))
+    ablation.run_arm(bench, changed, 0)
+    assert len(called) == 2 and called[0][1]["run.output_dir"] != called[1][1]["run.output_dir"]
+    monkeypatch.setattr(ablation, "digest", lambda path: "other weights")
+    ablation.run_arm(bench, changed, 0)
+    assert len(called) == 3
+
+
+def test_an_arm_that_two_experiments_share_runs_once(bench, called):
+    record = ablation.run_arm(bench, ARMS[1], 0)
+    other = Experiment("other", "Another", (Arm("m0.2", "margin 0.2", ("reward.mccs.margin=0.2",)),), control="m0.2")
+    beside = replace(bench, experiment=other)
+    assert ablation.run_arm(beside, other.arms[0], 0)["fingerprint"] == record["fingerprint"] and len(called) == 1
+    kept = json.loads((bench.results / "other" / "m0.2-seed0.json").read_text())
+    assert kept["arm"] == "m0.2" and kept["title"] == "margin 0.2"
+
+
+def test_a_stopped_arm_goes_on_and_a_done_run_is_only_recorded(bench, called):
+    folder = bench.runs / bench.fingerprint(ARMS[1], 0)
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("")
+    ablation.run_arm(bench, ARMS[1], 0)
+    assert called[0][2]  # --resume
+    bench.record_path(ARMS[1], 0).unlink()
+    ablation.run_arm(bench, ARMS[1], 0)
+    assert len(called) == 1  # its evaluation is there
+
+
+def test_an_arm_from_anothers_adapter_runs_that_first(bench, called):
+    ablation.run_arm(bench, ARMS[4], 0)
+    assert [name for name, _, _ in called] == ["sft", "train"]
+    start = bench.runs / bench.fingerprint(ARMS[3], 0) / "adapter"
+    assert called[1][1]["model.adapter"] == str(start)
+    start.rmdir()
+    bench.record_path(ARMS[4], 0).unlink()
+    with pytest.raises(UserError, match="is gone; delete"):
+        ablation.run_arm(bench, ARMS[4], 0)
+
+
+def test_token_level_training_gets_the_time_of_the_other_arm(bench, called):
+    ablation.run_arm(bench, ARMS[2], 0)
+    assert [name for name, _, _ in called] == ["train", "sft", "sft"]  # the other arm, the probe, the arm
+    assert called[2][1]["run.steps"] == "24"  # 12 seconds at 0.5 a step, the two slow first steps left out
+    bench.record_path(ARMS[2], 0).unlink()
+    (bench.runs / bench.fingerprint(ARMS[2], 0) / "evaluation.json").unlink()
+    ablation.run_arm(bench, ARMS[2], 0)
+    assert len(called) == 4 and called[3][2] and called[3][1]["run.steps"] == "24"
+
+
+def test_a_stop_ends_the_whole(bench, monkeypatch):
+    monkeypatch.setattr(ablation.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=143))
+    with pytest.raises(SystemExit) as stop:
+        ablation.run_arm(bench, ARMS[1], 0)
+    assert stop.value.code == 143 and not bench.record_path(ARMS[1], 0).exists()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.name)
+def test_every_arm_differs_and_changes_what_it_says(experiment):
+    bench = Bench(experiment)
+    names = [arm.name for arm in experiment.arms]
+    assert len(set(names)) == len(names) and experiment.control in names and set(experiment.quick) <= set(names)
+    prints = {arm.name: bench.fingerprint(arm, 0) for arm in experiment.arms}
+    assert len(set(prints.values())) == len(prints)
+    for arm in experiment.arms:
+        config = load_config(ablation.CONFIG, bench.settings(arm, 0))
+        weights = {name: weight for name, weight in config.reward.weights.items() if weight}
+        task = sum(weight for name, weight in weights.items() if name != "format")
+        assert task == pytest.approx(0.75) and config.grpo.group_size * config.grpo.studies_per_step == 64
+        assert weights.get("format", 0.0) == (0.0 if "no-format" in arm.name else 0.25)
+    for claim in experiment.claims:
+        assert experiment.arm(claim.better) and experiment.arm(claim.than)
+
+
+def test_shared_arms_of_the_four_experiments():
+    prints = {
+        (experiment.name, arm.name): Bench(experiment).fingerprint(arm, 0)
+        for experiment in EXPERIMENTS
+        for arm in experiment.arms
+    }
+    default = prints["rewards", "mccs"]
+    assert default == prints["margin", "m0.2"] == prints["format", "mccs"] == prints["group", "g8"]
+    assert prints["rewards", "ce_f1"] == prints["format", "ce_f1"]
+
+
+# ---- records and page
+
+
+def made_record(folder, arm, seed, wrong):
+    """A record of a run whose reports are right but for every `wrong`-th, which is another study's."""
+    write_run(folder, steps=6, tests=12)
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    for i in range(0, 12, wrong):
+        rows[i] |= {key: rows[i - 1][key] for key in ("prediction", "labels")}
+        rows[i]["generated"] = f"<report>{rows[i]['prediction']}</report>"
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = load_config(folder / "config.toml")
+    return {"arm": arm, "title": arm, "seed": seed, "fingerprint": "x", "command": "c",
+            **record_of(folder, "train", config)}  # fmt: skip
+
+
+def test_labels_are_kept_and_read_back():
+    labels = torch.randint(0, 4, (7, 14))
+    assert torch.equal(unpacked(packed(labels)), labels)
+
+
+def test_thinned_curves_are_means_of_equal_stretches():
+    values = [float(i) for i in range(200)]
+    curve = thinned(values)
+    assert len(curve) == 20 and curve[0] == [0.05, 4.5] and curve[-1] == [1.0, 194.5]
+    assert thinned([1.0, 3.0]) == [[0.5, 1.0], [1.0, 3.0]]
+    # stretches may differ by one: weighted by their length their means are the mean of all
+    odd = thinned([float(i * i) for i in range(33)])
+    edges = [0.0, *[x for x, _ in odd]]
+    weighed = sum(y * (b - a) for (_, y), a, b in zip(odd, edges, edges[1:]))
+    assert weighed == pytest.approx(sum(i * i for i in range(33)) / 33, abs=0.05)
+
+
+def test_behaviour_reads_what_a_run_logs(tmp_path):
+    samples = [{"rewards": {"mccs": m, "format": 1.0}} for m in (0.0, 0.0, 0.0, 0.4)]
+    (tmp_path / "rollouts.jsonl").write_text(json.dumps({"step": 2, "samples": samples}) + "\n")
+    (tmp_path / "validation.jsonl").write_text('{"step": 3, "polarity_accuracy": 0.5, "report_length": 9.0}\n')
+    steps = [
+        {"length": 8.0, "mentioned": 4.0, "uncertain": 1.0, "groups_without_spread": 0.5} for _ in range(6)
+    ]  # fmt: skip
+    curves = behaviour(tmp_path, steps)
+    assert curves["zero_reward"] == [[0.3333, 0.75]] and curves["polarity_accuracy"] == [[0.5, 0.5]]
+    assert curves["uncertain_share"][0][1] == 0.25 and curves["clinical_cosine"] == []
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Records of two arms and two seeds, and the page made of them."""
+    folder = tmp_path_factory.mktemp("page")
+    arms = (Arm("good", "the good one"), Arm("bad", "the bad one"), Arm("absent", "never run"))
+    claims = (
+        Claim("Good beats bad", "good", "bad"),
+        Claim("Bad beats good", "bad", "good"),
+        Claim("?", "absent", "bad"),
+    )
+    experiment = Experiment("toy", "A question", arms, control="bad", claims=claims)
+    bench = Bench(experiment, runs=folder / "runs", results=folder / "results")
+    for arm, wrong in ((arms[0], 12), (arms[1], 1)):
+        record = made_record(folder / arm.name, arm.name, 0, wrong)
+        for seed in (0, 1):
+            ablation.keep(bench.record_path(arm, seed), record | {"seed": seed})
+    page = folder / "docs" / "ablations.md"
+    page.parent.mkdir()
+    page.write_text("# Head\n\n<!-- ablation other -->\nkept\n<!-- ablation other -->\n\nthe end\n")
+    ablation_page.write_page(bench, page)
+    return bench, page
+
+
+def test_a_record_scores_as_the_evaluator_does(written):
+    bench, _ = written
+    record = json.loads(bench.record_path(bench.experiment.arms[0], 0).read_text())
+    again = ablation_page.metrics_from_sums(ablation_page.study_statistics(record, "labeler").sum(0))
+    for name in ("f1_micro_13_uncertain_positive", "clinical_cosine", "mccs", "polarity_accuracy", "report_length"):
+        assert record["metrics"][name][0] == pytest.approx(float(again[name]), abs=1e-5), name
+    studies = load(sizes={"test": 12})["test"]
+    assert record["studies"] == [study.id for study in studies]
+    assert ablation_page.generator_labels(record["studies"]).tolist() == [list(study.labels) for study in studies]
+
+
+def test_the_page_has_its_tables_and_keeps_what_is_not_its_own(written):
+    bench, page = written
+    text = page.read_text()
+    assert text.startswith("# Head\n\n<!-- ablation other -->\nkept\n<!-- ablation other -->\n\nthe end\n")
+    assert "the good one" in text and "never run" not in text
+    claims = [line for line in text.splitlines() if line.startswith("| Good beats") or line.startswith("| Bad beats")]
+    assert claims[0].endswith("holds |") and claims[1].endswith("the opposite |")
+    ablation_page.write_page(bench, page)
+    assert page.read_text() == text  # written twice, it stays the same
+    for picture in ("ablation_toy.svg", "ablation_toy_training.svg"):
+        root = ElementTree.parse(page.parent / "images" / picture).getroot()
+        assert root.tag.endswith("svg") and f"images/{picture}" in text
+
+
+def test_the_control_is_not_tested_against_itself(written):
+    bench, _ = written
+    good, bad = ablation_page.results_of(bench)
+    assert ablation_page.p_values(bad, bad, "labeler") == {}
+    p = ablation_page.p_values(good, bad, "labeler")["clinical_cosine"]
+    assert p < 0.05
+    assert ablation_page.shared_seeds(good, ablation_page.Result(bad.arm, {1: {}, 2: {}})) == [1]
+
+
+def test_seeds_are_summed_study_by_study(written):
+    bench, _ = written
+    good = ablation_page.results_of(bench)[0]
+    both, one, two = (good.statistics("labeler", seeds) for seeds in ([0, 1], [0], [1]))
+    assert both.shape == one.shape and torch.equal(both, one + two)
+
+
+@pytest.mark.slow
+def test_two_steps_of_every_kind_of_arm(tmp_path):
+    short = ("run.steps=2", "run.test_studies=6", "run.eval_studies=4", "grpo.group_size=2", "grpo.studies_per_step=2",
+             "sft.batch_size=2", "sampling.max_tokens=24", "grpo.decay=false")  # fmt: skip
+    arms = tuple(arm for arm in ARMS if arm.command != "none")
+    experiment = replace(TOY, arms=(*arms, Arm("rare", "rarity", ("reward.mccs.weighting=rarity",))))
+    bench = Bench(experiment, short, runs=tmp_path / "runs", results=tmp_path / "results")
+    for name in ("mccs", "sft", "after", "rare"):
+        ablation.run_arm(bench, experiment.arm(name), 0)
+    page = tmp_path / "docs" / "ablations.md"
+    page.parent.mkdir()
+    page.write_text("# Head\n")
+    ablation_page.write_page(bench, page)
+    text = page.read_text()
+    assert "| MCCS | 1 |" in text and "| token-level | 1 |" in text and "short sft" not in text
+    record = json.loads(bench.record_path(experiment.arm("rare"), 0).read_text())
+    assert record["steps"] == 2 and len(record["studies"]) == 6 and record["behaviour"]["mentioned"]
+    assert list(tmp_path.glob("runs/*/rarity_weights.json"))

@@ -1,0 +1,128 @@
+"""Each attack does to the labels what it says: on class ids by a slow loop, on phantom texts by their own reader."""
+
+import attacks
+import pytest
+import torch
+from reward_audit import best_constant, break_even, clinical_rewards, phantom_corpus
+
+from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.data.phantom_reader import read_labels
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return phantom_corpus(300)
+
+
+@pytest.mark.parametrize(
+    ("attack", "rule"),
+    [
+        ("omit_findings", {POSITIVE: BLANK, UNCERTAIN: BLANK, NEGATIVE: NEGATIVE, BLANK: BLANK}),
+        ("findings_only", {POSITIVE: POSITIVE, UNCERTAIN: UNCERTAIN, NEGATIVE: BLANK, BLANK: BLANK}),
+        ("negation_flip", {POSITIVE: POSITIVE, UNCERTAIN: UNCERTAIN, NEGATIVE: POSITIVE, BLANK: BLANK}),
+        ("hedged", {POSITIVE: UNCERTAIN, UNCERTAIN: UNCERTAIN, NEGATIVE: NEGATIVE, BLANK: BLANK}),
+    ],
+)
+def test_label_attacks_by_the_rule(corpus, attack, rule):
+    before = corpus.labels.clone()
+    got = getattr(attacks, attack)(corpus.labels).tolist()
+    for row, labels in zip(got, before.tolist()):
+        assert row[:13] == [rule[label] for label in labels[:13]]
+        ill = any(label in (POSITIVE, UNCERTAIN) for label in row[:12])
+        assert row[13] == (BLANK if ill else POSITIVE)
+    assert torch.equal(corpus.labels, before)  # the references stay as they are
+
+
+def read(texts):
+    return read_labels(texts)[:, :13]
+
+
+def test_what_a_blind_attack_writes_is_read_as_written(corpus):
+    rows = attacks.blind_rows(corpus.train_labels)
+    assert set(rows) | {"all_normal", "another_study"} == set(attacks.BLIND)
+    for row in rows.values():
+        assert read([attacks.write_labels(row)])[0].tolist() == row
+    five = [CONDITIONS[i] for i, label in enumerate(rows["five_negatives"]) if label == NEGATIVE]
+    counts = {name: int((corpus.train_labels[:, i] == NEGATIVE).sum()) for i, name in enumerate(CONDITIONS[:13])}
+    assert len(five) == 5 and min(counts[name] for name in five) >= max(
+        count for name, count in counts.items() if name not in five
+    )
+
+
+def test_sentences_are_dropped_by_what_they_state(corpus):
+    said = {sentence for report in corpus.reports for sentence in attacks.sentences(report)}
+    labels_of = {sentence: read_labels([sentence])[0].tolist() for sentence in said}
+    dropped = read(attacks.keep_sentences(corpus.reports, labels_of, "omit_findings"))
+    assert not attacks.findings(dropped).any()
+    kept = read(attacks.keep_sentences(corpus.reports, labels_of, "findings_only"))
+    truth = attacks.findings(corpus.labels)
+    assert torch.equal(attacks.findings(kept), truth) and not (kept == NEGATIVE).any()
+    # a phantom sentence states findings or denies them, never both: every denial survives
+    assert torch.equal(dropped == NEGATIVE, corpus.labels[:, :13] == NEGATIVE)
+    hedged = read(attacks.hedged_text(corpus.reports, labels_of))
+    assert (hedged[truth] == UNCERTAIN).double().mean() > 0.99
+    assert torch.equal(hedged[~truth], corpus.labels[:, :13][~truth])
+
+
+def test_the_flip_turns_every_denial_with_a_negation_and_nothing_else(corpus):
+    flipped = read([attacks.without_negation(report) for report in corpus.reports])
+    truth = corpus.labels[:, :13]
+    assert torch.equal(flipped[truth != NEGATIVE], truth[truth != NEGATIVE])
+    spoken_as_normal = {"Enlarged Cardiomediastinum", "Cardiomegaly"}  # "heart size is normal" holds no negation
+    for i, name in enumerate(CONDITIONS[:13]):
+        if name not in spoken_as_normal:
+            denied = truth[:, i] == NEGATIVE
+            assert (flipped[denied, i] == POSITIVE).all(), name
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("No pleural effusion.", "Pleural effusion."),
+        ("There is no pneumothorax. The heart is normal.", "There is pneumothorax. The heart is normal."),
+        ("The lungs are free of nodules.", "The lungs are showing nodules."),
+        ("Neither nodule nor mass is identified.", "Nodule and mass is identified."),
+        ("Pneumothorax is not demonstrated.", "Pneumothorax is demonstrated."),
+        ("Normal heart, without edema.", "Normal heart, with edema."),
+    ],
+)
+def test_the_flip_by_example(before, after):
+    assert attacks.without_negation(before) == after
+
+
+def test_harmless_attacks_say_the_same(corpus):
+    truth = corpus.labels[:, :13]
+    turned = [attacks.shuffled(report, key) for report, key in zip(corpus.reports, corpus.ids)]
+    assert torch.equal(read(turned), truth) and sum(a != b for a, b in zip(turned, corpus.reports)) > 250
+    assert [sorted(attacks.sentences(a)) for a in turned] == [sorted(attacks.sentences(b)) for b in corpus.reports]
+    assert torch.equal(read(corpus.paraphrases), truth)
+    assert sum(a != b for a, b in zip(corpus.paraphrases, corpus.reports)) > 290
+
+
+def test_another_study_is_never_the_own_one():
+    for count in (2, 3, 50):
+        assert all(i != j and 0 <= j < count for i, j in enumerate(attacks.others(count)))
+
+
+def test_best_constant_is_no_worse_than_any_of_two_conditions(corpus):
+    few = corpus.train_labels.clone()
+    few[:, 2:13] = BLANK  # two conditions left: nine answers, all tried
+    for reward in clinical_rewards(few).values():
+        every = {
+            (a, b): reward(attacks.constant([a, b, *[0] * 11], 300), few).mean().item()
+            for a in range(3)
+            for b in range(3)
+        }
+        row = best_constant(reward, few)
+        assert row[2:] == [0] * 11 and every[tuple(row[:2])] == pytest.approx(max(every.values()), abs=1e-6)
+
+
+def test_break_even_by_hand(corpus):
+    one = corpus.labels[:4].clone()
+    one[:] = 0
+    one[:2, 0], one[2:, 1] = POSITIVE, NEGATIVE
+    corpus = type(corpus)(["a"] * 4, one, ["a"] * 4, one, ["a"] * 4)
+    # CCS: leaving the only mention out costs 1 (0 instead of 1); adding one to another single mention leaves sqrt(1/2)
+    shares = break_even(corpus)["CCS"]
+    loss = 1 - 0.5**0.5
+    assert shares == pytest.approx({"finding": loss / (1 + loss), "denial": loss / (1 + loss)}, abs=1e-6)

@@ -1,0 +1,91 @@
+"""The terms that a configuration can name, through `Rewards`: the unsigned cosine, and MCCS with rarity weights."""
+
+import math
+
+import pytest
+import torch
+
+from mrg_grpo.config import Config
+from mrg_grpo.data.study import Study
+from mrg_grpo.rewards import Rewards
+from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights, unsigned_cosine
+from mrg_grpo.train import rarity
+
+TRAIN = ["n....", "n....", "n....", "np...", "un...", ".....", "..p..", "...nn"]
+
+
+class DigitLabeler:
+    """A stand-in: character i of the text is the label of condition i (p, n, u; anything else is blank)."""
+
+    device = torch.device("cpu")
+
+    def label(self, texts):
+        classes = {"p": 1, "n": 2, "u": 3}
+        return torch.tensor([[classes.get(c, 0) for c in text.ljust(14, ".")[:14]] for text in texts])
+
+
+def slow_unsigned(a, b):
+    said_a, said_b = ({i for i in range(13) if v[i] > 0} for v in (a, b))
+    if not said_a and not said_b:
+        return 1.0
+    return len(said_a & said_b) / math.sqrt(len(said_a) * len(said_b)) if said_a and said_b else 0.0
+
+
+def test_unsigned_cosine_against_sets():
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda: torch.multinomial(torch.tensor([6.0, 1, 2, 1]), 300 * 14, True, generator=generator).view(300, 14)  # noqa: E731
+    a, b = draw(), draw()
+    a[:5] = 0
+    b[3:8] = 0
+    got = unsigned_cosine(a, b)
+    assert (got - torch.tensor([slow_unsigned(x, y) for x, y in zip(a, b)])).abs().max() < 1e-6
+    flipped = torch.tensor([0, 2, 1, 2])[b]
+    assert (unsigned_cosine(flipped, b) == 1).all()  # the sign does not count
+    assert (clinical_cosine(flipped, b)[(b[:, :13] > 0).any(1)] == -1).all()
+    assert unsigned_cosine(a[3:4], b[3:4], zero_vectors=0.5).item() == 0.5
+
+
+def score(weights, completions, references, weighting="none", **settings):
+    config = Config().reward
+    config.weights, config.mccs.weighting = weights, weighting
+    labeler = DigitLabeler()
+    weights = rarity_weights(labeler.label(TRAIN)) if weighting == "rarity" else None
+    studies = [Study(str(i), (), text, "train") for i, text in enumerate(references)]
+    ids = [[0]] * len(completions)
+    return Rewards(config, labeler, rarity=weights, **settings).score(completions, studies, ids)
+
+
+def test_terms_by_name():
+    completions, references = ["pp", "nn", "n.", "u."], ["np", "n."]
+    terms = score({"unsigned_cosine": 1.0, "ccs": 1.0}, completions, references).terms
+    assert terms["unsigned_cosine"].tolist() == pytest.approx([1, 1, 1, 1])
+    assert terms["ccs"].tolist() == pytest.approx([0, 0, 1, -1])
+
+
+def test_the_rarity_term_is_mccs_with_the_weights_of_the_training_references():
+    completions, references = ["n....", ".p...", "np...", "u...."], ["np..."]
+    labeler = DigitLabeler()
+    table = score({"mccs": 0.75}, completions, references, "rarity")
+    weights = rarity_weights(labeler.label(TRAIN))
+    margin = Config().reward.mccs.margin
+    reference = labeler.label(references).expand(4, 14)
+    assert torch.equal(table.terms["mccs"], mccs(labeler.label(completions), reference, margin, weights))
+    # by hand: of 8 reports condition 0 is denied in 4, condition 1 positive in 1
+    common, rare = -math.log(5 / 10), -math.log(2 / 10)
+    cosines = [common / math.hypot(common, rare), rare / math.hypot(common, rare), 1.0, 0.0]
+    expected = [max((cosine - margin) / (1 - margin), 0) for cosine in cosines]
+    assert table.terms["mccs"].tolist() == pytest.approx(expected, abs=1e-6)
+    plain = score({"mccs": 0.75}, completions, references).terms["mccs"]
+    assert plain[0] == plain[1] and table.terms["mccs"][0] < table.terms["mccs"][1]  # the rare finding counts more
+
+
+def test_a_run_keeps_its_rarity_weights(tmp_path):
+    config, labeler = Config(), DigitLabeler()
+    config.reward.mccs.weighting = "rarity"
+    train = [Study(str(i), (), text, "train") for i, text in enumerate(TRAIN)]
+    first = rarity(config, train, labeler, tmp_path)
+    assert torch.equal(first, rarity_weights(labeler.label(TRAIN)))
+    # a resumed run asks no labeler, so its reward cannot change under way
+    assert torch.equal(rarity(config, train, None, tmp_path), first)
+    config.reward.mccs.weighting = "none"
+    assert rarity(config, train, labeler, tmp_path) is None

@@ -118,7 +118,7 @@ def rewards_of(
 
 
 def rarity(config: Config, studies: list[Study], labeler: CheXbert, folder: Path | None = None) -> Tensor | None:
-    """(2, 13) weights of the training references, where configured; kept in the run's folder and read back on resume."""
+    """(2, 13) weights of the training references, where configured; kept in the run's folder, read back on resume."""
     if config.reward.mccs.weighting != "rarity":
         return None
     stored = folder / RARITY if folder else None

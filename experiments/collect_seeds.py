@@ -1,6 +1,6 @@
 """Record finished runs of the embedded default and print the table of the README.
 
-for s in 0 1 2; do make train SET="run.seed=$s run.steps=280 run.output_dir=runs/seed$s"; done
+for s in 0 1 2; do make train SET="run.seed=$s run.output_dir=runs/seed$s"; done
 python experiments/collect_seeds.py runs/seed0 runs/seed1 runs/seed2 -o experiments/results/phantom.json
 """
 

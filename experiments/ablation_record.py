@@ -20,6 +20,7 @@ from mrg_grpo.score import score_predictions
 
 MARGIN = 0.2
 """Of the MCCS that every arm is judged by, whatever it was rewarded with."""
+RESAMPLES = 10_000
 POINTS = 20
 """Points of a curve over training."""
 VALIDATED = ("polarity_accuracy", "report_length", "clinical_cosine", "f1_micro_13_uncertain_positive")
@@ -33,7 +34,7 @@ def record_of(folder: Path, command: str, config: Config) -> dict[str, Any]:
     rows = predictions.rows
     labeler = config_labeler(config)
     scored, reference = score_predictions(predictions, labeler, margin=MARGIN)
-    intervals = bootstrap(scored.statistics, scored.metric)
+    intervals = bootstrap(scored.statistics, scored.metric, RESAMPLES)
     steps = lines(folder / "metrics.jsonl")
     header = (folder / "config.toml").read_text(encoding="utf-8") if (folder / "config.toml").exists() else ""
     return {

@@ -12,6 +12,7 @@ import ablate_margin
 import ablate_rewards
 import ablation
 import ablation_page
+import ablation_record
 import pytest
 import torch
 from ablation import Arm, Bench, Claim, Experiment
@@ -210,9 +211,12 @@ def test_behaviour_reads_what_a_run_logs(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
+def written(tmp_path_factory, request):
     """Records of two arms and two seeds, and the page made of them."""
     folder = tmp_path_factory.mktemp("page")
+    patch = pytest.MonkeyPatch()
+    request.addfinalizer(patch.undo)
+    patch.setattr(ablation_record, "RESAMPLES", 50)
     arms = (Arm("good", "the good one"), Arm("bad", "the bad one"), Arm("absent", "never run"))
     claims = (
         Claim("Good beats bad", "good", "bad"),
@@ -274,20 +278,22 @@ def test_seeds_are_summed_study_by_study(written):
 
 
 @pytest.mark.slow
-def test_two_steps_of_every_kind_of_arm(tmp_path):
+def test_two_steps_of_every_kind_of_arm(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation_record, "RESAMPLES", 50)
     short = ("run.steps=2", "run.test_studies=6", "run.eval_studies=4", "grpo.group_size=2", "grpo.studies_per_step=2",
              "sft.batch_size=2", "sampling.max_tokens=24", "grpo.decay=false")  # fmt: skip
-    arms = tuple(arm for arm in ARMS if arm.command != "none")
-    experiment = replace(TOY, arms=(*arms, Arm("rare", "rarity", ("reward.mccs.weighting=rarity",))))
+    after = Arm("after", "rarity, from that", ("reward.mccs.weighting=rarity",), start="sft")
+    hidden = Arm("hidden", "not to be shown", shown=False)  # the same as mccs: recorded, not run again
+    experiment = replace(TOY, arms=(ARMS[1], ARMS[2], after, hidden))
     bench = Bench(experiment, short, runs=tmp_path / "runs", results=tmp_path / "results")
-    for name in ("mccs", "sft", "after", "rare"):
+    for name in ("mccs", "sft", "after", "hidden"):
         ablation.run_arm(bench, experiment.arm(name), 0)
     page = tmp_path / "docs" / "ablations.md"
     page.parent.mkdir()
     page.write_text("# Head\n")
     ablation_page.write_page(bench, page)
     text = page.read_text()
-    assert "| MCCS | 1 |" in text and "| token-level | 1 |" in text and "short sft" not in text
-    record = json.loads(bench.record_path(experiment.arm("rare"), 0).read_text())
+    assert "| MCCS | 1 |" in text and "| token-level | 1 |" in text and "not to be shown" not in text
+    record = json.loads(bench.record_path(after, 0).read_text())
     assert record["steps"] == 2 and len(record["studies"]) == 6 and record["behaviour"]["mentioned"]
-    assert list(tmp_path.glob("runs/*/rarity_weights.json"))
+    assert [path.parent.name for path in tmp_path.glob("runs/*/rarity_weights.json")] == [record["fingerprint"]]

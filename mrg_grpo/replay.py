@@ -19,6 +19,7 @@ from mrg_grpo.config import Config, build, check
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluate import config_labeler, read_splits
 from mrg_grpo.faults import NotFiniteError, State
+from mrg_grpo.finding import first_line
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.policy import Policy
 from mrg_grpo.train import rewards_of
@@ -40,8 +41,8 @@ def replay(path: Path) -> Replay:
     try:
         fault = torch.load(path, weights_only=True, map_location="cpu")
         config = check(build(Config, tomllib.loads(fault["config"]), str(path)))
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: no file of a skipped step ({str(error).strip().splitlines()[0][:160]})") from error
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: no file of a skipped step ({first_line(error)})") from error
     if not fault["grpo"]:
         raise UserError(f"{path}: a step of the warm start; only steps of train can be replayed")
     splits = read_splits(config)

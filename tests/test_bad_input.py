@@ -1,0 +1,335 @@
+"""Bad input over the command line: one line that names the place, exit code 2, and nothing lost.
+
+One table for all of it. What each reader says in detail is tested beside the reader (tests/data, tests/labelers,
+tests/metrics, tests/test_checkpoints.py).
+"""
+
+import csv
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_checkpoints import foreign_tokenizer
+from tiny import write_checkpoint
+
+from mrg_grpo.cli import main
+
+CONFIG = "experiments/phantom.toml"
+SMALL = [
+    "run.test_studies=2", "grpo.studies_per_step=2", "grpo.group_size=2", "sampling.max_tokens=16", "run.eval_every=0",
+    "run.follow_studies=0", "run.steps=1",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def at_the_project_root(request, monkeypatch):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def refused(capsys, arguments, *words):
+    """The command ends with 2 and one line that has these words; no traceback."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    line = error.strip().splitlines()[-1]
+    assert line.startswith("mrg-grpo: ") and "Traceback" not in error
+    for word in words:
+        assert str(word) in line, line
+    assert len(line) < 1000
+
+
+def train(folder, *settings):
+    every = [*SMALL, f"run.output_dir={folder}", *settings]
+    return ["train", CONFIG, *[part for setting in every for part in ("--set", setting)]]
+
+
+# ---- images
+
+
+def png(size=(64, 64)) -> bytes:
+    path = Path(os.environ.get("PYTEST_TMP", "/tmp")) / f"bad_input_{os.getpid()}.png"
+    Image.effect_noise(size, 60).save(path)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def bomb() -> bytes:
+    """A picture of 30,000 x 30,000 pixels in 110 kB."""
+    import io
+
+    buffer, limit = io.BytesIO(), Image.MAX_IMAGE_PIXELS
+    Image.new("1", (30_000, 30_000)).save(buffer, "PNG")
+    assert limit == Image.MAX_IMAGE_PIXELS
+    return buffer.getvalue()
+
+
+IMAGES = {
+    "missing": (None, "is missing"),
+    "zero bytes": (lambda: b"", "is empty (0 bytes)"),
+    "truncated": (lambda: png()[:500], "truncated or damaged"),
+    "bomb": (bomb, "would decode to more than 80,000,000 pixels"),
+    "text": (lambda: b"Findings: clear lungs.", "is not an image"),
+    "page": (lambda: b"<html><body>not found</body></html>", "is not an image"),
+    "dicom": (lambda: b"\0" * 128 + b"DICM", "is a DICOM file; convert it first"),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_images(kind, tmp_path, capsys):
+    make, words = IMAGES[kind]
+    if make:
+        (tmp_path / "x.png").write_bytes(make())
+    refused(capsys, ["report", tmp_path / "x.png"], tmp_path / "x.png", words)
+
+
+@pytest.mark.parametrize("kind", ["zero bytes", "truncated", "bomb", "text"])
+def test_an_image_that_fails_in_training_ends_the_run_after_what_is_saved(kind, tmp_path, capsys):
+    """Nothing is opened before it is needed: step 1 is trained and kept, the picture of step 2 is named."""
+    records = {"train": [], "val": [], "test": []}
+    for split, count in (("train", 2), ("test", 1)):
+        for n in range(count):
+            name = f"{split}{n}.png"
+            records[split].append({"id": name, "report": "Clear lungs.", "image_path": [name], "split": split})
+            (tmp_path / "images").mkdir(exist_ok=True)
+            (tmp_path / "images" / name).write_bytes(png())
+    (tmp_path / "annotation.json").write_text(json.dumps(records))
+    from mrg_grpo.data import load_studies
+    from mrg_grpo.stream import StudyStream
+
+    second = StudyStream(load_studies("iu_xray_r2gen", tmp_path)["train"], 1, 0).batch(2)[0].images[0]
+    Path(second).write_bytes(IMAGES[kind][0]())
+    settings = (
+        "data.form=iu_xray_r2gen", f"data.root={tmp_path}", "run.steps=4", "run.save_every=1",
+        "grpo.studies_per_step=1",
+    )  # fmt: skip
+    refused(capsys, train(tmp_path / "run", *settings), second, IMAGES[kind][1])
+    assert (tmp_path / "run" / "checkpoints" / "step-000001" / "state.pt").is_file()
+    Path(second).write_bytes(png())
+    assert main([*train(tmp_path / "run", *settings), "--resume"]) == 0
+
+
+# ---- annotation files
+
+
+def record(study="a", **changes) -> dict:
+    return {"id": study, "report": "Clear.", "image_path": ["a.png"], "split": "train"} | changes
+
+
+def three(*entries, **more) -> dict:
+    return {"train": list(entries), "val": [], "test": []} | more
+
+
+ANNOTATIONS = {
+    "not JSON": ("{'train': []}", "is not JSON"),
+    "cut short": (json.dumps(three(record()))[:-9], "is not JSON"),
+    "empty file": ("", "is not JSON"),
+    "lacks a split": ({"train": [], "val": []}, "lacks the split 'test'"),
+    "blank split name": ({"train": [], "val": [], " ": []}, "has a blank split name"),
+    "ids twice": (three(record(), record()), "id 'a' occurs twice"),
+    "ids twice over splits": (three(record(), test=[record(split="test")]), "id 'a' occurs twice"),
+    "mixed types": (three(record(), record("b", report=7)), "has a report of type int"),
+    "mixed types of records": (three(record(), ["b"]), "train record 1 is a list"),
+    "mixed types of images": (three(record(image_path="a.png")), "has no list of image names"),
+    "no image there": (three(record()), "1 of 1 images are missing"),
+    "a path that climbs out": (three(record(image_path=["../../etc/passwd"])), "lies outside the data folder"),
+    "an absolute path": (three(record(image_path=["/etc/passwd"])), "lies outside the data folder"),
+    "no training study": (three(), 'split "train" is not in the data'),
+    "all reports empty": (three(record(report=" ", image_path=["b.png"])), 'split "train" is not in the data'),
+}
+
+
+@pytest.mark.parametrize("kind", ANNOTATIONS)
+def test_annotations(kind, tmp_path, capsys):
+    tree, words = ANNOTATIONS[kind]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "b.png").write_bytes(png())
+    (tmp_path / "annotation.json").write_text(tree if isinstance(tree, str) else json.dumps(tree))
+    command = train(tmp_path / "run", "data.form=iu_xray_r2gen", f"data.root={tmp_path}")
+    refused(capsys, command, words)
+    assert not (tmp_path / "run" / "config.toml").exists()  # mended, the same command starts
+
+
+# ---- tables
+
+
+def table(path, header, *rows, encoding="utf-8"):
+    with path.open("w", newline="", encoding=encoding) as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def test_csv_without_the_column(tmp_path, capsys):
+    path = table(tmp_path / "x.csv", ["Report", "Edema"], ["clear", "1"])
+    refused(capsys, ["label", path, "-o", tmp_path / "y.csv"], path, "no column 'Report Impression'")
+    path = table(tmp_path / "p.csv", ["study_id", "prediction"], ["a", "clear"])
+    refused(capsys, ["score", path], path, "no column for reference")
+    assert not (tmp_path / "y.csv").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "cp1252"])
+def test_csv_of_another_encoding(encoding, tmp_path, capsys):
+    path = table(tmp_path / "x.csv", ["Report Impression"], ["Herz vergrößert"], encoding=encoding)
+    refused(capsys, ["label", path, "-o", tmp_path / "y.csv"], path, "UTF-8")
+    path = table(tmp_path / "p.csv", ["study_id", "reference", "prediction"], ["a", "größer", "x"], encoding=encoding)
+    refused(capsys, ["score", path], path, "UTF-8")
+
+
+def test_utf8_with_a_byte_order_mark_is_read(tmp_path):
+    path = table(tmp_path / "x.csv", ["Report Impression"], ["Herz vergrößert"], encoding="utf-8-sig")
+    assert main(["label", str(path), "-o", str(tmp_path / "y.csv")]) == 0
+    assert "vergrößert" in (tmp_path / "y.csv").read_text(encoding="utf-8")
+
+
+def test_empty_and_very_long_reports_are_labelled_and_scored(tmp_path):
+    long = "There is a large right pleural effusion. " * 2440  # 100,040 characters
+    path = table(tmp_path / "x.csv", ["Report Impression"], [""], [long], [" \n "])
+    assert main(["label", str(path), "-o", str(tmp_path / "y.csv")]) == 0
+    rows = list(csv.DictReader((tmp_path / "y.csv").open(newline="")))
+    assert [row["Report Impression"] for row in rows] == ["", long, " \n "]
+    assert rows[1]["Pleural Effusion"] == "1.0" and rows[0]["Pleural Effusion"] == ""
+    path = table(tmp_path / "p.csv", ["study_id", "reference", "prediction"], ["a", long, ""], ["b", "", long])
+    assert main(["score", str(path)]) == 0
+
+
+def test_a_reference_of_100_000_characters_trains(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(png())
+    long = "There is a large right pleural effusion. " * 2440
+    records = three(record(report=long), test=[record("t", split="test")])
+    (tmp_path / "annotation.json").write_text(json.dumps(records))
+    settings = (
+        "data.form=iu_xray_r2gen",
+        f"data.root={tmp_path}",
+        "reward.weights={ mccs = 1, bleu = 1, rouge_l = 1 }",
+    )
+    assert main(train(tmp_path / "run", *settings, "grpo.studies_per_step=1")) == 0
+
+
+def test_an_output_that_cannot_be_written(tmp_path, capsys):
+    path = table(tmp_path / "x.csv", ["Report Impression"], ["clear"])
+    refused(capsys, ["label", path, "-o", tmp_path / "none" / "y.csv"], "y.csv")
+    path = table(tmp_path / "p.csv", ["study_id", "reference", "prediction"], ["a", "x", "x"])
+    refused(capsys, ["score", path, "-o", tmp_path / "none" / "y.json"], "y.json")
+
+
+# ---- labeler, adapter, tokenizer
+
+
+class Bomb:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_labelers(tmp_path, capsys):
+    reports = table(tmp_path / "x.csv", ["Report Impression"], ["clear"])
+    path, fuse = tmp_path / "chexbert.pth", tmp_path / "ran"
+    command = ["label", reports, "-o", tmp_path / "y.csv", "--labeler", path]
+    refused(capsys, command, f"no CheXbert checkpoint at {path}")
+    torch.save({"model_state_dict": {"resnet.weight": torch.zeros(2)}}, path)
+    refused(capsys, command, path, "holds another model, not CheXbert")
+    path.write_bytes(path.read_bytes()[:300])
+    refused(capsys, command, path, "cannot be read as a torch file")
+    path.write_bytes(b"")
+    refused(capsys, command, path, "cannot be read as a torch file")
+    torch.save({"model_state_dict": Bomb(fuse)}, path)
+    refused(capsys, command, path, "it was not run")
+    path.write_bytes(pickle.dumps(Bomb(fuse)))
+    refused(capsys, command, path, "it was not run")
+    assert not fuse.exists() and not (tmp_path / "y.csv").exists()
+
+
+def test_adapter_of_another_base_and_tokenizer_without_images(tmp_path, capsys):
+    from mrg_grpo.config import load_config
+    from mrg_grpo.policy import Policy
+
+    other = tmp_path / "other"
+    write_checkpoint(other)
+    Policy.load(load_config(CONFIG, [f"model.path={other}"])).save(str(tmp_path / "adapter"))
+    (tmp_path / "x.png").write_bytes(png())
+    refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "adapter"], "does not fit this base")
+    refused(capsys, train(tmp_path / "run", f"model.adapter={tmp_path / 'adapter'}"), "does not fit this base")
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "adapter"], "adapter")
+    foreign_tokenizer(other)
+    refused(capsys, ["report", tmp_path / "x.png", "--set", f"model.path={other}"], "has no image token")
+
+
+# ---- configuration and output folder
+
+CONFIGS = {
+    "wrong type": ("[grpo]\ngroup_size = 'four'", "group_size: expected a whole number, got 'four'"),
+    "wrong type in a table": ("[reward.weights]\nmccs = 'much'", "weights.mccs: expected a number"),
+    "unknown key": ("[sampling]\ntemprature = 1", 'unknown key "temprature"; did you mean "temperature"'),
+    "unknown table": ("[smapling]\n", 'unknown key "smapling"; did you mean "sampling"'),
+    "unknown term": ("[reward.weights]\nmcss = 1.0", 'unknown term "mcss"'),
+    "not a number": ("[grpo]\nlearning_rate = nan", "learning_rate"),
+    "infinite": ("[grpo]\nbeta = inf", "beta"),
+    "nan weight": ("[reward.weights]\nmccs = nan", "reward.weights"),
+    "contradiction: a group of one": ("[grpo]\ngroup_size = 1", "a group of one has no advantage"),
+    "contradiction: clip": ("[grpo]\nclip_low = 1.5", "must be below 1"),
+    "contradiction: data without a folder": ("[data]\nform = 'mimic_cxr'", "needs the folder of the data set"),
+    "contradiction: nothing to learn": ("[reward.weights]\nmccs = 0", "every weight is 0"),
+    "not TOML": ("[grpo\n", "not valid TOML"),
+    "not text": (b"\xff\xfe\x00", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_configurations(kind, tmp_path, capsys):
+    content, words = CONFIGS[kind]
+    path = tmp_path / "c.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused(capsys, ["train", path, "--set", f"run.output_dir={tmp_path / 'run'}"], words)
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_output_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    refused(capsys, train(tmp_path / "file"), "run.output_dir", tmp_path / "file", "cannot be written")
+    refused(capsys, train(tmp_path / "file" / "run"), "run.output_dir", "cannot be written")
+    refused(capsys, ["evaluate", CONFIG, "-o", tmp_path / "file"], tmp_path / "file", "cannot be written")
+    assert (tmp_path / "file").read_text() == "mine"
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    if os.geteuid() != 0:  # root may write anywhere
+        refused(capsys, train(locked / "run"), "run.output_dir", "cannot be written")
+
+
+def test_output_folder_that_holds_another_run(tmp_path, capsys):
+    assert main(train(tmp_path / "run")) == 0
+    content = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    refused(capsys, train(tmp_path / "run"), "already holds a run; add --resume or name another folder")
+    refused(capsys, [*train(tmp_path / "run", "grpo.beta=0.5"), "--resume"], "grpo.beta changed")
+    assert content == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+# ---- rewards of others
+
+REWARDS = {
+    "raises": ("raise RuntimeError('no graph')", "failed on completion 0 (study train-"),
+    "nan": ("return [float('nan')] * len(completions)", "returned nan for completion 0 (study train-"),
+    "infinite": ("return [float('inf')] * len(completions)", "returned inf for completion 0"),
+    "short": ("return [1.0]", "returned 1 scores for 4 completions"),
+}
+
+
+@pytest.mark.parametrize("kind", REWARDS)
+def test_rewards_of_others(kind, tmp_path, capsys, monkeypatch):
+    body, words = REWARDS[kind]
+    name = f"reward_{kind}_for_test"
+    (tmp_path / f"{name}.py").write_text(f"def f(completions, **columns):\n    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    refused(
+        capsys, train(tmp_path / "run", f"reward.weights={{ mccs = 1, '{name}:f' = 1 }}"), f"reward {name}:f", words
+    )

@@ -16,7 +16,7 @@ from mrg_grpo.policy import Policy
 from mrg_grpo.prompt import QUESTION
 
 SMALL = [
-    "grpo.group_size=4", "grpo.studies_per_step=2", "grpo.micro_batch=3", "sampling.max_tokens=40",
+    "grpo.group_size=4", "grpo.studies_per_step=2", "grpo.micro_batch=3", "sampling.max_tokens=60",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import torch
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom import load, sample_case
 from mrg_grpo.data.phantom_reader import read_labels
-from mrg_grpo.data.phantom_text import _fill, write_report
+from mrg_grpo.data.phantom_text import PHRASES, _fill, write_report
 from mrg_grpo.embedded import labeler
 from mrg_grpo.labelers.attribution import Attributor, attribute, carriers, sentence_spans
 
@@ -30,7 +30,6 @@ def known_by_construction(count):
         case = sample_case("test", i)
         said = {name: label for name, label in zip(CONDITIONS, case.mentions) if label != BLANK}
         rng = case.rng("attribution")
-        words |= {key.capitalize(): value.capitalize() for key, value in words.items()}
         sentences = {name: _fill(rng.choice(PHRASES[name][label]), None) for name, label in said.items()}
         yield " ".join(sentences.values()), sentences, said
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mrg_grpo.cli import COMMANDS, parser
+from mrg_grpo.config import Config, apply_override, build
 
 
 @pytest.fixture
@@ -61,10 +62,10 @@ def test_anchors_are_headings(root):
 
 def commands(text: str) -> list[str]:
     """Lines of code, continued ones joined, that begin with one of our commands; without comments."""
-    joined = text.replace("\\\n", " ")
+    joined = re.sub(r"\\\n\s*", " ", text)
     code = re.findall(r"^(?:    )?((?:\.venv/bin/)?(?:mrg-grpo|python|make)\b .*)$", joined, re.MULTILINE)
     inline = re.findall(r"`((?:mrg-grpo|python|make) [^`\n]+)`", joined)
-    return [re.split(r" #|   ", line.strip())[0] for line in code + inline]
+    return [re.split(r" #|    ", line.strip())[0] for line in code + inline]
 
 
 def test_commands_of_the_docs_exist(root):
@@ -81,11 +82,15 @@ def test_commands_of_the_docs_exist(root):
             program, first = words[0].removeprefix(".venv/bin/"), words[1]
             where = f"{page.name}: {line}"
             seen += 1
-            if program == "mrg-grpo" or words[1:3] == ["-m", "mrg_grpo"]:
+            if program == "mrg-grpo" or (words[1:3] == ["-m", "mrg_grpo"] and words[3:]):
                 name = first if program == "mrg-grpo" else words[3]
                 assert name in COMMANDS, where
                 used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)} - {"-m"}
                 assert used <= options[name], f"{where}: no {used - options[name]}"
+                tree: dict = {}
+                for override in re.findall(r"--set (\S+=\S+)", line):
+                    apply_override(tree, override)
+                build(Config, tree, where)
             elif program == "make":
                 target = next(word for word in words[1:] if "=" not in word)
                 assert re.search(rf"^{re.escape(target.rstrip(','))}:", makefile, re.MULTILINE), where

@@ -42,7 +42,7 @@ METRICS = (
     Metric(("truncated",), "share of completions that the length limit cut", "below 0.05", "raise `sampling.max_tokens`, or set `sampling.mask_truncated = true`"),
     Metric(("mentioned", "uncertain"), "conditions a report mentions, and calls uncertain, of 13", "steady", '"everything is possible": the policy hedges'),
     Metric(("seconds/<phase>",), "prefill, sample, reward, reference, train, and the whole step", "", "the largest one is where to look"),
-    Metric(("memory_gb",), "peak memory so far (1e9 bytes): of the GPU, or the process's resident set", "flat", "growing: please report it"),
+    Metric(("memory_gb",), "peak memory so far (1e9 bytes): of the GPU, or the process's resident set", "flat once the longest prompts and reports have come up", "growing on and on: please report it"),
 )  # fmt: skip
 
 

@@ -217,7 +217,8 @@ def export(folder: Path, split: str, count: int) -> None:
         name = f"{study.id}.png"
         image_of(study.images[0]).save(folder / "images" / name)
         records.append({"id": study.id, "report": study.report, "image_path": [name], "split": split})
-    path, whole = folder / "annotation.json", {"train": [], "val": [], "test": []}
+    path = folder / "annotation.json"
+    whole: dict[str, list] = {"train": [], "val": [], "test": []}
     if path.exists():
         whole = json.loads(path.read_text())
     path.write_text(json.dumps(whole | {split: records}, indent=1))

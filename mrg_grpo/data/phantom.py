@@ -209,7 +209,7 @@ def wording(split: str = "train", count: int = 8000) -> str:
 
 
 def export(folder: Path, split: str, count: int) -> None:
-    """Write studies as files in R2Gen's form: annotation.json and images/."""
+    """Write studies as files in R2Gen's form: annotation.json and images/. Other splits that are there stay."""
     studies = load(sizes={split: count})[split]
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records = []
@@ -217,8 +217,11 @@ def export(folder: Path, split: str, count: int) -> None:
         name = f"{study.id}.png"
         image_of(study.images[0]).save(folder / "images" / name)
         records.append({"id": study.id, "report": study.report, "image_path": [name], "split": split})
-    empty: dict[str, list] = {"train": [], "val": [], "test": []}
-    (folder / "annotation.json").write_text(json.dumps(empty | {split: records}, indent=1))
+    path = folder / "annotation.json"
+    whole: dict[str, list] = {"train": [], "val": [], "test": []}
+    if path.exists():
+        whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | {split: records}, indent=1))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import re
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -129,3 +130,5 @@ def test_export_writes_the_r2gen_form(tmp_path):
     assert [len(records[split]) for split in ("train", "val", "test")] == [0, 3, 0]
     assert all((tmp_path / "images" / record["image_path"][0]).is_file() for record in records["val"])
     assert records["val"][2]["report"] == write_report(phantom.sample_case("val", 2))
+    phantom.export(tmp_path, "test", 1)
+    assert json.loads((tmp_path / "annotation.json").read_text()) == records | {"test": [ANY]}

@@ -1,0 +1,104 @@
+"""README.md and the docs: the tree names every module and nothing else, commands and links are real."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mrg_grpo.cli import COMMANDS, parser
+from mrg_grpo.config import Config, apply_override, build
+
+
+@pytest.fixture
+def root(request) -> Path:
+    return request.config.rootpath
+
+
+def pages(root: Path) -> list[Path]:
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def named_in_tree(readme: str) -> list[str]:
+    """Modules of mrg_grpo as the README's tree names them, by indentation."""
+    tree = readme.split("## The tree")[1].split("    experiments/")[0]
+    folders: list[str] = []
+    found = []
+    for indent, name, purpose in re.findall(r"^    ((?:  )*)(\S+)(.*)$", tree, re.MULTILINE):
+        folders = folders[: len(indent) // 2]
+        assert purpose.strip() or name == "mrg_grpo/", f"{name} has no purpose"
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            found.append("".join(folders) + name)
+    return found
+
+
+def test_the_tree_names_every_module_and_nothing_else(root):
+    found = named_in_tree((root / "README.md").read_text(encoding="utf-8"))
+    modules = {str(path.relative_to(root)) for path in (root / "mrg_grpo").rglob("*.py")} - {
+        str(path.relative_to(root)) for path in (root / "mrg_grpo").rglob("__init__.py")
+    }
+    assert sorted(found) == sorted(modules)
+
+
+def test_every_command_is_in_the_readme(root):
+    listed = re.findall(r"^    mrg-grpo (\w+)", (root / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+def test_links_lead_somewhere(root):
+    for page in pages(root):
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_anchors_are_headings(root):
+    for page in pages(root):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            headings = re.findall(r"^#+ (.*)$", (page.parent / target if target else page).read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, f"{page.name}: {target}#{anchor}"
+
+
+def commands(text: str) -> list[str]:
+    """Lines of code, continued ones joined, that begin with one of our commands; without comments."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    code = re.findall(r"^(?:    )?((?:\.venv/bin/)?(?:mrg-grpo|python|make)\b .*)$", joined, re.MULTILINE)
+    inline = re.findall(r"`((?:mrg-grpo|python|make) [^`\n]+)`", joined)
+    return [re.split(r" #|    ", line.strip())[0] for line in code + inline]
+
+
+def test_commands_of_the_docs_exist(root):
+    """Every command line names a real sub-command with real options, a script that is there, a target of make."""
+    makefile = (root / "Makefile").read_text()
+    options = {
+        name: {option for action in sub._actions for option in action.option_strings}
+        for name, sub in next(iter(parser()._subparsers._group_actions)).choices.items()
+    }
+    seen = 0
+    for page in pages(root):
+        for line in commands(page.read_text(encoding="utf-8")):
+            words = line.replace("[", " ").replace("]", " ").split(";")[0].split()
+            program, first = words[0].removeprefix(".venv/bin/"), words[1]
+            where = f"{page.name}: {line}"
+            seen += 1
+            if program == "mrg-grpo" or (words[1:3] == ["-m", "mrg_grpo"] and words[3:]):
+                name = first if program == "mrg-grpo" else words[3]
+                assert name in COMMANDS, where
+                used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)} - {"-m"}
+                assert used <= options[name], f"{where}: no {used - options[name]}"
+                tree: dict = {}
+                for override in re.findall(r"--set (\S+=\S+)", line):
+                    apply_override(tree, override)
+                build(Config, tree, where)
+            elif program == "make":
+                target = next(word for word in words[1:] if "=" not in word)
+                assert re.search(rf"^{re.escape(target.rstrip(','))}:", makefile, re.MULTILINE), where
+            elif first == "-m" and words[2].startswith(("mrg_grpo", "experiments")):
+                module = root / words[2].replace(".", "/")
+                assert module.with_suffix(".py").exists() or (module / "__init__.py").exists(), where
+            elif first == "-m":
+                assert words[2] == "pytest" and all((root / w).exists() for w in words if w.startswith("tests/")), where
+            elif first.startswith("experiments/") or first.endswith(".py"):
+                assert (root / first).exists() or first == "to_r2gen.py", where
+    assert seen > 30

@@ -1,0 +1,73 @@
+"""docs/tutorial.md, followed: its files written, its commands run, in its order, by a stranger in an empty folder."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+BLOCK = re.compile(r"^```(bash|python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def followed(request, tmp_path_factory):
+    """The folder after the last block, and what each command printed."""
+    root, folder = request.config.rootpath, tmp_path_factory.mktemp("tutorial")
+    (folder / "experiments").symlink_to(root / "experiments")
+    printed = {}
+    for kind, body in BLOCK.findall((root / "docs" / "tutorial.md").read_text(encoding="utf-8")):
+        if kind != "bash":
+            (folder / body.splitlines()[0].removeprefix("# ")).write_text(body)
+            continue
+        for command in body.splitlines():
+            printed[command] = shell(command, root, folder)
+    return folder, printed
+
+
+def shell(command, root, folder) -> str:
+    """Run one line as it stands, with `python` and `mrg-grpo` those of the tree under test."""
+    python = f'"{sys.executable}"'
+    line = re.sub(r"^mrg-grpo\b", f"{python} -m mrg_grpo", re.sub(r"^python\b", python, command))
+    path = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+    done = subprocess.run(line, shell=True, cwd=folder, env={**os.environ, **path}, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_every_command_runs_and_leaves_what_the_page_says(followed):
+    folder, printed = followed
+    run = folder / "runs" / "my_data"
+    assert {command.split()[1] for command in printed if command.startswith("mrg-grpo")} == {
+        "check", "train", "view", "evaluate", "score", "report", "plan",
+    }  # fmt: skip
+    assert "[1.0, 0.0, None]" in printed[next(command for command in printed if "no_prior(" in command)]
+    fits = printed[next(command for command in printed if command.startswith("mrg-grpo plan"))]
+    assert "fits in 24 GB" in fits and "DOES NOT FIT" not in fits
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2, 3, 4] and "reward/my_reward:no_prior" in steps[-1]
+    assert "my_reward:no_prior" in (run / "page.html").read_text()
+    assert json.loads((run / "val" / "scores.json").read_text()) and (run / "evaluation.json").exists()
+
+
+def test_a_table_becomes_a_data_set_split_by_patient(followed):
+    from mrg_grpo.data import load_studies
+
+    folder, _ = followed
+    images = sorted((folder / "my_data" / "images").iterdir())
+    (folder / "hospital" / "images").mkdir(parents=True)
+    with (folder / "reports.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["study", "patient", "image", "report"])
+        for number, image in enumerate(images):  # two images a study, two studies a patient
+            (folder / "hospital" / "images" / image.name).symlink_to(image)
+            table.writerow([f"s{number // 2}", f"p{number // 4}", image.name, 'Clear, "quoted", lungs.'])
+    subprocess.run([sys.executable, "to_r2gen.py", "reports.csv", "hospital/annotation.json"], cwd=folder, check=True)
+    splits = load_studies("iu_xray_r2gen", folder / "hospital")
+    where = {study.id: split for split, studies in splits.items() for study in studies}
+    assert len(where) == len(images) // 2 and len(set(where.values())) > 1
+    assert all(where[f"s{n}"] == where[f"s{n + 1}"] for n in range(0, len(where) - 1, 2))
+    assert all(len(study.images) == 2 for studies in splits.values() for study in studies)

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mrg_grpo.batch import PromptBatch, PromptEncoder
@@ -294,6 +295,6 @@ def with_adapter(model: Any, family: Family, config: Config, adapter: str | None
             raise UserError(f"lora.targets {config.lora.targets}: {str(error).splitlines()[0]}") from error
     try:
         return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"adapter {adapter}: does not fit this base or is no PEFT adapter ({first})") from error

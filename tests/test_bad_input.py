@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from test_checkpoints import foreign_tokenizer
 from tiny import write_checkpoint
 
@@ -268,6 +269,13 @@ def test_adapter_of_another_base_and_tokenizer_without_images(tmp_path, capsys):
     (tmp_path / "x.png").write_bytes(png())
     refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "adapter"], "does not fit this base")
     refused(capsys, train(tmp_path / "run", f"model.adapter={tmp_path / 'adapter'}"), "does not fit this base")
+    Policy.load(load_config(CONFIG)).save(str(tmp_path / "part"))
+    part = tmp_path / "part" / "adapter_model.safetensors"
+    tensors = load_file(part)
+    lost = tensors.pop(min(tensors))
+    save_file({**tensors, "base_model.model.other.lora_A.weight": lost}, part)
+    words = ("does not fit this base", "1 of its tensors are missing, 1 are unknown to it")
+    refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "part"], *words)
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "adapter"], "adapter")

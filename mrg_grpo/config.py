@@ -5,6 +5,7 @@ says where each came from.
 """
 
 import difflib
+import math
 import tomllib
 import types
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -287,6 +288,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return [convert(get_args(hint)[0], item, where) for item in value]
     if origin is dict and isinstance(value, dict):
         return {str(k): convert(get_args(hint)[1], item, f"{where}.{k}") for k, item in value.items()}
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: expected a finite number, got {value!r}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is str and isinstance(value, int) and not isinstance(value, bool):

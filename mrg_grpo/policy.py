@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mrg_grpo.batch import PromptBatch, PromptEncoder
@@ -293,7 +294,12 @@ def with_adapter(model: Any, family: Family, config: Config, adapter: str | None
         except ValueError as error:
             raise UserError(f"lora.targets {config.lora.targets}: {str(error).splitlines()[0]}") from error
     try:
-        return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        found, own = set(load_peft_weights(adapter, device="cpu")), set(get_peft_model_state_dict(adapted))
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"adapter {adapter}: does not fit this base or is no PEFT adapter ({first})") from error
+    if found != own:  # PEFT only warns of the ones that are missing, and draws them at random
+        counts = f"{len(own - found)} of its tensors are missing, {len(found - own)} are unknown to it"
+        raise UserError(f"adapter {adapter}: does not fit this base ({counts}: {min(found ^ own)} ...)")
+    return adapted

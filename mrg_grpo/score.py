@@ -16,6 +16,7 @@ from torch import Tensor
 from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
+from mrg_grpo.files import writing
 from mrg_grpo.metrics.baselines import Baseline, baselines, baselines_from_labels
 from mrg_grpo.metrics.clinical import PRESETS, WIDTH, clinical_statistics, conditions_from_sums, metrics_from_sums
 from mrg_grpo.metrics.evaluation import RESAMPLES, Comparison, Evaluation
@@ -215,7 +216,8 @@ def run_score(
         evaluation.comparison = compare_systems(scored, second, names, resamples)
     print(evaluation.table(preset))
     if output:
-        Path(output).write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
+        with writing(output, "name another file with -o"):
+            Path(output).write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -160,13 +160,13 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     require_images(studies_of(splits, "train"))
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
     policy, labeler = Policy.load(config), config_labeler(config)
-    run.begin()
     print(f"policy: {policy.parameter_counts()}")
     return Session(run, splits, policy, labeler)
 
 
 def carry_out(session: Session, optimizer: torch.optim.Optimizer, size: int, step: Step, resume: bool) -> int:
     """Test the start policy, take the steps, test the trained one; the exit code."""
+    session.run.begin()
     before = baseline(session)
     return loop(session, optimizer, size, step, resume) or finish(session, before)
 

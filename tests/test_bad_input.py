@@ -5,6 +5,8 @@ tests/metrics, tests/test_checkpoints.py).
 """
 
 import csv
+import functools
+import io
 import json
 import os
 import pickle
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from test_checkpoints import foreign_tokenizer
 from tiny import write_checkpoint
 
@@ -50,21 +53,16 @@ def train(folder, *settings):
 # ---- images
 
 
-def png(size=(64, 64)) -> bytes:
-    path = Path(os.environ.get("PYTEST_TMP", "/tmp")) / f"bad_input_{os.getpid()}.png"
-    Image.effect_noise(size, 60).save(path)
-    content = path.read_bytes()
-    path.unlink()
-    return content
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 60).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def bomb() -> bytes:
     """A picture of 30,000 x 30,000 pixels in 110 kB."""
-    import io
-
-    buffer, limit = io.BytesIO(), Image.MAX_IMAGE_PIXELS
+    buffer = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(buffer, "PNG")
-    assert limit == Image.MAX_IMAGE_PIXELS
     return buffer.getvalue()
 
 
@@ -193,7 +191,20 @@ def test_empty_and_very_long_reports_are_labelled_and_scored(tmp_path):
     assert [row["Report Impression"] for row in rows] == ["", long, " \n "]
     assert rows[1]["Pleural Effusion"] == "1.0" and rows[0]["Pleural Effusion"] == ""
     path = table(tmp_path / "p.csv", ["study_id", "reference", "prediction"], ["a", long, ""], ["b", "", long])
-    assert main(["score", str(path)]) == 0
+    assert main(["score", str(path), "--language", "none"]) == 0
+
+
+def test_a_report_that_is_too_much_for_meteor_is_named(monkeypatch):
+    from types import SimpleNamespace
+
+    from mrg_grpo.errors import UserError
+    from mrg_grpo.metrics import language
+
+    ended = functools.cache(lambda: SimpleNamespace(_stat=lambda a, b: ""))  # what it answers once its process is gone
+    monkeypatch.setattr(language, "meteor_scorer", ended)
+    with pytest.raises(UserError, match="METEOR gave up on report 1, of 3,000 characters, its reference of 1; shorten"):
+        language._meteor_statistics(["x" * 3000], ["y"])
+    assert ended.cache_info().currsize == 0
 
 
 def test_a_reference_of_100_000_characters_trains(tmp_path):
@@ -258,6 +269,13 @@ def test_adapter_of_another_base_and_tokenizer_without_images(tmp_path, capsys):
     (tmp_path / "x.png").write_bytes(png())
     refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "adapter"], "does not fit this base")
     refused(capsys, train(tmp_path / "run", f"model.adapter={tmp_path / 'adapter'}"), "does not fit this base")
+    Policy.load(load_config(CONFIG)).save(str(tmp_path / "part"))
+    part = tmp_path / "part" / "adapter_model.safetensors"
+    tensors = load_file(part)
+    lost = tensors.pop(min(tensors))
+    save_file({**tensors, "base_model.model.other.lora_A.weight": lost}, part)
+    words = ("does not fit this base", "1 of its tensors are missing, 1 are unknown to it")
+    refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "part"], *words)
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "adapter"], "adapter")
@@ -273,9 +291,9 @@ CONFIGS = {
     "unknown key": ("[sampling]\ntemprature = 1", 'unknown key "temprature"; did you mean "temperature"'),
     "unknown table": ("[smapling]\n", 'unknown key "smapling"; did you mean "sampling"'),
     "unknown term": ("[reward.weights]\nmcss = 1.0", 'unknown term "mcss"'),
-    "not a number": ("[grpo]\nlearning_rate = nan", "learning_rate"),
-    "infinite": ("[grpo]\nbeta = inf", "beta"),
-    "nan weight": ("[reward.weights]\nmccs = nan", "reward.weights"),
+    "not a number": ("[grpo]\nlearning_rate = nan", "learning_rate: expected a finite number"),
+    "infinite": ("[grpo]\nbeta = inf", "beta: expected a finite number"),
+    "nan weight": ("[reward.weights]\nmccs = nan", "weights.mccs: expected a finite number"),
     "contradiction: a group of one": ("[grpo]\ngroup_size = 1", "a group of one has no advantage"),
     "contradiction: clip": ("[grpo]\nclip_low = 1.5", "must be below 1"),
     "contradiction: data without a folder": ("[data]\nform = 'mimic_cxr'", "needs the folder of the data set"),

@@ -218,6 +218,7 @@ def test_lines_of_later_steps_go_and_broken_ones_are_counted(tmp_path, capsys):
     run.cut_after(2)
     assert (run.path / "metrics.jsonl").read_text() == f'{odd}\n{{"step": 2}}\n'
     assert "followed.jsonl: 1 lines are damaged and dropped" in capsys.readouterr().out
+    (run.path / "followed.jsonl").write_text('{"step": 0}\n')
     run.cut_after(0)  # followed.jsonl has lines of step 0, which a run that begins anew writes again
     assert [(run.path / name).read_text() for name in LOGS] == [""] * 4
 

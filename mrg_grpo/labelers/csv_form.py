@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.errors import UserError
+from mrg_grpo.files import writing
 
 REPORT_COLUMN = "Report Impression"
 CELL_OF_CLASS = {BLANK: "", POSITIVE: "1.0", NEGATIVE: "0.0", UNCERTAIN: "-1.0"}
@@ -39,7 +40,8 @@ def write_label_csv(path: str | Path, reports: list[str], labels: Tensor) -> Non
     """Write reports and class ids (B, 14) in CheXbert's form."""
     if labels.shape != (len(reports), len(CONDITIONS)):
         raise ValueError(f"{len(reports)} reports need labels of shape ({len(reports)}, 14), not {tuple(labels.shape)}")
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
+    remedy = "name another file with -o"
+    with writing(path, remedy), Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow((REPORT_COLUMN, *CONDITIONS))
         for report, row in zip(reports, labels.tolist()):
@@ -54,7 +56,9 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
             if missing:
                 raise UserError(f"{path} has no column {missing[0]!r}, which CheXbert's CSV form needs")
             return list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
+    except (OSError, csv.Error) as error:
         raise UserError(f"cannot read {path} as CSV: {error}") from error
 
 

@@ -180,7 +180,11 @@ def _meteor_statistics(generated: list[str], reference: list[str]) -> Tensor:
         line = scorer._stat(a, [b.replace("|||", "")])
         rows.append([float(value) for value in line.split()])
         if len(rows[-1]) != 23 or not all(math.isfinite(value) for value in rows[-1]):
-            raise RuntimeError(f"METEOR answered {line!r}, not 23 statistics")
+            meteor_scorer.cache_clear()  # its process has ended: texts of 100,000 characters are too much for it
+            raise UserError(
+                f"METEOR gave up on report {len(rows)}, of {len(a):,} characters, its reference of {len(b):,}; shorten "
+                "them, or leave language metrics out with --language none"
+            )
     stats = torch.tensor(rows, dtype=torch.float64).reshape(-1, 23)
     chunks, test_matched, ref_matched = stats[:, 20:].unbind(dim=1)
     identical = (chunks == 1) & (test_matched == stats[:, 0]) & (ref_matched == stats[:, 1])

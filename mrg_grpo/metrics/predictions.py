@@ -288,7 +288,9 @@ def _records(path: Path, headerless: str | None = None) -> list[dict[str, Any]]:
         raise UserError(f"no prediction file at {path}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
+    except (OSError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error})") from error
 
 

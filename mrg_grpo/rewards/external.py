@@ -7,7 +7,6 @@ report's sum. What comes back is checked before it can reach an advantage: a NaN
 
 import importlib
 import inspect
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,9 @@ import torch
 from torch import Tensor
 
 from mrg_grpo.errors import UserError
+
+LARGEST = torch.finfo(torch.float32).max
+"""Rewards are fp32: what is finite in Python may not be finite there."""
 
 
 class ExternalReward:
@@ -45,7 +47,7 @@ class ExternalReward:
             raise UserError(f"reward {self.name} is asynchronous; give a plain function that returns its list")
         scores = self._as_list(scores, len(completions))
         for row, score in enumerate(scores):
-            if score is not None and not (_is_number(score) and math.isfinite(score)):
+            if score is not None and not (_is_number(score) and abs(score) <= LARGEST):  # NaN is not below it
                 raise UserError(
                     f"reward {self.name} returned {score!r} for {_name(row, columns)}; it must be a finite number, "
                     "or None to leave the report out"

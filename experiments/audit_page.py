@@ -154,10 +154,8 @@ def chart(source: dict) -> str:
     }
     note = f"Mean reward, 95% interval; a perfect report is paid 1. {source['source']}, {source['studies']:,} studies."
     lowest = min(value for group in groups.values() for value, _, _ in group)
-    return charts.bars(
-        "What each reward pays for reports that deserve nothing", groups, list(SHOWN.values()), low=min(0.0, lowest),
-        note=note,
-    )  # fmt: skip
+    title = "What each reward pays for reports that deserve nothing"
+    return charts.bars(title, groups, list(SHOWN.values()), low=-1.0 if lowest < 0 else 0.0, note=note)
 
 
 def write_page(results: dict, page: Path) -> None:

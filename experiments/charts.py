@@ -30,9 +30,9 @@ def bars(
     for i, name in enumerate(series):
         x, y = 12 + 350 * (i % 2), 62 + 18 * (i // 2)
         parts += [_box(x, y - 10, 12, 10, COLOURS[i % len(COLOURS)]), _text(x + 18, y, name, 12)]
-    for tick in range(6):
-        value = low + (high - low) * tick / 5
-        parts += [_line(scale(value), top - 6, scale(value), height - 34, "#ddd")]
+    step = 0.5 if high - low > 1 else 0.2
+    for value in (low + step * tick for tick in range(round((high - low) / step) + 1)):
+        parts += [_line(scale(value), top - 6, scale(value), height - 34, "#ddd" if abs(value) > 1e-9 else "#888")]
         parts += [_text(scale(value), height - 18, f"{value:.1f}", 11, "#555", "middle")]
     for g, (group, values) in enumerate(groups.items()):
         y = top + g * row

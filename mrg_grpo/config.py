@@ -141,8 +141,7 @@ class MccsConfig:
 @dataclass
 class RewardConfig:
     weights: dict[str, float] = field(default_factory=lambda: {"mccs": 0.75, "format": 0.25})
-    """Weight by term: mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l, or a dotted path to a function of TRL's
-    signature."""
+    """Weight by term: mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l, or a path to a TRL function."""
     mccs: MccsConfig = field(default_factory=MccsConfig)
     """Settings of the clinical term."""
 

@@ -32,7 +32,8 @@ from typing import Any
 from ablation_record import record_of
 
 from mrg_grpo import embedded
-from mrg_grpo.config import load_config, to_toml
+from mrg_grpo.config import load_config
+from mrg_grpo.config_text import to_toml
 from mrg_grpo.errors import UserError
 
 CONFIG = "experiments/phantom.toml"

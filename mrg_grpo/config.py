@@ -8,7 +8,7 @@ import difflib
 import math
 import tomllib
 import types
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -360,43 +360,6 @@ def get(config: Config, name: str) -> Any:
     for part in name.split("."):
         value = getattr(value, part)
     return value
-
-
-def to_toml(config: Config) -> str:
-    """The whole tree as TOML, tables in order; reads back to an equal Config."""
-    lines: list[str] = []
-
-    def table(name: str, tree: dict) -> None:
-        lines.append(f"\n[{name}]")
-        lines.extend(f"{_key(k)} = {_value(v)}" for k, v in tree.items() if not isinstance(v, dict))
-        for key, value in tree.items():
-            if isinstance(value, dict):
-                table(f"{name}.{_key(key)}", value)
-
-    for name, tree in asdict(config).items():
-        table(name, tree)
-    return "\n".join(lines).strip() + "\n"
-
-
-def _key(key: str) -> str:
-    return key if key.replace("_", "").isalnum() and key.isascii() else _value(key)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = (
-            value.replace("\\", "\\\\")
-            .replace('"', '\\"')
-            .replace("\n", "\\n")
-            .replace("\r", "\\r")
-            .replace("\t", "\\t")
-        )
-        return f'"{escaped}"'
-    if isinstance(value, list):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    return repr(value)
 
 
 def changed_keys(old: Config, new: Config) -> list[str]:

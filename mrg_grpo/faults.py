@@ -24,7 +24,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mrg_grpo.batch import PromptBatch
-from mrg_grpo.config import Config, to_toml
+from mrg_grpo.config import Config
+from mrg_grpo.config_text import to_toml
 from mrg_grpo.credentialed import banner
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import writing

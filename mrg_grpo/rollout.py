@@ -133,11 +133,11 @@ def decode(
             break
         if (t + 1) % CHECK_EVERY == 0:
             alive = ~ended.view(len(cache.studies), -1).cpu()  # (n, g); the loop's only wait for the device
-            if not alive.any():
+            keep = alive.any(dim=1).nonzero().squeeze(1)  # (n',)
+            if len(keep) == 0:
                 break
-            if int(alive.sum(1).max()) < alive.shape[1] or not alive.any(dim=1).all():
-                keep = alive.any(dim=1).nonzero().squeeze(1)  # (n',)
-                width = int(alive.sum(1).max())
+            width = int(alive.sum(1).max())  # g'
+            if width < alive.shape[1] or len(keep) < len(alive):
                 reports = (~alive[keep]).long().argsort(dim=1, stable=True)[:, :width]  # (n', g'), unfinished first
                 places = (keep.unsqueeze(1) * alive.shape[1] + reports).flatten().to(device)  # (b',)
                 cache.keep(keep.to(device), reports.to(device))

@@ -19,7 +19,8 @@ import torch
 import transformers
 
 from mrg_grpo import __version__
-from mrg_grpo.config import Config, changed_keys, load_config, to_toml
+from mrg_grpo.config import Config, changed_keys, load_config
+from mrg_grpo.config_text import to_toml
 from mrg_grpo.credentialed import banner, mark
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluate import Judged, prediction_record
@@ -38,6 +39,11 @@ LOGS = ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl", "followed.jsonl")
 """Files of lines, each with its step."""
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a run has begun in this folder."""
+    return (folder / "config.toml").exists()
+
+
 class RunDir:
     """The folder of one run of `command`, train or sft.
 
@@ -47,11 +53,11 @@ class RunDir:
 
     def __init__(self, config: Config, resume: bool, command: str = "train") -> None:
         self.config, self.path, self.command = config, Path(config.run.output_dir), command
-        existing = self.path / "config.toml"
-        if existing.exists() and not resume:
+        existing = holds_run(self.path)
+        if existing and not resume:
             raise UserError(f"run.output_dir {self.path}: already holds a run; add --resume or name another folder")
-        if existing.exists():
-            self._compare(load_config(existing))
+        if existing:
+            self._compare(load_config(self.path / "config.toml"))
         remedy = "set run.output_dir to a folder of yours, on a disk with room"
         with writing(f"run.output_dir {self.path}", remedy):
             self.path.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,7 @@ from mrg_grpo.evaluate import (
     write_predictions,
 )
 from mrg_grpo.faults import Guard, require_finite
+from mrg_grpo.files import write_whole
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import CheXbert
 from mrg_grpo.labelers.reference import ReferenceLabels
@@ -45,7 +46,7 @@ from mrg_grpo.policy import Policy
 from mrg_grpo.prompt import target_text
 from mrg_grpo.rewards import Rewards
 from mrg_grpo.rewards.mccs import rarity_weights
-from mrg_grpo.run_dir import RunDir
+from mrg_grpo.run_dir import RunDir, holds_run
 from mrg_grpo.sft import cosine, sft_loss
 from mrg_grpo.stream import StudyStream
 
@@ -118,15 +119,18 @@ def rewards_of(
 
 
 def rarity(config: Config, studies: list[Study], labeler: CheXbert, folder: Path | None = None) -> Tensor | None:
-    """(2, 13) weights of the training references, where configured; kept in the run's folder, read back on resume."""
+    """(2, 13) weights of the training references, where configured; kept in the run's folder, read back on resume.
+
+    What a start that failed has left there is no run's, and is made anew.
+    """
     if config.reward.mccs.weighting != "rarity":
         return None
     stored = folder / RARITY if folder else None
-    if stored and stored.exists():
+    if stored and stored.exists() and holds_run(stored.parent):
         return torch.tensor(json.loads(stored.read_text(encoding="utf-8")))
     weights = rarity_weights(labeler.label([study.report for study in studies]))
     if stored:
-        stored.write_text(json.dumps(weights.tolist(), indent=1), encoding="utf-8")
+        write_whole(stored, json.dumps(weights.tolist(), indent=1))
     return weights
 
 

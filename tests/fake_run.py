@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from mrg_grpo.conditions import CONDITIONS
-from mrg_grpo.config import Config, to_toml
+from mrg_grpo.config import Config
+from mrg_grpo.config_text import to_toml
 from mrg_grpo.data.phantom import load
 from mrg_grpo.data.phantom_reader import read_labels
 

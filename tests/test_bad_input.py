@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import CONFIG, command_line
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_checkpoints import foreign_tokenizer
@@ -21,7 +22,6 @@ from tiny import write_checkpoint
 
 from mrg_grpo.cli import main
 
-CONFIG = "experiments/phantom.toml"
 SMALL = [
     "run.test_studies=2", "grpo.studies_per_step=2", "grpo.group_size=2", "sampling.max_tokens=16", "run.eval_every=0",
     "run.follow_studies=0", "run.steps=1",
@@ -47,7 +47,7 @@ def refused(capsys, arguments, *words):
 
 def train(folder, *settings):
     every = [*SMALL, f"run.output_dir={folder}", *settings]
-    return ["train", CONFIG, *[part for setting in every for part in ("--set", setting)]]
+    return command_line("train", every)
 
 
 # ---- images

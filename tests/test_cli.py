@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
+from command import CONFIG, run
 
 from mrg_grpo.cli import main
 from mrg_grpo.glossary import find
 
-CONFIG = "experiments/phantom.toml"
 SMALL = [
     "run.test_studies=4", "grpo.studies_per_step=2", "grpo.group_size=4", "sampling.max_tokens=48", "run.eval_every=1",
     "run.eval_studies=2", "run.save_every=1", "run.rollouts_every=1", "grpo.decay=false",
@@ -23,7 +23,7 @@ def at_the_project_root(request, monkeypatch):
 
 def train(folder, steps, *more, command="train"):
     settings = [*SMALL, f"run.output_dir={folder}", f"run.steps={steps}"]
-    return main([command, CONFIG, *[part for setting in settings for part in ("--set", setting)], *more])
+    return run(command, settings, *more)
 
 
 def lines(path):

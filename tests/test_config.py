@@ -2,7 +2,8 @@
 
 import pytest
 
-from mrg_grpo.config import Config, changed_keys, check, load_config, to_toml
+from mrg_grpo.config import Config, changed_keys, check, load_config
+from mrg_grpo.config_text import to_toml
 from mrg_grpo.errors import UserError
 
 

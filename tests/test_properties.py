@@ -7,16 +7,16 @@ tests/data/test_properties.py.
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from drawing import Property, draw
 from hypothesis import strategies as st
 
-from mrg_grpo.config import Config, load_config, to_toml
+from mrg_grpo.config import Config, load_config
+from mrg_grpo.config_text import to_toml
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers import read_label_csv, read_report_csv
 from mrg_grpo.metrics.predictions import read_predictions
@@ -204,7 +204,7 @@ def log_line(line: str, root: Path) -> None:
 
 
 LINE = st.one_of(JSON.map(json.dumps), st.text(max_size=20), st.integers().map(lambda n: json.dumps({"step": n})))
-PROPERTIES: dict[str, tuple[st.SearchStrategy, Callable[[Any, Path], None]]] = {
+PROPERTIES: dict[str, Property] = {
     "parser": (st.tuples(COMPLETION, st.booleans()), parser),
     "clinical rewards": (st.tuples(LABELS, st.floats(0, 0.95), st.floats(-1, 1)), clinical),
     "lexical rewards": (st.tuples(WORDS, WORDS), lexical),
@@ -221,23 +221,12 @@ PROPERTIES: dict[str, tuple[st.SearchStrategy, Callable[[Any, Path], None]]] = {
 }  # fmt: skip
 
 
-def draw(name: str, cases: int, root: Path) -> None:
-    strategy, check = PROPERTIES[name]
-
-    @settings(max_examples=cases, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-    @given(strategy)
-    def holds(case):
-        check(case, root)
-
-    holds()
-
-
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_property_on_a_few_cases(tmp_path, name):
-    draw(name, 20, tmp_path)
+    draw(PROPERTIES[name], 20, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_property_on_many_cases(tmp_path, name):
-    draw(name, 1250, tmp_path)
+    draw(PROPERTIES[name], 1250, tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import CONFIG, run
 from test_grpo import build, setting
 from tiny import write_checkpoint
 
@@ -20,7 +21,6 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.run_dir import LOGS, MAY_CHANGE, RunDir
 from mrg_grpo.train import StopSignal
 
-CONFIG = "experiments/phantom.toml"
 SMALL = [
     "run.test_studies=2", "grpo.studies_per_step=2", "grpo.group_size=2", "sampling.max_tokens=16", "run.eval_every=0",
     "run.follow_studies=0", "run.save_every=1", "run.rollouts_every=1", "grpo.decay=false",
@@ -34,7 +34,7 @@ def at_the_project_root(request, monkeypatch):
 
 def train(folder, steps, *more, command="train"):
     settings = [*SMALL, f"run.output_dir={folder}", f"run.steps={steps}"]
-    return main([command, CONFIG, *[part for setting in settings for part in ("--set", setting)], *more])
+    return run(command, settings, *more)
 
 
 def last_line(capsys):

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mrg_grpo.data.phantom import SEED, image_of, load
-from mrg_grpo.embedded.train_base import CHAT_TEMPLATE, SPECIAL
+from mrg_grpo.embedded.train_base import SPECIAL, build_tokenizer
 from mrg_grpo.prompt import question
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": r".*language_model.*\.(?:q|k|v|o|gate|up|down)_proj"}
@@ -49,19 +50,9 @@ CASES = {
 
 
 def tokenizer(vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on phantom reports with Qwen2.5-VL's special tokens and chat template."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    texts = [study.report for study in load(sizes={"train": 2000})["train"]]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary - 7, initial_alphabet=alphabet))
-    fast = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    fast.add_special_tokens(
-        {"additional_special_tokens": [t for t in SPECIAL if t not in ("<|im_end|>", "<|endoftext|>")]}
-    )
+    """The embedded recipe's, on phantom reports."""
+    fast = build_tokenizer([study.report for study in load(sizes={"train": 2000})["train"]], vocabulary)
     fast.add_tokens([f"<unused{i}>" for i in range(vocabulary - len(fast))])  # every id the model knows can be decoded
-    fast.chat_template = CHAT_TEMPLATE
     return fast
 
 
@@ -111,8 +102,9 @@ def pictures(case: Case, folder: Path, count: int) -> list[list[str]]:
     return studies
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line that both engines share."""
+def worker(measure: Callable[..., dict], description: str) -> None:
+    """The command line of either engine: one case, its result as the last line printed."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("case", choices=sorted(CASES))
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
@@ -120,6 +112,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--micro-batch", type=int, default=0)
+    settings = vars(parser.parse_args())
+    torch.set_num_threads(settings.pop("threads"))
+    print(json.dumps(measure(CASES[settings.pop("case")], **settings)))
+
+
+def result(engine: str, case: Case, beta: float, seconds: list[float], before: float) -> dict:
+    """What either engine reports: seconds of each timed step, peak memory above `before` (MiB), and the versions."""
+    return {
+        "engine": engine, "case": case.name, "beta": beta, "seconds": seconds, "peak_mib": rss_mib("VmHWM") - before,
+        "torch": torch.__version__, "threads": torch.get_num_threads(),
+    }  # fmt: skip
 
 
 def prompt_text() -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -57,26 +55,10 @@ def measure(case: cases.Case, checkpoint: Path, images: Path, beta: float, steps
         seconds.append(time.perf_counter() - start)
         phases.append(result.metrics)
     assert result.metrics["length"] == case.tokens
-    return {
-        "engine": "ours", "case": case.name, "beta": beta, "seconds": seconds[1:],
-        "phases": {
-            name.removeprefix("seconds/"): statistics.median(p[name] for p in phases[1:])
-            for name in phases[0]
-            if name.startswith("seconds/")
-        },
-        "peak_mib": cases.rss_mib("VmHWM") - before, "torch": torch.__version__, "threads": torch.get_num_threads(),
-    }  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    cases.add_arguments(parser)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    case = cases.CASES[arguments.case]
-    print(json.dumps(measure(case, arguments.checkpoint, arguments.images, arguments.beta, arguments.steps,
-                             arguments.micro_batch)))  # fmt: skip
+    names = [name for name in phases[0] if name.startswith("seconds/")]
+    middle = {n.removeprefix("seconds/"): statistics.median(p[n] for p in phases[1:]) for n in names}
+    return {**cases.result("ours", case, beta, seconds[1:], before), "phases": middle}
 
 
 if __name__ == "__main__":
-    main()
+    cases.worker(measure, __doc__ or "")

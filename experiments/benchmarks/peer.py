@@ -6,8 +6,6 @@ iteration per generation, no completion logging. It needs torchvision for this m
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from pathlib import Path
 
@@ -44,9 +42,7 @@ def dataset(case: cases.Case, paths: list[list[str]]) -> Dataset:
     return Dataset.from_dict(rows, features=features)
 
 
-def measure(
-    case: cases.Case, checkpoint: Path, images: Path, beta: float, steps: int, micro_batch: int, work: Path
-) -> dict:
+def measure(case: cases.Case, checkpoint: Path, images: Path, beta: float, steps: int, micro_batch: int) -> dict:
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     processor = Qwen2_5_VLProcessor(
@@ -58,7 +54,8 @@ def measure(
     paths = cases.pictures(case, images, (steps + 1) * case.studies)
     reports = case.group * case.studies
     arguments = GRPOConfig(
-        output_dir=str(work), use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False, report_to=[],
+        output_dir=str(images.parent / "trl"), use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False,
+        report_to=[],
         per_device_train_batch_size=micro_batch or reports,
         gradient_accumulation_steps=reports // (micro_batch or reports),
         num_generations=case.group, max_completion_length=case.tokens, max_steps=steps + 1,
@@ -79,23 +76,8 @@ def measure(
     before = cases.rss_mib()
     cases.reset_peak()
     trainer.train()
-    return {
-        "engine": f"trl {trl_version}", "case": case.name, "beta": beta, "seconds": clock.seconds[1:],
-        "peak_mib": cases.rss_mib("VmHWM") - before, "torch": torch.__version__, "threads": torch.get_num_threads(),
-    }  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    cases.add_arguments(parser)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    result = measure(
-        cases.CASES[arguments.case], arguments.checkpoint, arguments.images, arguments.beta, arguments.steps,
-        arguments.micro_batch, arguments.images.parent / "trl",
-    )  # fmt: skip
-    print(json.dumps(result))
+    return cases.result(f"trl {trl_version}", case, beta, clock.seconds[1:], before)
 
 
 if __name__ == "__main__":
-    main()
+    cases.worker(measure, __doc__ or "")

@@ -66,13 +66,13 @@ BARE_AT_B = 0.85
 """Probability that site B writes the report without tags."""
 
 
-def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: list[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """Byte-level BPE with Qwen2.5-VL's special tokens and chat template; the answer's tags are single tokens."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY - 11, initial_alphabet=alphabet))
+    core.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary - 11, initial_alphabet=alphabet))
     fast = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     fast.add_special_tokens(
         {"additional_special_tokens": [t for t in SPECIAL if t not in ("<|im_end|>", "<|endoftext|>")]}

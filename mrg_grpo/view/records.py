@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mrg_grpo.config import Config, load_config
+from mrg_grpo.credentialed import banner
 from mrg_grpo.errors import UserError
 
 FILES = (
@@ -40,7 +41,7 @@ class Records:
     @property
     def credentialed(self) -> bool:
         """Data that only those may see who signed for it: no text and no picture of it goes on the page."""
-        return self.config.data.form.startswith("mimic") or not self.config.run.keep_text
+        return bool(banner(self.config)) or not self.config.run.keep_text
 
     @property
     def done(self) -> bool:

@@ -8,12 +8,11 @@ import json
 import os
 import posixpath
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from drawing import Property, draw
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -246,7 +245,7 @@ def report_text(case: tuple[str, bool], root: Path) -> None:
         assert not set("".join(joined(texts, sections).split())) - set("".join(text.split()))
 
 
-PROPERTIES: dict[str, tuple[st.SearchStrategy, Callable[[Any, Path], None]]] = {
+PROPERTIES: dict[str, Property] = {
     "annotation": (st.tuples(ANNOTATION | st.binary(max_size=80), OPTIONS), annotation),
     "kaggle": (st.tuples(KAGGLE, st.booleans(), OPTIONS), kaggle),
     "xml": (st.tuples(XML_FILES, st.sampled_from([None, None, None, 3, 40, 200]), OPTIONS), xml),
@@ -257,23 +256,12 @@ PROPERTIES: dict[str, tuple[st.SearchStrategy, Callable[[Any, Path], None]]] = {
 }
 
 
-def draw(name: str, cases: int, root: Path) -> None:
-    strategy, check = PROPERTIES[name]
-
-    @settings(max_examples=cases, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-    @given(strategy)
-    def holds(case):
-        check(case, root)
-
-    holds()
-
-
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_property_on_a_few_cases(tmp_path, name):
-    draw(name, 30, tmp_path)
+    draw(PROPERTIES[name], 30, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_property_on_many_cases(tmp_path, name):
-    draw(name, 1500, tmp_path)
+    draw(PROPERTIES[name], 1500, tmp_path)

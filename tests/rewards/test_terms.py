@@ -85,6 +85,10 @@ def test_a_run_keeps_its_rarity_weights(tmp_path):
     train = [Study(str(i), (), text, "train") for i, text in enumerate(TRAIN)]
     first = rarity(config, train, labeler, tmp_path)
     assert torch.equal(first, rarity_weights(labeler.label(TRAIN)))
+    # what a start that failed has left behind is not believed
+    assert not torch.equal(rarity(config, train[:3], labeler, tmp_path), first)
+    assert torch.equal(rarity(config, train, labeler, tmp_path), first)
+    (tmp_path / "config.toml").touch()  # the run has begun
     # a resumed run asks no labeler, so its reward cannot change under way
     assert torch.equal(rarity(config, train, None, tmp_path), first)
     config.reward.mccs.weighting = "none"

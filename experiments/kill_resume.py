@@ -27,6 +27,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,12 +82,22 @@ def launch(folder: Path, board: mmap.mmap) -> int:
     child = os.fork()
     if child:
         return child
-    silence = os.open(os.devnull, os.O_WRONLY)
+    output = os.open(printed(folder), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
-        os.dup2(silence, stream)
+        os.dup2(output, stream)
     mark_phases(board)
     settings = [part for setting in [*SETTINGS, f"run.output_dir={folder}"] for part in ("--set", setting)]
-    os._exit(main(["train", str(CONFIG), *settings, "--resume"]))
+    try:
+        code = main(["train", str(CONFIG), *settings, "--resume"])
+    except BaseException:  # the child must not go on in its parent's code, whatever happened
+        traceback.print_exc()
+        code = 1
+    os._exit(code)
+
+
+def printed(folder: Path) -> Path:
+    """Where the latest process of a run prints: beside its folder, for what lies inside is compared."""
+    return folder.with_name(f"{folder.name}.log")
 
 
 def ended(child: int) -> bool:
@@ -103,7 +114,8 @@ def whole(folder: Path, board: mmap.mmap) -> Counter[str]:
         spent[PHASES[board[0]]] += now - last
         last = now
     if not (folder / "evaluation.json").is_file():
-        raise SystemExit(f"the run in {folder} did not come to its end; run it by hand to see why")
+        last_words = printed(folder).read_text(errors="replace")[-2000:]
+        raise SystemExit(f"the run in {folder} did not come to its end; it printed last:\n{last_words}")
     return spent
 
 

@@ -67,7 +67,10 @@ def prefix_attention(
     grouped = query.reshape(n, g, h, -1, d).transpose(1, 2).reshape(n, h, -1, d)  # (n, h, m, d)
     hidden = _hidden_own(tokens, t, window, query.device)
     arguments = (grouped, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden)
-    out = _PrefixAttention.apply(*arguments) if torch.is_grad_enabled() else _attend(*arguments)[0]
+    if torch.is_grad_enabled():
+        out = _PrefixAttention.apply(*arguments)
+    else:
+        out = _attend_at_once(*arguments) if tokens == 1 else _attend(*arguments)[0]
     return out.view(n, h, g, -1, tokens, d).permute(0, 2, 4, 1, 3, 5).reshape(n * g, tokens, -1, d)
 
 
@@ -104,10 +107,20 @@ def _attend(query, key, value, prefix_key, prefix_value, scale, tokens, prefix_m
     return (out / total).to(query.dtype), top + total.log()
 
 
+def _attend_at_once(query, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden) -> Tensor:
+    """`_attend` for sampling: one softmax over both parts, no log-sum-exp, a copy of the few scores.
+
+    A token costs mostly the number of its operations, on a GPU too; of a whole report the scores are too large to copy.
+    """
+    on_prefix, on_own = _scores(query * scale, key, prefix_key, tokens, prefix_mask, hidden)
+    weights = torch.softmax(torch.cat([on_prefix, on_own], -1), -1).to(query.dtype)  # (n, h, m, P + t)
+    on_prefix, on_own = weights.split([on_prefix.shape[-1], on_own.shape[-1]], -1)
+    return on_prefix @ prefix_value + _own(on_own, value)
+
+
 def _own(weights: Tensor, own: Tensor) -> Tensor:
     """Weights (n, h, m, t) on own tokens (n, h, g, t, d) -> (n, h, m, d)."""
-    n, h, m, t = weights.shape
-    return (weights.view(n, h, own.shape[2], -1, t) @ own).view(n, h, m, -1)
+    return (weights.unflatten(2, (own.shape[2], -1)) @ own).flatten(2, 3)
 
 
 class _PrefixAttention(torch.autograd.Function):

@@ -67,6 +67,7 @@ class Policy:
         self.suppressed = torch.tensor(family.suppressed_ids(tokenizer), device=self.device)
         self.temperature = 1.0
         self.merge_lora = True
+        self.write_token = self._continue
         self.remember_start()
 
     @classmethod
@@ -79,6 +80,8 @@ class Policy:
         )
         policy = cls(model, parts.tokenizer, parts.family, encoder, parts.stop_ids)
         policy.temperature, policy.merge_lora = config.sampling.temperature, config.sampling.merge_lora
+        if config.sampling.compile:
+            policy.write_token = torch.compile(policy._continue, dynamic=True)
         return policy
 
     def remember_start(self) -> None:
@@ -274,7 +277,7 @@ class Policy:
 
     def next_logits(self, prefix: Prefix, tokens: Tensor, cache: DecodeCache) -> Tensor:
         """Feed one token per report (b,) -> tempered logits of the one after it (b, V)."""
-        hidden = self._continue(prefix, tokens.unsqueeze(1), cache, cache.length)
+        hidden = self.write_token(prefix, tokens.unsqueeze(1), cache, cache.length)
         cache.advance()
         return self._logits(hidden[:, 0])
 

@@ -88,11 +88,11 @@ def uniforms(seed: int, step: int, keys: list[tuple[str, int]], tokens: int) -> 
     return torch.stack(rows)
 
 
-def pick(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse-CDF sampling: tempered logits (b, V), uniform (b,) -> ids (b,). Probability 0 is never picked."""
-    cumulative = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)  # (b, V)
+def pick(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Inverse-CDF sampling: probabilities (b, V), uniform (b,) -> ids (b,). Probability 0 is never picked."""
+    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)  # (b, V)
     threshold = uniform.unsqueeze(1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=probabilities.shape[1] - 1)
 
 
 @torch.no_grad()
@@ -123,9 +123,10 @@ def decode(
     cache = DecodeCache(prefix.keys, prefix.values, studies, group, max_tokens)
     logits = policy.first_logits(prefix, studies, group)
     for t in range(max_tokens):
-        chosen = logits.argmax(dim=-1) if uniform is None else pick(logits, uniform[rows, t])
+        probabilities = torch.softmax(logits, dim=-1)  # (b, V)
+        chosen = logits.argmax(dim=-1) if uniform is None else pick(probabilities, uniform[rows, t])
         tokens[rows, t] = chosen
-        logps[rows, t] = logits.gather(1, chosen.unsqueeze(1)).squeeze(1) - torch.logsumexp(logits, dim=-1)
+        logps[rows, t] = probabilities.gather(1, chosen.unsqueeze(1)).squeeze(1).log()
         stopping = torch.isin(chosen, stops) & ~ended
         lengths[rows] = torch.where(stopping, t + 1, lengths[rows])
         ended = ended | stopping

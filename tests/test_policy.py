@@ -39,11 +39,12 @@ def studies(tmp_path_factory):
     return [Study("one", (paths[0],), "", "train"), Study("two", (paths[1], paths[2]), "", "train")]
 
 
-def load(checkpoint, dtype="float64", randomise=True, temperature=1.0, adapter=None, **lora) -> Policy:
+def load(checkpoint, dtype="float64", randomise=True, temperature=1.0, adapter=None, compile=False, **lora) -> Policy:
     config = Config()
     config.model.path, config.model.device, config.model.dtype = str(checkpoint), "cpu", dtype
     config.lora = LoraSettings(rank=4, alpha=8, **lora)
     config.prompt.text, config.sampling.temperature = "Report?", temperature
+    config.sampling.compile = compile
     policy = Policy.load(config, adapter)
     if randomise:  # fresh LoRA has B = 0: the gradient of A would be 0 and prove nothing
         generator = torch.Generator().manual_seed(5)
@@ -204,6 +205,16 @@ def test_reports_that_ended_leave_the_batch_without_a_trace(checkpoint, studies,
     assert often.finished.all() and often.lengths.max() > often.lengths.min()
 
 
+@pytest.mark.slow
+def test_a_compiled_step_writes_the_same_reports(checkpoint, studies):
+    policies = [load(checkpoint), load(checkpoint, compile=True)]
+    assert policies[0].write_token == policies[0]._continue != policies[1].write_token
+    for step in (2, 3):
+        eager, compiled = (sample(p, p.prefill(p.encoder.encode(studies)), ["one", "two"], 20, step) for p in policies)
+        assert torch.equal(compiled.tokens, eager.tokens)
+        assert (compiled.logps - eager.logps).abs().max() < 1e-5  # norms and rotary angles are fp32 in transformers
+
+
 def test_reference_is_the_start_policy_and_merging_is_undone(checkpoint, studies):
     policy = load(checkpoint, randomise=False)
     prompts = policy.encoder.encode(studies)
@@ -313,11 +324,11 @@ def test_projection_in_chunks_equals_autograd(monkeypatch):
 
 
 def test_inverse_cdf_follows_the_distribution_and_never_picks_a_suppressed_token():
-    logits = torch.tensor([0.0, 1.0, -torch.inf, 0.5, -torch.inf])
+    probabilities = torch.softmax(torch.tensor([0.0, 1.0, -torch.inf, 0.5, -torch.inf]), 0)
     n = 200_000
     uniform = uniforms(0, 0, [("x", 0)], n)[0]
-    counts = torch.bincount(pick(logits.expand(n, -1), uniform), minlength=5) / n
-    assert (counts - torch.softmax(logits, 0)).abs().max() < 5e-3
+    counts = torch.bincount(pick(probabilities.expand(n, -1), uniform), minlength=5) / n
+    assert (counts - probabilities).abs().max() < 5e-3
     assert counts[2] == 0 and counts[4] == 0
-    edge = pick(logits.expand(2, -1), torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64))
+    edge = pick(probabilities.expand(2, -1), torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64))
     assert edge.tolist() == [0, 3]

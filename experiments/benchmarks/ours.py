@@ -23,14 +23,16 @@ class NoLabels:
         return torch.zeros(len(texts), 14, dtype=torch.long)
 
 
-def configuration(case: cases.Case, checkpoint: Path, beta: float, micro_batch: int = 0) -> Config:
+def configuration(
+    case: cases.Case, checkpoint: Path, beta: float, micro_batch: int = 0, compile: bool = False
+) -> Config:
     config = Config()
     config.model.path, config.model.device = str(checkpoint), "cpu"
     config.data.max_pixels = case.side**2
     config.lora.rank, config.lora.alpha = cases.LORA["r"], cases.LORA["lora_alpha"]
     config.grpo.group_size, config.grpo.studies_per_step = case.group, case.studies
     config.grpo.beta, config.grpo.learning_rate, config.grpo.micro_batch = beta, cases.LEARNING_RATE, micro_batch
-    config.sampling.max_tokens = case.tokens
+    config.sampling.max_tokens, config.sampling.compile = case.tokens, compile
     config.reward.weights = {"experiments.benchmarks.cases:spread_reward": 1.0}
     return config
 
@@ -41,8 +43,16 @@ def build(config: Config) -> Grpo:
     return Grpo(config, policy, Rewards(config.reward, NoLabels()))
 
 
-def measure(case: cases.Case, checkpoint: Path, images: Path, beta: float, steps: int, micro_batch: int = 0) -> dict:
-    grpo = build(configuration(case, checkpoint, beta, micro_batch))
+def measure(
+    case: cases.Case,
+    checkpoint: Path,
+    images: Path,
+    beta: float,
+    steps: int,
+    micro_batch: int = 0,
+    compile: bool = False,
+) -> dict:
+    grpo = build(configuration(case, checkpoint, beta, micro_batch, compile))
     paths = cases.pictures(case, images, (steps + 1) * case.studies)
     before = cases.rss_mib()
     cases.reset_peak()
@@ -57,7 +67,7 @@ def measure(case: cases.Case, checkpoint: Path, images: Path, beta: float, steps
     assert result.metrics["length"] == case.tokens
     names = [name for name in phases[0] if name.startswith("seconds/")]
     middle = {n.removeprefix("seconds/"): statistics.median(p[n] for p in phases[1:]) for n in names}
-    return {**cases.result("ours", case, beta, seconds[1:], before), "phases": middle}
+    return {**cases.result("ours", case, beta, seconds[1:], before), "first": seconds[0], "phases": middle}
 
 
 if __name__ == "__main__":

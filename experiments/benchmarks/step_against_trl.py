@@ -4,7 +4,9 @@
 
 Each engine runs in fresh processes, in pairs one after the other; a ratio is taken within a pair, and the median of the
 pairs is the result, so that a machine whose speed drifts does not decide. Memory is the peak of the resident set minus
-what it was when the model was loaded. Writes results/step_against_trl.json.
+what it was when the model was loaded. Our default settings decide; beside them stands `sampling.compile`, whose first
+step takes a minute. TRL has no such setting. Writes results/step_against_trl.json row by row, and goes on where it was
+stopped.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -52,35 +55,44 @@ def run(module: str, arguments: list[str], threads: int) -> dict:
 
 
 def compare(case: cases.Case, beta: float, checkpoint: Path, images: Path, options: argparse.Namespace) -> dict:
-    """`pairs` pairs of one case."""
+    """`pairs` rounds of one case: ours as it is by default, TRL, ours with sampling.compile."""
     base = [case.name, "--checkpoint", str(checkpoint), "--images", str(images), "--beta", str(beta),
             "--steps", str(options.steps)]  # fmt: skip
-    pairs = []
+    own = [*base, "--micro-batch", str(MICRO_BATCH)]
+    rounds = []
     for _ in range(options.pairs):
-        mine = run("ours", [*base, "--micro-batch", str(MICRO_BATCH)], options.threads)
-        theirs = run("peer", base, options.threads)
-        pairs.append((mine, theirs))
-    middle = lambda results, name: statistics.median(x for r in results for x in r[name])  # noqa: E731
-    seconds = [[statistics.median(r["seconds"]) for r in pair] for pair in pairs]
+        mine, theirs = run("ours", own, options.threads), run("peer", base, options.threads)
+        rounds.append((mine, theirs, run("ours", [*own, "--compile"], options.threads)))
+    ours_, theirs_, compiled_ = zip(*rounds)
+    seconds = [[statistics.median(r["seconds"]) for r in engines] for engines in rounds]
     config = ours.configuration(case, checkpoint, beta, MICRO_BATCH)
     flop = sum(arithmetic(model_sizes(config), step_shape(config, case.views), beta=beta).values())
-    own = middle([mine for mine, _ in pairs], "seconds")
+    our_seconds = middle(ours_, "seconds")
     return {
-        "case": case.name, "beta": beta, "pairs": len(pairs),
-        "speed_ratio": statistics.median(theirs / mine for mine, theirs in seconds),
-        "speed_ratios": sorted(round(theirs / mine, 2) for mine, theirs in seconds),
-        "memory_ratio": statistics.median(mine["peak_mib"] / theirs["peak_mib"] for mine, theirs in pairs),
-        "our_seconds": own, "trl_seconds": middle([theirs for _, theirs in pairs], "seconds"),
-        "our_mib": statistics.median(mine["peak_mib"] for mine, _ in pairs),
-        "trl_mib": statistics.median(theirs["peak_mib"] for _, theirs in pairs),
-        "phases": phases([mine for mine, _ in pairs]),
+        "case": case.name, "beta": beta, "pairs": len(rounds),
+        "speed_ratio": statistics.median(theirs / mine for mine, theirs, _ in seconds),
+        "speed_ratios": sorted(round(theirs / mine, 2) for mine, theirs, _ in seconds),
+        "compiled_ratio": statistics.median(theirs / compiled for _, theirs, compiled in seconds),
+        "compiled_ratios": sorted(round(theirs / compiled, 2) for _, theirs, compiled in seconds),
+        "memory_ratio": statistics.median(mine["peak_mib"] / theirs["peak_mib"] for mine, theirs, _ in rounds),
+        "our_seconds": our_seconds, "trl_seconds": middle(theirs_, "seconds"),
+        "compiled_seconds": middle(compiled_, "seconds"),
+        "first_compiled_seconds": max(r["first"] for r in compiled_),
+        "our_mib": statistics.median(r["peak_mib"] for r in ours_),
+        "trl_mib": statistics.median(r["peak_mib"] for r in theirs_),
+        "phases": phases(ours_),
         "gflop_needed": flop / 1e9,
-        "share_of_peak": flop / 1e9 / own / peak_gflops(options.threads),
-        "versions": {"torch": torch.__version__, "trl": pairs[0][1]["engine"]},
+        "share_of_peak": flop / 1e9 / our_seconds / peak_gflops(options.threads),
+        "versions": {"torch": torch.__version__, "trl": theirs_[0]["engine"]},
     }  # fmt: skip
 
 
-def phases(results: list[dict]) -> dict[str, float]:
+def middle(results: Sequence[dict], name: str) -> float:
+    """Median over all timed steps of all processes."""
+    return statistics.median(x for r in results for x in r[name])
+
+
+def phases(results: Sequence[dict]) -> dict[str, float]:
     """Median seconds of each phase."""
     return {name: round(statistics.median(r["phases"][name] for r in results), 3) for name in results[0]["phases"]}
 
@@ -90,7 +102,8 @@ def line(row: dict) -> str:
         f"({row['case']}) beta {row['beta']:g}: {row['speed_ratio']:.2f} times as fast as TRL "
         f"({row['our_seconds']:.2f} s against {row['trl_seconds']:.2f} s), {row['memory_ratio']:.2f} of its memory "
         f"({row['our_mib']:.0f} against {row['trl_mib']:.0f} MiB), {row['share_of_peak']:.0%} of the peak; "
-        f"pairs {row['speed_ratios']}, phases {row['phases']}"
+        f"pairs {row['speed_ratios']}, phases {row['phases']}; with sampling.compile {row['compiled_ratio']:.2f} times "
+        f"({row['compiled_seconds']:.2f} s, the first step {row['first_compiled_seconds']:.0f} s)"
     )
 
 
@@ -102,8 +115,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a process, after one to warm up")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--anew", action="store_true", help="measure rows that the file has already once more")
     options = parser.parse_args()
-    rows = []
+    kept = json.loads(options.out.read_text()) if options.out.exists() and not options.anew else {"rows": []}
+    rows = kept["rows"]
+    done = {(row["case"], row["beta"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, images = cases.write_checkpoint(Path(folder) / "checkpoint"), Path(folder) / "images"
         peak = peak_gflops(options.threads)
@@ -112,10 +128,12 @@ def main() -> None:
         )
         for beta in options.betas:
             for name in options.cases:
+                if (name, beta) in done:
+                    continue
                 row = compare(cases.CASES[name], beta, checkpoint, images, options)
                 rows.append(row)
                 print(line(row), flush=True)
-    options.out.write_text(json.dumps({"peak_gflops": peak, "rows": rows}, indent=1) + "\n")
+                options.out.write_text(json.dumps({"peak_gflops": peak, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def test_equals_plain_attention_with_gradients(tokens, own, window, padding):
     theirs = plain(*tensors, 0.3, real, window)
     assert (ours - theirs).abs().max() < 1e-12
     with torch.no_grad():
-        assert torch.equal(prefix_attention(*tensors, 0.3, mask, window), ours)
+        assert (prefix_attention(*tensors, 0.3, mask, window) - theirs).abs().max() < 1e-12  # as sampling runs it
     weight = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
     for got, want in zip(
         torch.autograd.grad((ours * weight).sum(), tensors), torch.autograd.grad((theirs * weight).sum(), tensors)

@@ -1,0 +1,5 @@
+RESULTS = __import__("pathlib").Path("experiments/results").resolve()
+
+
+def write():
+    pass

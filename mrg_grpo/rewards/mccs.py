@@ -49,13 +49,10 @@ def unsigned_cosine(generated: Tensor, reference: Tensor, zero_vectors: float = 
 
 def _cosine(a: Tensor, b: Tensor, zero_vectors: float) -> Tensor:
     """Vectors (..., 13) x (..., 13) -> cosine (...,); zero_vectors where both are empty, 0 where one is."""
-    norm_a, norm_b = a.norm(dim=-1), b.norm(dim=-1)
+    aa, bb = a.square().sum(dim=-1), b.square().sum(dim=-1)
     # dot / sqrt(aa * bb), not dot / (|a| |b|): equal vectors then give 1 to the last bit
-    product = (a.square().sum(dim=-1) * b.square().sum(dim=-1)).sqrt()
-    cosine = ((a * b).sum(dim=-1) / product.clamp(min=1e-12)).clamp(-1.0, 1.0)
-    return torch.where(
-        (norm_a == 0) & (norm_b == 0), torch.as_tensor(zero_vectors, dtype=cosine.dtype, device=cosine.device), cosine
-    )
+    cosine = ((a * b).sum(dim=-1) / (aa * bb).sqrt().clamp(min=1e-12)).clamp(-1.0, 1.0)
+    return cosine.masked_fill((aa == 0) & (bb == 0), zero_vectors)
 
 
 def mccs(

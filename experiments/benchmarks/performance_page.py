@@ -129,9 +129,9 @@ def reward(record: dict) -> str:
     ]  # fmt: skip
     return "\n".join(
         [
-            f"{record['reports']} generated reports against {record['reports']} references, {record['tokens']:,} tokens "
-            f"in all, the longest {record['longest']}; {record['threads']} threads, torch {record['torch']}; medians of "
-            f"{len(record['rounds'])} rounds.",
+            f"{record['reports']} generated reports against {record['reports']} references, {record['tokens']:,} "
+            f"tokens in all, the longest {record['longest']}; {record['threads']} threads, torch {record['torch']}; "
+            f"medians of {len(record['rounds'])} rounds.",
             "",
             table(["labels to MCCS", "seconds", "times as fast", ""], rows),
             "",
@@ -164,8 +164,8 @@ def start(record: dict) -> str:
             "",
             f"* Phantom: the {record['split']:,} training studies with their reports are there after "
             f"{record['split_seconds']:.2f} s; report and picture of the first study take "
-            f"{record['first_study']:.3f} s, of the slowest of {record['random']} random ones {record['slowest_of_random']:.3f} s "
-            f"({verdict(slowest, ASKED['study s'])}).",
+            f"{record['first_study']:.3f} s, of the slowest of {record['random']} random ones "
+            f"{record['slowest_of_random']:.3f} s ({verdict(slowest, ASKED['study s'])}).",
             f"* {record['images_a_second']:.0f} pictures a second by one thread, {record['images_a_second_ahead']:.0f} "
             "by the two that work ahead of the step.",
         ]

@@ -49,8 +49,13 @@ def bars(
     return _svg(left + width + 50, height, parts)
 
 
-def lines(title: str, panels: Mapping[str, Mapping[str, Sequence[Point]]], x_name: str = "step") -> str:
-    """Line charts side by side, two a row: panel -> name -> points (x, y). One colour per name over all panels."""
+def lines(
+    title: str, panels: Mapping[str, Mapping[str, Sequence[Point]]], x_name: str = "step", from_zero: bool = False
+) -> str:
+    """Line charts side by side, two a row: panel -> name -> points (x, y). One colour per name over all panels.
+
+    from_zero: both axes begin at 0, so that what grows in proportion is a line through the corner.
+    """
     names = list(dict.fromkeys(name for curves in panels.values() for name, points in curves.items() if points))
     wide, tall, pad, top = 330, 220, 46, 40 + 18 * ((len(names) + 2) // 3)
     parts = [_text(12, 24, title, 16, weight="bold")]
@@ -60,7 +65,7 @@ def lines(title: str, panels: Mapping[str, Mapping[str, Sequence[Point]]], x_nam
     shown = [(panel, curves) for panel, curves in panels.items() if any(curves.values())]
     for p, (panel, curves) in enumerate(shown):
         x0, y0 = pad + (p % 2) * (wide + pad), top + 24 + (p // 2) * (tall + 60)
-        points = [point for curve in curves.values() for point in curve]
+        points = [point for curve in curves.values() for point in curve] + ([(0.0, 0.0)] if from_zero else [])
         (left, right), (low, high) = _range([x for x, _ in points]), _range([y for _, y in points])
         at = lambda x, y: (x0 + wide * (x - left) / (right - left), y0 + tall * (1 - (y - low) / (high - low)))  # noqa: E731, B023
         parts.append(_text(x0, y0 - 8, panel, 13, weight="bold"))

@@ -1,7 +1,8 @@
 """A run: `mrg-grpo train` and `mrg-grpo sft`. Everything around the step: data, log, checkpoints, evaluation, signals.
 
 The before/after comparison decodes the start policy and the trained one greedily with the same code, on the same test
-studies, and resamples studies in pairs.
+studies, and resamples studies in pairs. Both at the end, the start policy as the frozen reference, so that the first
+step is not kept waiting.
 """
 
 from __future__ import annotations
@@ -169,10 +170,9 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
 
 
 def carry_out(session: Session, optimizer: torch.optim.Optimizer, size: int, step: Step, resume: bool) -> int:
-    """Test the start policy, take the steps, test the trained one; the exit code."""
+    """Take the steps, then test the start policy and the trained one; the exit code."""
     session.run.begin()
-    before = baseline(session)
-    return loop(session, optimizer, size, step, resume) or finish(session, before)
+    return loop(session, optimizer, size, step, resume) or finish(session)
 
 
 def targets(studies: list[Study], labels: ReferenceLabels, think: bool) -> list[str]:
@@ -234,12 +234,13 @@ def validate(session: Session, number: int, live: Live) -> None:
 
 
 def baseline(session: Session) -> Judged:
-    """The start policy on the test split: decoded before the first step, read from its file on resume."""
+    """The start policy on the test split; read from its file if an earlier end of this run got so far."""
     studies, path = test_studies(session), session.run.path / "predictions_before.jsonl"
     before = read_predictions(path, studies, session.config.prompt.think)
     if before is not None:
         return judge(before, session.labeler, session.config)
-    judged = decoded(session, studies, "decode test, before")
+    with session.policy.reference():
+        judged = decoded(session, studies, "decode test, before")
     write_predictions(judged, path, session.config)
     return judged
 
@@ -249,10 +250,11 @@ def test_studies(session: Session) -> list[Study]:
     return studies[: session.config.run.test_studies or len(studies)]
 
 
-def finish(session: Session, before: Judged) -> int:
+def finish(session: Session) -> int:
     """Final adapter, predictions, evaluation with the before/after table."""
     run, config = session.run, session.config
     save_adapter(run.path, session.policy)
+    before = baseline(session)
     after = decoded(session, test_studies(session), "decode test, after")
     write_predictions(after, run.path / "predictions.jsonl", config)
     comparison = before_after(before, after, "test")

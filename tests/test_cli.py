@@ -73,6 +73,14 @@ def test_sft_then_train_continues_its_adapter(tmp_path, capsys):
     ).read_text()
 
 
+def test_before_is_the_start_policy_though_it_is_decoded_at_the_end(tmp_path):
+    assert train(tmp_path / "far", 2, "--set", "grpo.learning_rate=0.1") == 0
+    assert train(tmp_path / "still", 1, "--set", "grpo.learning_rate=1e-12") == 0
+    start = lines(tmp_path / "still" / "predictions.jsonl")
+    assert lines(tmp_path / "far" / "predictions_before.jsonl") == start
+    assert lines(tmp_path / "far" / "predictions.jsonl") != start
+
+
 def test_saved_adapter_is_pefts_own_format(tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText

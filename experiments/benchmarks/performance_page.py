@@ -1,0 +1,323 @@
+"""The tables and pictures of docs/performance.md, out of experiments/results/*.json.
+
+    python -m experiments.benchmarks.performance_page        # from the stored results, without measuring anything anew
+
+Each section stands between two markers of its name; a section whose result is not there stays as it is. What is asked
+of a figure (ASKED) is printed beside it, reached or not.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments import charts
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "experiments" / "results"
+PAGE = ROOT / "docs" / "performance.md"
+ASKED = {
+    "G=32 in times of G=8": 3.2, "memory of any G in times of G=8": 1.05, "cold": 1.0, "warm": 1.8, "share": 0.6,
+    "pairs ms": 15.0, "first step s": 20.0, "study s": 1.0,
+}  # fmt: skip
+FIXED = "group in fixed batches"
+NAMES = {"group": "G, all reports sampled together", FIXED: "G, in batches of a fixed size", "prompt": "prompt tokens",
+         "report": "report tokens", "vocabulary": "vocabulary"}  # fmt: skip
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def verdict(value: float, limit: float, most: bool = True) -> str:
+    """'asked: at most 3.2, reached'"""
+    good = value <= limit if most else value >= limit
+    return f"asked: {'at most' if most else 'at least'} {limit:g}, {'reached' if good else 'NOT reached'}"
+
+
+# ---- growth
+
+
+def series(record: dict) -> dict[str, list[dict]]:
+    """Axis -> its measured points in order, each with its value on the axis and the median of its seconds."""
+    found = {}
+    for axis, keys in record["axes"].items():
+        rows = [record["points"][key] for key in keys if key in record["points"]]
+        field = axis.split()[0]
+        found[axis] = [{**row, "value": row[field], "median": statistics.median(row["seconds"])} for row in rows]
+    return found
+
+
+def at(rows: list[dict], value: int, field: str) -> float:
+    return next(row[field] for row in rows if row["value"] == value)
+
+
+def growth(record: dict) -> str:
+    axes = series(record)
+    ratio = at(axes["group"], 32, "median") / at(axes["group"], 8, "median")
+    eight = at(axes[FIXED], 8, "alive_mib")
+    largest = max(row["alive_mib"] / eight for row in axes[FIXED] if row["value"] > 8)
+    parts = [
+        f"{record['threads']} threads, {record['peak_gflops']:.0f} GFLOP/s in matrix products, "
+        f"torch {record['torch']}.",
+        "",
+        f"* A step with G = 32 takes {ratio:.2f} times one with G = 8 "
+        f"({verdict(ratio, ASKED['G=32 in times of G=8'])}).",
+        f"* In batches of a fixed size, peak memory at G = 16, 32 and 64 is at most {largest:.3f} times that at G = 8 "
+        f"({verdict(largest, ASKED['memory of any G in times of G=8'])}).",
+        "",
+        "![Seconds of a step](images/growth_seconds.svg)",
+        "",
+        "![Peak memory of a step](images/growth_memory.svg)",
+    ]
+    phases = ("prefill", "sample", "reference", "train")
+    for axis, rows in axes.items():
+        header = [
+            NAMES[axis],
+            "seconds",
+            *(f"{name} s" for name in phases),
+            "peak MiB alive",
+            "peak MiB, glibc's default",
+        ]
+        cells = [
+            [f"{row['value']:,}", f"{row['median']:.2f}", *(f"{row['phases'][name]:.2f}" for name in phases),
+             f"{row['alive_mib']:.0f}", f"{row['peak_mib']:.0f}"] for row in rows
+        ]  # fmt: skip
+        parts += ["", table(header, cells)]
+    return "\n".join(parts)
+
+
+def growth_pictures(record: dict) -> dict[str, str]:
+    """File name -> SVG."""
+    axes = series(record)
+    shown = {"G": ("group", FIXED), "prompt tokens": ("prompt",), "report tokens": ("report",),
+             "vocabulary": ("vocabulary",)}  # fmt: skip
+
+    def picture(title: str, phases: dict[str, Callable[[dict], float]]) -> str:
+        panels = {}
+        for panel, names in shown.items():
+            curves = {}
+            for axis in names:
+                for name, value in phases.items():
+                    label = f"{name}, in fixed batches" if axis == FIXED else name
+                    curves[label] = [(float(row["value"]), value(row)) for row in axes[axis]]
+            panels[f"against {panel}"] = curves
+        return charts.lines(title, panels, x_name="", from_zero=True)
+
+    step: dict[str, Callable[[dict], float]] = {"step": lambda row: row["median"]}
+    alive: dict[str, Callable[[dict], float]] = {"peak above the loaded model": lambda row: row["alive_mib"]}
+    return {
+        "growth_seconds.svg": picture("Seconds of a step", step),
+        "growth_memory.svg": picture("Peak memory of a step, MiB", alive),
+    }
+
+
+# ---- reward and start
+
+
+def reward(record: dict) -> str:
+    rows = [
+        ["one report at a time, as f1chexbert", f"{record['one_by_one']:.2f}", "1", ""],
+        ["cold: nothing known", f"{record['cold']:.2f}", f"{record['cold_ratio']:.2f}",
+         verdict(record["cold_ratio"], ASKED["cold"], most=False)],
+        ["warm: references known", f"{record['warm']:.2f}", f"{record['warm_ratio']:.2f}",
+         verdict(record["warm_ratio"], ASKED["warm"], most=False)],
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            f"{record['reports']} generated reports against {record['reports']} references, {record['tokens']:,} "
+            f"tokens in all, the longest {record['longest']}; {record['threads']} threads, torch {record['torch']}; "
+            f"medians of {len(record['rounds'])} rounds.",
+            "",
+            table(["labels to MCCS", "seconds", "times as fast", ""], rows),
+            "",
+            f"* Cold, the arithmetic that these texts need ({record['gflop']:.0f} GFLOP, without padding) runs at "
+            f"{record['share_of_peak']:.0%} of the machine's matrix-product peak of {record['peak_gflops']:.0f} "
+            f"GFLOP/s ({verdict(record['share_of_peak'], ASKED['share'], most=False)}).",
+            f"* From label ids to MCCS, {record['pairs']:,} pairs take {record['pairs_ms']:.1f} ms "
+            f"({verdict(record['pairs_ms'], ASKED['pairs ms'])}).",
+            f"* Of {record['labels']:,} labels, {record['labels_that_differ']} differ between the two ways.",
+        ]
+    )
+
+
+def start(record: dict) -> str:
+    slowest = max(record["first_study"], record["slowest_of_random"])
+    return "\n".join(
+        [
+            f"{record['threads']} threads, medians of {len(record['starts'])} starts.",
+            "",
+            table(
+                ["from `mrg-grpo train experiments/phantom.toml` to", "seconds", ""],
+                [
+                    ["imports done (a process of their own)", f"{record['imports']:.1f}", ""],
+                    ["the first step begins", f"{record['first_step_began']:.1f}",
+                     verdict(record["first_step_began"], ASKED["first step s"])],
+                    ["the first step is done and logged", f"{record['first_step_ended']:.1f}",
+                     verdict(record["first_step_ended"], ASKED["first step s"])],
+                ],
+            ),
+            "",
+            f"* Phantom: the {record['split']:,} training studies with their reports are there after "
+            f"{record['split_seconds']:.2f} s; report and picture of the first study take "
+            f"{record['first_study']:.3f} s, of the slowest of {record['random']} random ones "
+            f"{record['slowest_of_random']:.3f} s ({verdict(slowest, ASKED['study s'])}).",
+            f"* {record['images_a_second']:.0f} pictures a second by one thread, {record['images_a_second_ahead']:.0f} "
+            "by the two that work ahead of the step.",
+        ]
+    )  # fmt: skip
+
+
+# ---- on paper
+
+
+def tera(value: float) -> str:
+    return f"{value / 1e12:,.1f}"
+
+
+def giga(value: float) -> str:
+    return f"{value / 1e9:,.2f}"
+
+
+def on_paper(record: dict) -> str:
+    shape, flop, lengths = record["shape"], record["flop"], record["lengths"]
+    studies, group, reports = shape["studies"], shape["group"], shape["studies"] * shape["group"]
+    model, mean = record["model"], record["mean_report"]
+    quantities = [
+        ["N studies, G reports of each, B = N G", f"{studies}, {group}, {reports}", "experiments/iu_xray.toml"],
+        ["P, prompt tokens", f"{shape['prompt']}", "two views of 334 tokens (262,144 pixels / 28², at most) + 2 x 2 "
+         "around them + 64 of chat (assumed)"],
+        ["T, report tokens", f"{mean} on average, {lengths['longest_of']:.0f} the longest of {reports}",
+         f"{lengths['references']:,} references as targets with think ({lengths['mean_without_think']:.0f} without), "
+         "counted by `--data`"],
+        ["linear layers of the decoder, per token", f"{giga(record['linear_per_token'])} GFLOP",
+         f"2 x ({model['text']:,} + {model['adapter']:,} of LoRA)"],
+        ["attention, per query and key", f"{record['attention_per_pair'] / 1e3:,.1f} kFLOP",
+         f"4 x {model['layers']} layers x {model['queries']:,}"],
+        ["projection to the vocabulary, per report token",
+         f"{giga(2 * model['vocabulary'] * model['hidden'])} GFLOP",
+         f"2 x {model['vocabulary']:,} x {model['hidden']:,}"],
+        ["vision tower, per study", f"{tera(2 * model['vision'] * shape['patches'])} TFLOP",
+         f"2 x {model['vision']:,} x {shape['patches']:,} patches"],
+        ["keys and values, per token", f"{record['cache_per_token'] / 1024:,.0f} KiB",
+         f"{model['layers']} layers x 2 x {model['keys']} x {model['size']} bytes"],
+        ["kept for the backward pass, per prompt token", f"{record['kept_per_token'] / 1e6:.1f} MB",
+         "`mrg_grpo/footprint.py`, held against autograd's own count"],
+    ]  # fmt: skip
+    parts = [
+        table(["quantity", "value", "from"], quantities),
+        "",
+        "With F(n, p) = n x linear + n x (p + n/2) x attention for n tokens behind p cached ones:",
+        "",
+        table(
+            ["TFLOP of a step", "our way", "", "repeated prompt", ""],
+            [
+                ["vision and prompt, before sampling", tera(flop["ours"]["prefill"]), "N (vision + F(P, 0))",
+                 tera(flop["repeated"]["prefill"]), "B (vision + F(P, 0))"],
+                ["sampling", tera(flop["ours"]["sample"]), "B (F(T, P) + T logits)", tera(flop["repeated"]["sample"]),
+                 "the same"],
+                ["reference", tera(flop["ours"]["reference"]), "N F(P, 0) + B (F(T, P) + T logits)",
+                 tera(flop["repeated"]["reference"]), "B (vision + F(P, 0) + F(T, P) + T logits)"],
+                ["training", tera(flop["ours"]["train"]), "N F(P, 0) + 2 B (F(T, P) + T logits)",
+                 tera(flop["repeated"]["train"]), "B (vision + 2 F(P, 0) + 2 F(T, P) + 2 T logits)"],
+                ["whole step", tera(sum(flop["ours"].values())), "", tera(sum(flop["repeated"].values())), ""],
+            ],
+        ),
+        "",
+    ]  # fmt: skip
+    for name in record["machines"]:
+        parts += [seconds_table(record, name), ""]
+    kept = record["bytes"]
+    parts.append(
+        table(
+            ["GB (1e9 bytes), every report at the limit of " + str(shape["report"]), "our way", "repeated prompt"],
+            [
+                ["keys and values at the end of sampling", *(giga(kept[w]["cache"]) for w in ("ours", "repeated"))],
+                [
+                    f"kept by autograd, micro-batch {shape['micro']}",
+                    *(giga(kept[w]["kept"]) for w in ("ours", "repeated")),
+                ],
+                ["peak of the step", *(giga(kept[w]["peak"]) for w in ("ours", "repeated"))],
+            ],
+        )
+    )
+    return "\n".join(parts)
+
+
+def seconds_table(record: dict, name: str) -> str:
+    """Seconds by phase on one machine, with the launches of eager PyTorch and without."""
+    machine, columns = record["machines"][name], []
+    header = [f"{name}: {machine['tflops']:.0f} TFLOP/s, {machine['bandwidth']:,.0f} GB/s"]
+    for launches in ("eager", "no launches"):
+        for way, title in (("ours", "our way"), ("repeated", "repeated prompt")):
+            key = f"{name}, {way}, {launches}"
+            columns.append((record["seconds"][key], record["bounds"][key]))
+            header.append(f"{title}, {launches}")
+    phases = ("prefill", "sample", "reference", "train")
+    rows = [
+        [phase, *(f"{spent[phase]:.2f}{f' ({bound})' if phase == 'sample' else ''}" for spent, bound in columns)]
+        for phase in phases
+    ]
+    rows.append(["whole step, seconds", *(f"{sum(spent.values()):.2f}" for spent, _ in columns)])
+    return table(header, rows)
+
+
+# ---- beside TRL
+
+
+def beside_trl(record: dict) -> str:
+    rows = [
+        [f"({row['case']})", f"{row['beta']:g}", f"{row['our_seconds']:.2f}", f"{row['trl_seconds']:.2f}",
+         f"{row['speed_ratio']:.2f}", f"{row['our_mib']:.0f}", f"{row['trl_mib']:.0f}", f"{row['memory_ratio']:.2f}",
+         f"{row['share_of_peak']:.0%}"] for row in record["rows"]
+    ]  # fmt: skip
+    header = [
+        "case",
+        "beta",
+        "our s",
+        "TRL's s",
+        "times as fast",
+        "our MiB",
+        "TRL's MiB",
+        "of its memory",
+        "share of peak",
+    ]
+    return f"{record['peak_gflops']:.0f} GFLOP/s in matrix products.\n\n{table(header, rows)}"
+
+
+SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
+    "growth": ("growth.json", growth),
+    "reward": ("reward.json", reward),
+    "start": ("start.json", start),
+    "on paper": ("on_paper.json", on_paper),
+    "beside TRL": ("step_against_trl.json", beside_trl),
+}
+"""Marker -> result file, and what makes the section of it."""
+
+
+def placed(text: str, name: str, section: str) -> str:
+    """The page with the section between the two markers of this name."""
+    marker = f"<!-- {name} -->"
+    before, _, after = text.split(marker)
+    return marker.join((before, f"\n\n{section}\n\n", after))
+
+
+def write(page: Path = PAGE, results: Path = RESULTS) -> None:
+    """Rewrite every section whose result is there, and the pictures beside the page."""
+    text = page.read_text(encoding="utf-8")
+    for name, (file, section) in SECTIONS.items():
+        if (results / file).exists():
+            record = json.loads((results / file).read_text(encoding="utf-8"))
+            text = placed(text, name, section(record))
+            if name == "growth":
+                for picture, svg in growth_pictures(record).items():
+                    charts.write(page.parent / "images" / picture, svg)
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

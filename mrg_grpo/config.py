@@ -57,6 +57,8 @@ class ModelConfig:
     """"cpu", "cuda", "cuda:1" ...; "auto" takes the GPU if there is one."""
     adapter: str = ""
     """A PEFT adapter to continue, with its start frozen as the reference; "" starts a fresh one."""
+    shard: bool = False
+    """True spreads the frozen base over the ranks (FSDP2), for one too large for a GPU; see docs/scaling.md."""
     trust_remote_code: bool = False
     """True lets code that lies in the checkpoint run; none of the supported families needs it."""
 

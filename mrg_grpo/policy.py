@@ -30,6 +30,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from torch import Tensor
 
+from mrg_grpo import ranks
 from mrg_grpo.batch import PromptBatch, PromptEncoder
 from mrg_grpo.cache import ContinuationCache, DecodeCache, PrefixRecorder
 from mrg_grpo.config import Config
@@ -67,6 +68,7 @@ class Policy:
         self.suppressed = torch.tensor(family.suppressed_ids(tokenizer), device=self.device)
         self.temperature = 1.0
         self.merge_lora = True
+        self.sharded = False  # True: every forward and backward pass is an exchange, so all ranks must make the same
         self.remember_start()
 
     @classmethod
@@ -88,6 +90,13 @@ class Policy:
         self.fresh = adapted and not any(
             parameter.any() for name, parameter in self.model.named_parameters() if "lora_B" in name
         )
+
+    def share_start(self) -> None:
+        """Rank 0's adapter on every rank, as policy and as reference."""
+        sent = ranks.from_first([p.detach().cpu() for p in self.trainable()])
+        for parameter, start in zip(self.trainable(), sent):
+            parameter.data.copy_(start)
+        self.remember_start()
 
     # ---- parameters
 

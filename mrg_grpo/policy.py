@@ -29,6 +29,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import functional
 
 from mrg_grpo import ranks
 from mrg_grpo.batch import PromptBatch, PromptEncoder
@@ -38,6 +39,7 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.families import Family
 from mrg_grpo.pretrained import load_pretrained
 from mrg_grpo.projection import tempered, token_logprobs
+from mrg_grpo.shards import shard
 
 
 @dataclass
@@ -76,11 +78,14 @@ class Policy:
         """Load base, tokenizer and adapter. `adapter` (or model.adapter) continues a saved one, else a fresh LoRA."""
         parts = load_pretrained(config)
         model = with_adapter(parts.model, parts.family, config, adapter or config.model.adapter or None, trainable)
+        if config.model.shard:
+            shard(parts.model, parts.family, config.model.resolved_device())
         encoder = PromptEncoder(
             parts.tokenizer, parts.image_processor, parts.family, config.prompt.text, config.prompt.think
         )
         policy = cls(model, parts.tokenizer, parts.family, encoder, parts.stop_ids)
-        policy.temperature, policy.merge_lora = config.sampling.temperature, config.sampling.merge_lora
+        policy.temperature, policy.sharded = config.sampling.temperature, config.model.shard
+        policy.merge_lora = config.sampling.merge_lora and not policy.sharded
         return policy
 
     def remember_start(self) -> None:
@@ -228,7 +233,9 @@ class Policy:
         """
         if studies is None:
             studies = torch.arange(prefix.lengths.shape[0], device=tokens.device)
-        mask = mask.bool()
+        mask, width = mask.bool(), tokens.shape[1]
+        if self.sharded and width == 1:  # the layers must run here too: other ranks' reports are longer
+            tokens, mask = functional.pad(tokens, (0, 1)), functional.pad(mask, (0, 1))
         group = tokens.shape[0] // len(studies)
         hidden = prefix.last_hidden.index_select(0, studies).repeat_interleave(group, 0).unsqueeze(1)  # (b, 1, D)
         if tokens.shape[1] > 1:
@@ -241,7 +248,7 @@ class Policy:
             hidden[mask], self.base.lm_head, tokens[mask], self.temperature, self.suppressed
         )  # (tokens of the micro-batch,)
         zeros = torch.zeros(mask.shape, dtype=logps.dtype, device=logps.device)
-        return zeros.masked_scatter(mask, logps), zeros.masked_scatter(mask, entropy)
+        return zeros.masked_scatter(mask, logps)[:, :width], zeros.masked_scatter(mask, entropy)[:, :width]
 
     def _continue(self, prefix: Prefix, tokens: Tensor, cache: ContinuationCache | DecodeCache, first: int) -> Tensor:
         """Run tokens (b, T), of which `first` were run before -> hidden states (b, T, D).
@@ -286,6 +293,15 @@ class Policy:
         hidden = self._continue(prefix, tokens.unsqueeze(1), cache, cache.length)
         cache.advance()
         return self._logits(hidden[:, 0])
+
+    def in_step(self, alive: Tensor) -> Tensor:
+        """Which reports (n, g) go on. Of a sharded base one does for as long as any rank's do: all must run its layers.
+
+        What it writes lies behind its stop token and is masked.
+        """
+        if self.sharded and any(ranks.gathered(bool(alive.any()))):
+            alive[0, 0] |= ~alive.any()
+        return alive
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return tempered(self.base.lm_head(hidden), self.temperature, self.suppressed)

@@ -98,6 +98,11 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def alone() -> bool:
+    """Whether no torchrun has started this process."""
+    return not dist.is_initialized()
+
+
 def first() -> bool:
     return rank() == 0
 

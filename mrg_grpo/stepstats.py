@@ -43,7 +43,7 @@ class StepStats:
 
     def __init__(self, rollout: Rollout, table: RewardTable, advantages: Tensor, spare: int = 0) -> None:
         self.rollout, self.table, self.advantages = rollout, table, advantages
-        self.spare = spare  # studies at the end that count for nothing
+        self.spare, self.group = spare, advantages.shape[1]  # spare: studies at the end that count for nothing
         self.logps = torch.zeros_like(rollout.logps)  # (B, T), of the first pass
         self.entropy = torch.zeros_like(rollout.logps)
         self.trained = torch.zeros_like(rollout.finished)  # (B,), False for groups that were left out
@@ -68,7 +68,7 @@ class StepStats:
             width = logps.shape[1]
             self.logps[rows, :width] = logps.detach()
             self.entropy[rows, :width] = entropy
-            self.trained[rows] = True
+            self.trained[rows] = rows < len(self.trained) - self.spare * self.group
             self.loss = self.loss + loss.detach()
         self.all_losses = self.all_losses + loss.detach()
         self.all_logps = self.all_logps + logps.detach().sum()
@@ -137,18 +137,17 @@ class StepStats:
     def columns(self) -> dict[str, Tensor]:
         """name -> one number per report of all ranks."""
         table, labels = self.table, self.table.reports.labels
-        group = len(table.total) // len(self.advantages)
         own = {
             "reward": table.total,
             **{f"reward/{name}": column for name, column in table.terms.items()},
-            "groups_without_spread": (self.advantages == 0).all(dim=1).repeat_interleave(group),
+            "groups_without_spread": (self.advantages == 0).all(dim=1).repeat_interleave(self.group),
             "length": self.rollout.lengths,
             "truncated": ~self.rollout.finished,
             "mentioned": (labels[:, :13] != BLANK).sum(dim=1),
             "uncertain": (labels[:, :13] == UNCERTAIN).sum(dim=1),
         }
         numbers = torch.stack([column.cpu().to(table.total.dtype) for column in own.values()], dim=1)  # (B, names)
-        return dict(zip(own, ranks.rows(numbers, self.spare * group).unbind(dim=1)))
+        return dict(zip(own, ranks.rows(numbers, self.spare * self.group).unbind(dim=1)))
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -171,7 +171,7 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     policy.share_start()
     print(f"policy: {policy.parameter_counts()}")
     if ranks.world() > 1:
-        print(f"ranks: {ranks.world()}, base {'sharded over them' if policy.sharded else 'whole on each'}")
+        print(f"ranks: {ranks.world()}, base {'in shards, LoRA not merged' if policy.sharded else 'whole on each'}")
     return Session(run, splits, policy, labeler)
 
 

@@ -1,21 +1,17 @@
 """Functions run on many ranks, as torchrun starts them: forked processes over gloo, nothing is imported anew."""
 
+import faulthandler
 import multiprocessing
 import os
-import socket
 import sys
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from mrg_grpo import ranks
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def as_rank(rank, world, port, folder, function, arguments):
@@ -24,7 +20,8 @@ def as_rank(rank, world, port, folder, function, arguments):
     try:
         torch.set_num_threads(1)  # threads of the parent's pool are not there after a fork
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        faulthandler.dump_traceback_later(60, file=sys.__stderr__)
         ranks.begin()
         torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
         ranks.end()
@@ -39,25 +36,27 @@ def as_rank(rank, world, port, folder, function, arguments):
         os._exit(code)
 
 
-def start(world, folder, function, *arguments):
-    """The processes of `world` ranks, running."""
-    context, port = multiprocessing.get_context("fork"), free_port()
+@contextmanager
+def running(world, folder, function, *arguments):
+    """The processes of `world` ranks. The store where they meet is this process's, as it is torchrun's."""
+    context = multiprocessing.get_context("fork")
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = [
-        context.Process(target=as_rank, args=(rank, world, port, folder, function, arguments)) for rank in range(world)
+        context.Process(target=as_rank, args=(rank, world, store.port, folder, function, arguments))
+        for rank in range(world)
     ]
     for process in processes:
         process.start()
-    return processes
+    yield processes
+    for process in processes:
+        process.kill()
 
 
 def on_ranks(world, folder, function, *arguments, timeout=240):
     """function(*arguments) on `world` ranks -> their results, by rank."""
-    processes = start(world, folder, function, *arguments)
-    for process in processes:
-        process.join(timeout)
-    alive = [process for process in processes if process.is_alive()]
-    for process in alive:
-        process.kill()
-    assert not alive, "ranks wait for each other"
+    with running(world, folder, function, *arguments) as processes:
+        for process in processes:
+            process.join(timeout)
+        assert not any(process.is_alive() for process in processes), "ranks wait for each other"
     assert [process.exitcode for process in processes] == [0] * world
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]

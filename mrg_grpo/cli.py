@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 from mrg_grpo import __version__
@@ -125,7 +126,9 @@ def on_ranks(arguments: argparse.Namespace) -> int:
     except UserError as error:
         text = " ".join(str(error).split())
         if ranks.first_to_say(text):
-            print(f"mrg-grpo: rank {ranks.rank()}: {text}", file=sys.stderr)
+            print(f"mrg-grpo: rank {ranks.rank()}: {text}", file=sys.stderr, flush=True)
+        if isinstance(error, ranks.PeerLostError):
+            time.sleep(1.0)  # torchrun calls the first that ends the root cause: let it be the other
         ranks.fail(2)
     ranks.end()
     return code

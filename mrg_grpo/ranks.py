@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -218,7 +219,8 @@ def _exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo's and nccl's errors are subclasses, or this itself
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = re.sub(r"^\[\S*\] ", "", first_line).partition(". ")[0]  # without gloo's file name and its advice
         raise PeerLostError(
-            f"the other ranks are gone ({reason}); the rank that ended first says why: mend that, then --resume"
+            f"another rank has ended ({reason}); its own line, or torchrun's root cause, says why: mend it, --resume"
         ) from error

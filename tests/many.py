@@ -18,10 +18,13 @@ def as_rank(rank, world, port, folder, function, arguments):
     """The life of one process; it never goes on in its parent's code."""
     code = 1
     try:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+            setattr(sys, name, os.fdopen(number, "w", buffering=1))
         torch.set_num_threads(1)  # threads of the parent's pool are not there after a fork
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-        faulthandler.dump_traceback_later(60, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(60, file=sys.stderr)
         ranks.begin()
         torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
         ranks.end()
@@ -57,6 +60,7 @@ def on_ranks(world, folder, function, *arguments, timeout=240):
     with running(world, folder, function, *arguments) as processes:
         for process in processes:
             process.join(timeout)
-        assert not any(process.is_alive() for process in processes), "ranks wait for each other"
-    assert [process.exitcode for process in processes] == [0] * world
+        said = (Path(folder) / "stderr").read_text()
+        assert not any(process.is_alive() for process in processes), f"ranks wait for each other: {said}"
+    assert [process.exitcode for process in processes] == [0] * world, said
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]

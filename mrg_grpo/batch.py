@@ -24,14 +24,21 @@ class PromptBatch:
     attention_mask: Tensor  # (N, P), 1 on real tokens
     pixels: dict[str, Tensor]  # what the image processor made, images of all studies in order
     features: Tensor | None = None  # (image tokens, D)
+    spare: int = 0  # studies at the end that count for nothing, see mrg_grpo.ranks
 
     @property
     def study_ids(self) -> list[str]:
         return [study.id for study in self.studies]
 
+    @property
+    def counts(self) -> Tensor:
+        """(N,), False for the spare studies."""
+        return torch.arange(len(self.studies), device=self.input_ids.device) < len(self.studies) - self.spare
+
     def to(self, device: torch.device | str) -> "PromptBatch":
         pixels = {name: tensor.to(device) for name, tensor in self.pixels.items()}
-        return PromptBatch(self.studies, self.input_ids.to(device), self.attention_mask.to(device), pixels)
+        ids, mask = self.input_ids.to(device), self.attention_mask.to(device)
+        return PromptBatch(self.studies, ids, mask, pixels, spare=self.spare)
 
 
 class PromptEncoder:
@@ -41,7 +48,7 @@ class PromptEncoder:
         self.tokenizer, self.image_processor, self.family = tokenizer, image_processor, family
         self.question = question(text, think)
 
-    def encode(self, studies: list[Study]) -> PromptBatch:
+    def encode(self, studies: list[Study], spare: int = 0) -> PromptBatch:
         texts, parts = [], []
         for study in studies:
             processed = self.process([open_image(path) for path in study.images])
@@ -54,7 +61,7 @@ class PromptEncoder:
         attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         names = {name for part in parts for name in part}
         pixels = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
-        return PromptBatch(studies, input_ids, attention_mask, pixels)
+        return PromptBatch(studies, input_ids, attention_mask, pixels, spare=spare)
 
     def process(self, images: list) -> dict[str, Tensor]:
         return dict(self.image_processor(images, return_tensors="pt")) if images else {}

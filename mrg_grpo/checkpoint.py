@@ -21,7 +21,9 @@ import torch
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from mrg_grpo import ranks
 from mrg_grpo.errors import UserError
+from mrg_grpo.faults import State
 from mrg_grpo.files import sync, writing
 from mrg_grpo.policy import Policy
 
@@ -38,6 +40,7 @@ class Resumed:
     damaged: list[str]
 
 
+@ranks.first_only
 def save_checkpoint(run_dir: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer) -> Path:
     """Write the state after `step` finished steps; the older ones but the last go.
 
@@ -75,6 +78,7 @@ def save_checkpoint(run_dir: Path, step: int, policy: Policy, optimizer: torch.o
     return final
 
 
+@ranks.first_only
 def save_adapter(run_dir: Path, policy: Policy) -> Path:
     """RUN_DIR/adapter, the end of a run: whole or not at all."""
     final, temporary = run_dir / "adapter", run_dir / ".adapter"
@@ -87,7 +91,25 @@ def save_adapter(run_dir: Path, policy: Policy) -> Path:
 
 
 def resume(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> Resumed:
-    """Load the newest sound checkpoint into policy and optimiser. Step 0 without any, UserError if none is sound."""
+    """Load the newest sound checkpoint into policy and optimiser. Step 0 without any, UserError if none is sound.
+
+    Of many ranks the first reads it and hands it to the others: these need not see the folder.
+    """
+    if ranks.world() == 1:
+        return read_newest(run_dir, policy, optimizer)
+    resumed, content = Resumed(0, []), io.BytesIO()
+    if ranks.first():
+        resumed = read_newest(run_dir, policy, optimizer)
+        torch.save(vars(State.of(policy, optimizer)), content)
+    resumed, sent = ranks.from_first((resumed, content.getvalue()))
+    if not ranks.first():
+        state = torch.load(io.BytesIO(sent), map_location=policy.device, weights_only=True)
+        State(**state).restore(policy, optimizer)
+    return resumed
+
+
+def read_newest(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> Resumed:
+    """`resume` of one rank."""
     damaged = []
     for folder in reversed(saved_steps(run_dir)):
         fault = find_fault(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 from mrg_grpo import __version__
@@ -100,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = parser().parse_args(argv)
     try:
+        if "WORLD_SIZE" in os.environ:
+            return on_ranks(arguments)
         return COMMANDS[arguments.command](arguments)
     except UserError as error:
         print(f"mrg-grpo: {' '.join(str(error).split())}", file=sys.stderr)
@@ -109,6 +112,26 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def on_ranks(arguments: argparse.Namespace) -> int:
+    """A command as one of the processes that torchrun has started: an error is said once, and ends this one at once."""
+    from mrg_grpo import ranks
+
+    ranks.begin()
+    try:
+        if arguments.command not in ON_RANKS and ranks.world() > 1:
+            raise UserError(f"{arguments.command} is for one process: start it without torchrun")
+        code = COMMANDS[arguments.command](arguments)
+    except UserError as error:
+        text = " ".join(str(error).split())
+        if ranks.first_to_say(text):
+            print(f"mrg-grpo: rank {ranks.rank()}: {text}", file=sys.stderr, flush=True)
+        if isinstance(error, ranks.PeerLostError):
+            time.sleep(1.0)  # torchrun calls the first that ends the root cause: let it be the other
+        ranks.fail(2)
+    ranks.end()
+    return code
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -176,12 +199,14 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 
 def run_label(arguments: argparse.Namespace) -> int:
+    from mrg_grpo import ranks
     from mrg_grpo.labelers import load_labeler
     from mrg_grpo.labelers.csv_form import read_report_csv, write_label_csv
 
     reports = read_report_csv(arguments.reports)
-    labels = load_labeler(arguments.labeler, arguments.tokenizer).label(reports)
-    write_label_csv(arguments.output, reports, labels)
+    labels = ranks.sharded(load_labeler(arguments.labeler, arguments.tokenizer).label, reports)
+    if ranks.first():
+        write_label_csv(arguments.output, reports, labels)
     print(f"{len(reports)} reports labelled: {arguments.output}")
     return 0
 
@@ -220,3 +245,5 @@ COMMANDS = {
     "score": run_score,
     "view": run_view,
 }
+ON_RANKS = ("train", "sft", "evaluate", "label")
+"""Commands that torchrun may start on many ranks."""

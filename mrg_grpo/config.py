@@ -57,6 +57,8 @@ class ModelConfig:
     """"cpu", "cuda", "cuda:1" ...; "auto" takes the GPU if there is one."""
     adapter: str = ""
     """A PEFT adapter to continue, with its start frozen as the reference; "" starts a fresh one."""
+    shard: bool = False
+    """True spreads the frozen base over the ranks (FSDP2), for one too large for a GPU; see docs/scaling.md."""
     trust_remote_code: bool = False
     """True lets code that lies in the checkpoint run; none of the supported families needs it."""
 
@@ -343,6 +345,8 @@ def check(config: Config) -> Config:
         raise UserError("grpo.group_size: must be at least 2; a group of one has no advantage and nothing to learn")
     if config.grpo.clip_low >= 1:
         raise UserError(f"grpo.clip_low: {config.grpo.clip_low} must be below 1, usual is 0.2")
+    if config.sampling.compile and config.model.shard:
+        raise UserError("sampling.compile: not with model.shard; take one of them back")
     if not 0 <= config.reward.mccs.margin < 1:
         raise UserError(f"reward.mccs.margin: {config.reward.mccs.margin} must be at least 0 and below 1")
     if not any(config.reward.weights.values()):

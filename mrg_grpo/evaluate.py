@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mrg_grpo import ranks
 from mrg_grpo.config import Config
 from mrg_grpo.credentialed import banner, mark
 from mrg_grpo.data import Studies, describe_splits, load_studies
@@ -54,34 +55,36 @@ class Judged:
 
 @torch.no_grad()
 def predict(policy: Policy, studies: list[Study], config: Config, progress: str = "") -> Predictions:
-    """One greedy completion per study; a study without an image is refused."""
+    """One greedy completion per study, each rank its share of them; a study without an image is refused."""
     require_images(studies)
-    size = config.run.decode_batch
-    batches = [studies[i : i + size] for i in range(0, len(studies), size)]
+    size, own = config.run.decode_batch, ranks.share(studies)
+    batches = [own.items[i : i + size] for i in range(0, len(own.items), size)]
     texts: list[str] = []
+    hidden = None if progress and ranks.first() else True
     encoded = prefetch(batches, policy.encoder.encode, workers=2, ahead=3)
     with (
         policy.merged(),
-        tqdm(total=len(studies), desc=progress, disable=None if progress else True, leave=False) as bar,
+        tqdm(total=len(own.items), desc=progress, disable=hidden, leave=False) as bar,
     ):
         for prompts in encoded:
             prefix = policy.prefill(prompts.to(policy.device))
             texts += decode(policy, prefix, config.sampling.max_tokens).texts
             bar.update(len(prompts.studies))
+    texts = [text for part in ranks.gathered(texts[: len(texts) - own.spare]) for text in part]
     return Predictions(studies, texts, [parse_completion(text, config.prompt.think) for text in texts])
 
 
 def judge(predictions: Predictions, labeler, config: Config) -> Judged:
     """Label both sides and count. The think block is labelled too: its agreement with the report is a metric."""
-    labels = labeler.label(predictions.reports)
-    reference = labeler.label([study.report for study in predictions.studies])
+    labels = ranks.sharded(labeler.label, predictions.reports)
+    reference = ranks.sharded(labeler.label, [study.report for study in predictions.studies])
     thoughts = [completion.think for completion in predictions.parsed]
     compliant = torch.tensor([completion.compliant for completion in predictions.parsed])
     statistics = clinical_statistics(
         labels,
         reference,
         margin=config.reward.mccs.margin,
-        think=labeler.label(thoughts),
+        think=ranks.sharded(labeler.label, thoughts),
         has_think=torch.tensor([bool(thought) for thought in thoughts]),
         compliant=compliant,
         words=torch.tensor([len(report.split()) for report in predictions.reports]),
@@ -89,6 +92,7 @@ def judge(predictions: Predictions, labeler, config: Config) -> Judged:
     return Judged(predictions, labels, reference, compliant, statistics)
 
 
+@ranks.first_only
 def write_predictions(judged: Judged, path: Path, config: Config) -> None:
     """predictions.jsonl: one line per study, readable by `mrg-grpo score`."""
     records = (prediction_record(judged, i, config) for i in range(len(judged.labels)))
@@ -172,17 +176,20 @@ def evaluate_split(config: Config, adapter: str | None, split: str, output: Path
     """`mrg-grpo evaluate`: decode, score, write predictions.jsonl and evaluation.json, print the table."""
     from mrg_grpo.score import evaluation_of
 
-    with writing(output, "name another folder with -o"):  # before hours of decoding, not after
-        output.mkdir(parents=True, exist_ok=True)
-        mark(output, config)
+    if ranks.first():
+        with writing(output, "name another folder with -o"):  # before hours of decoding, not after
+            output.mkdir(parents=True, exist_ok=True)
+            mark(output, config)
     splits = load_splits(config)
     studies = studies_of(splits, split)
     policy, labeler = Policy.load(config, adapter=adapter, trainable=False), config_labeler(config)
     judged = judge(predict(policy, studies, config, f"decode {split}"), labeler, config)
     write_predictions(judged, output / "predictions.jsonl", config)
-    evaluation = evaluation_of(judged, splits.get("train"), labeler, margin=config.reward.mccs.margin)
-    record = {**banner(config), **evaluation.to_json()}
-    write_whole(output / "evaluation.json", json.dumps(record, indent=1))
+    everyone = ranks.SharedLabeler(labeler)  # the training references, for the baselines
+    evaluation = evaluation_of(judged, splits.get("train"), everyone, margin=config.reward.mccs.margin)
+    if ranks.first():
+        record = {**banner(config), **evaluation.to_json()}
+        write_whole(output / "evaluation.json", json.dumps(record, indent=1))
     print(evaluation.table())
 
 

@@ -21,8 +21,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from tqdm import tqdm
 
+from mrg_grpo import ranks
 from mrg_grpo.batch import PromptBatch
 from mrg_grpo.config import Config
 from mrg_grpo.config_text import to_toml
@@ -45,11 +47,15 @@ class NotFiniteError(UserError):
 
 
 def require_finite(tensors: dict[str, Tensor], evidence: dict[str, Any] | None = None) -> None:
-    """Raise NotFiniteError if any value of any of these tensors is NaN or infinite. Waits for the device once."""
+    """Raise NotFiniteError if any value of any of these tensors is NaN or infinite on any rank: all raise, or none.
+
+    Waits for the device once.
+    """
     device = next(iter(tensors.values())).device
-    finite = torch.stack([tensor.detach().isfinite().all().to(device) for tensor in tensors.values()]).tolist()
-    if not all(finite):
-        raise NotFiniteError([name for name, sound in zip(tensors, finite) if not sound], evidence or {})
+    broken = torch.stack([~tensor.detach().isfinite().all().to(device) for tensor in tensors.values()])
+    counts = ranks.total(broken.long()).tolist()  # ranks on which it is not finite
+    if any(counts):
+        raise NotFiniteError([name for name, count in zip(tensors, counts) if count], evidence or {})
 
 
 class State:
@@ -96,7 +102,7 @@ class Guard:
                 before.restore(self.policy, self.optimizer)
             path = self.dump(number, prompts, fault)
             what = ", ".join(fault.names)
-        in_a_row = 1 + skipped_last(self.run_dir / "metrics.jsonl")
+        in_a_row = 1 + ranks.from_first(skipped_last(self.run_dir / "metrics.jsonl") if ranks.first() else 0)
         if in_a_row >= LIMIT:
             raise UserError(
                 f"{LIMIT} steps in a row up to step {number} were not finite ({what} in the last, see {path}); "
@@ -107,25 +113,52 @@ class Guard:
         return {"skipped": 1.0}, None
 
     def dump(self, number: int, prompts: PromptBatch, fault: NotFiniteError) -> Path:
-        """What the step was given, and what it made of it. The state is that before the step."""
-        state, folder = State.of(self.policy, self.optimizer), self.run_dir / "faults"
-        path = folder / f"step-{number:06d}.pt"
-        content = io.BytesIO()
-        torch.save(
-            {
-                **banner(self.config), "step": number, "not_finite": fault.names, "study_ids": prompts.study_ids,
-                "grpo": bool(fault.evidence),
-                **(fault.evidence if self.config.run.keep_text else {}), "config": to_toml(self.config),
-                "adapter": state.adapter, "optimizer": state.optimizer,
-            },
-            content,
-        )  # fmt: skip
-        with writing(path):
-            folder.mkdir(exist_ok=True)
-            path.write_bytes(content.getbuffer())
-        for old in sorted(folder.glob("step-*.pt"))[:-LIMIT]:
-            old.unlink()
+        """What the step was given on all ranks, and what it made of it. The state is that before the step."""
+        state, path = State.of(self.policy, self.optimizer), self.run_dir / "faults" / f"step-{number:06d}.pt"
+        parts = ranks.gathered(counted(fault.evidence, prompts) if self.config.run.keep_text else {})
+        studies = [study for own in ranks.gathered(prompts.study_ids[: int(prompts.counts.sum())]) for study in own]
+        content = {
+            **banner(self.config), "step": number, "not_finite": fault.names, "study_ids": studies,
+            "grpo": bool(fault.evidence), **joined(parts), "config": to_toml(self.config),
+            "adapter": state.adapter, "optimizer": state.optimizer,
+        }  # fmt: skip
+        self.write(path, content)
         return path
+
+    @ranks.first_only
+    def write(self, path: Path, content: dict[str, Any]) -> None:
+        """The file of a skipped step; of the older ones LIMIT - 1 are kept."""
+        whole = io.BytesIO()
+        torch.save(content, whole)
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(whole.getbuffer())
+        for old in sorted(path.parent.glob("step-*.pt"))[:-LIMIT]:
+            old.unlink()
+
+
+def counted(evidence: dict[str, Any], prompts: PromptBatch) -> dict[str, Any]:
+    """Evidence of this rank without its spare studies; each tensor has as many rows for every study."""
+    n = len(prompts.studies)
+    return {
+        name: counted(value, prompts) if isinstance(value, dict)
+        else value.detach().cpu()[: len(value) // n * (n - prompts.spare)].clone()
+        for name, value in evidence.items()
+    }  # fmt: skip
+
+
+def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Evidence of all ranks as one process has it: rows in the order of the studies, padded to the longest report."""
+    whole: dict[str, Any] = {}
+    for name, value in parts[0].items():
+        values = [part[name] for part in parts]
+        if isinstance(value, dict):
+            whole[name] = joined(values)
+        else:
+            width = max(v.shape[-1] for v in values)
+            padded = [pad(v, (0, width - v.shape[-1])) if v.dim() == 2 else v for v in values]
+            whole[name] = torch.cat(padded)
+    return whole
 
 
 def skipped_last(metrics: Path) -> int:

@@ -8,7 +8,8 @@ Deliberate choices:
 * Everything per study is computed per study: vision and prompt run once, and all G reports continue from that prefix in
   sampling, reference and training. The prefix of sampling serves the first inner pass too.
 * On policy (one inner pass, beta 0) the ratio is 1 and the loss is 0 in value. Its gradient is not: watch grad_norm.
-* Denominators are fixed over the whole step before the first micro-batch, so gradients do not depend on micro-batching.
+* Denominators are fixed over the whole step before the first micro-batch, so gradients do not depend on micro-batching,
+  nor on the number of ranks: each takes whole studies, and their gradients are added once per pass (mrg_grpo.ranks).
 * A step whose logits, rewards, loss or gradient are not finite moves nothing and is skipped, see mrg_grpo.faults.
 * All randomness is keyed by (seed, step): a resumed run continues as if it had never stopped.
 """
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mrg_grpo import ranks
 from mrg_grpo.batch import PromptBatch
 from mrg_grpo.config import Config
 from mrg_grpo.faults import require_finite
@@ -38,6 +40,7 @@ class StepResult:
     rollout: Rollout
     table: RewardTable
     advantages: Tensor  # (N, G)
+    counted: int  # of this rank's N studies, those that are not spare
 
 
 class Grpo:
@@ -57,18 +60,21 @@ class Grpo:
         with timer("sample"):  # G reports of each study, from that prefix
             rollout = sample_groups(policy, prefix, prompts.study_ids, self.config, number)
             mask = rollout.trained_mask(self.config.sampling.mask_truncated)  # (B, T)
+            mask = mask & prompts.counts.repeat_interleave(grpo.group_size).unsqueeze(1)
 
         with timer("reward"):  # label, compare, weigh; then each report against its own group
             table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists())
-            advantages = group_advantages(table.total.view(-1, grpo.group_size), grpo.scale)  # (N, G)
+            rewards = ranks.rows(table.total.view(-1, grpo.group_size), prompts.spare)  # of all ranks
+            advantages = ranks.own_rows(group_advantages(rewards, grpo.scale), len(prompts.studies))  # (N, G)
             advantages = advantages.to(policy.device)
 
         with timer("reference"):  # the frozen start policy on the same reports
             ref_logps = self.reference_logps(prompts, rollout, mask) if grpo.beta > 0 else None
 
-        stats = StepStats(rollout, table, advantages)
-        teaches = None if grpo.beta > 0 else (advantages != 0).any(dim=1)  # without KL, no spread is no gradient
-        blocks = rollout.micro_batches(grpo.micro_batch, grpo.group_size, teaches)
+        stats = StepStats(rollout, table, advantages, prompts.spare)
+        teaches = prompts.counts if grpo.beta > 0 else (advantages != 0).any(dim=1)  # no spread, no KL: no gradient
+        blocks = rollout.micro_batches(grpo.micro_batch, grpo.group_size, None if policy.sharded else teaches)
+        normalizer = self.normalizer(mask, len(rewards))
         old_logps = None  # None: on policy, the ratio is 1 with gradient
         for inner in range(grpo.inner_passes):
             with timer("train"):
@@ -90,20 +96,21 @@ class Grpo:
                         beta=grpo.beta,
                         aggregate=grpo.aggregate,
                         ratio=grpo.ratio,
-                        normalizer=self.normalizer(mask),
+                        normalizer=normalizer,
                     )
                     loss.backward()
                     stats.add(rows, inner, loss, logps, entropy, mask[rows, :T], metrics)
                 policy.backward(prefix)  # through the prompt, once per study
                 stats.grad_norm = self.update(number, stats)
             old_logps = stats.logps  # of the first pass: the policy that sampled
-        return StepResult(stats.summary(timer), rollout, table, advantages)
+        counted = len(prompts.studies) - prompts.spare
+        return StepResult(stats.summary(timer), rollout, table, advantages, counted)
 
-    def normalizer(self, mask: Tensor) -> Tensor | int:
-        """The denominator of the whole step, for the configured aggregation."""
+    def normalizer(self, mask: Tensor, studies: int) -> Tensor | int:
+        """The denominator of the whole step over all ranks, for the configured aggregation."""
         if self.config.grpo.aggregate == "token":
-            return mask.sum().clamp(min=1)
-        reports = mask.shape[0]
+            return ranks.total(mask.sum()).clamp(min=1)
+        reports = studies * self.config.grpo.group_size
         return reports * self.config.sampling.max_tokens if self.config.grpo.aggregate == "constant" else reports
 
     def reference_logps(self, prompts: PromptBatch, rollout: Rollout, mask: Tensor) -> Tensor:
@@ -125,8 +132,12 @@ class Grpo:
         return min(warm, left) if self.config.grpo.decay else warm
 
     def update(self, number: int, stats: StepStats) -> Tensor:
-        """Clip, step, clear. Returns the gradient norm before clipping; raises NotFiniteError before anything moves."""
+        """Add up over ranks, clip, step, clear. Returns the gradient norm before clipping.
+
+        Raises NotFiniteError before anything moves, on all ranks or on none.
+        """
         grpo = self.config.grpo
+        ranks.reduce_gradients(self.policy.trainable())
         for group in self.optimizer.param_groups:
             group["lr"] = grpo.learning_rate * self.rate(number)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable(), grpo.max_grad_norm)

@@ -3,6 +3,7 @@
 On a terminal the bar shows reward, KL, length, seconds per phase and the time left, cut to the terminal's width.
 Anywhere else (a log file, CI) there is no bar: a plain line at the first, the last and every tenth step.
 Reports are printed on a terminal alone, every `run.show_every` steps, and never with `run.keep_text = false`.
+Of many ranks the first shows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mrg_grpo import ranks
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError
 from mrg_grpo.grpo import StepResult
@@ -70,9 +72,11 @@ class Live:
     def __init__(self, config: Config, start: int = 0) -> None:
         run = config.run
         self.steps = run.steps
-        self.bar = tqdm(total=run.steps, initial=start, disable=None, dynamic_ncols=True, bar_format=BAR)
+        hidden = None if ranks.first() else True
+        self.bar = tqdm(total=run.steps, initial=start, disable=hidden, dynamic_ncols=True, bar_format=BAR)
         self.every = 0 if self.bar.disable or not run.keep_text else run.show_every
-        self.board = board_writer(Path(run.output_dir) / "tensorboard", start) if run.tensorboard else None
+        board = run.tensorboard and ranks.first()
+        self.board = board_writer(Path(run.output_dir) / "tensorboard", start) if board else None
 
     def __enter__(self) -> Live:
         return self

@@ -29,7 +29,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import functional
 
+from mrg_grpo import ranks
 from mrg_grpo.batch import PromptBatch, PromptEncoder
 from mrg_grpo.cache import ContinuationCache, DecodeCache, PrefixRecorder
 from mrg_grpo.config import Config
@@ -37,6 +39,7 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.families import Family
 from mrg_grpo.pretrained import load_pretrained
 from mrg_grpo.projection import tempered, token_logprobs
+from mrg_grpo.shards import shard
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Policy:
         self.suppressed = torch.tensor(family.suppressed_ids(tokenizer), device=self.device)
         self.temperature = 1.0
         self.merge_lora = True
+        self.sharded = False  # True: every forward and backward pass is an exchange, so all ranks must make the same
         self.write_token = self._continue
         self.remember_start()
 
@@ -75,13 +79,16 @@ class Policy:
         """Load base, tokenizer and adapter. `adapter` (or model.adapter) continues a saved one, else a fresh LoRA."""
         parts = load_pretrained(config)
         model = with_adapter(parts.model, parts.family, config, adapter or config.model.adapter or None, trainable)
+        if config.model.shard:
+            shard(parts.model, parts.family, config.model.resolved_device())
         encoder = PromptEncoder(
             parts.tokenizer, parts.image_processor, parts.family, config.prompt.text, config.prompt.think
         )
         policy = cls(model, parts.tokenizer, parts.family, encoder, parts.stop_ids)
-        policy.temperature, policy.merge_lora = config.sampling.temperature, config.sampling.merge_lora
+        policy.temperature, policy.sharded = config.sampling.temperature, config.model.shard
+        policy.merge_lora = config.sampling.merge_lora and not policy.sharded
         if config.sampling.compile:
-            policy.write_token = torch.compile(policy._continue, dynamic=True)
+            policy.write_token = torch.compile(policy._continue)
         return policy
 
     def remember_start(self) -> None:
@@ -91,6 +98,13 @@ class Policy:
         self.fresh = adapted and not any(
             parameter.any() for name, parameter in self.model.named_parameters() if "lora_B" in name
         )
+
+    def share_start(self) -> None:
+        """Rank 0's adapter on every rank, as policy and as reference."""
+        sent = ranks.from_first([p.detach().cpu() for p in self.trainable()])
+        for parameter, start in zip(self.trainable(), sent):
+            parameter.data.copy_(start)
+        self.remember_start()
 
     # ---- parameters
 
@@ -222,7 +236,9 @@ class Policy:
         """
         if studies is None:
             studies = torch.arange(prefix.lengths.shape[0], device=tokens.device)
-        mask = mask.bool()
+        mask, width = mask.bool(), tokens.shape[1]
+        if self.sharded and width == 1:  # the layers must run here too: other ranks' reports are longer
+            tokens, mask = functional.pad(tokens, (0, 1)), functional.pad(mask, (0, 1))
         group = tokens.shape[0] // len(studies)
         hidden = prefix.last_hidden.index_select(0, studies).repeat_interleave(group, 0).unsqueeze(1)  # (b, 1, D)
         if tokens.shape[1] > 1:
@@ -235,7 +251,7 @@ class Policy:
             hidden[mask], self.base.lm_head, tokens[mask], self.temperature, self.suppressed
         )  # (tokens of the micro-batch,)
         zeros = torch.zeros(mask.shape, dtype=logps.dtype, device=logps.device)
-        return zeros.masked_scatter(mask, logps), zeros.masked_scatter(mask, entropy)
+        return zeros.masked_scatter(mask, logps)[:, :width], zeros.masked_scatter(mask, entropy)[:, :width]
 
     def _continue(self, prefix: Prefix, tokens: Tensor, cache: ContinuationCache | DecodeCache, first: int) -> Tensor:
         """Run tokens (b, T), of which `first` were run before -> hidden states (b, T, D).
@@ -280,6 +296,15 @@ class Policy:
         hidden = self.write_token(prefix, tokens.unsqueeze(1), cache, cache.length)
         cache.advance()
         return self._logits(hidden[:, 0])
+
+    def in_step(self, alive: Tensor) -> Tensor:
+        """Which reports (n, g) go on. Of a sharded base one does for as long as any rank's do: all must run its layers.
+
+        What it writes lies behind its stop token and is masked.
+        """
+        if self.sharded and any(ranks.gathered(bool(alive.any()))):
+            alive[0, 0] |= ~alive.any()
+        return alive
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return tempered(self.base.lm_head(hidden), self.temperature, self.suppressed)

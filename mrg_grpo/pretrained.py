@@ -60,7 +60,9 @@ def load_pretrained(config: Config) -> Pretrained:
     missing = sorted(found["missing_keys"])
     if missing:
         raise UserError(f"model.path {path}: {len(missing)} weights are missing ({missing[0]} ...); fetch it again")
-    model = model.to(config.model.resolved_device()).requires_grad_(False)
+    if not config.model.shard:  # else mrg_grpo.shards moves it there layer by layer
+        model = model.to(config.model.resolved_device())
+    model.requires_grad_(False)
     return Pretrained(model, tokenizer, processor, family, stop_ids(path, tokenizer))
 
 

@@ -22,7 +22,8 @@ from mrg_grpo.faults import NotFiniteError, State
 from mrg_grpo.finding import first_line
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.policy import Policy
-from mrg_grpo.train import rewards_of
+from mrg_grpo.run_dir import holds_run
+from mrg_grpo.train import RARITY, rewards_of
 
 
 @dataclass
@@ -52,7 +53,9 @@ def replay(path: Path) -> Replay:
         raise UserError(f"{path}: {', '.join(missing)} not in the training split; put the data back as they were")
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
     policy, labeler = Policy.load(config), config_labeler(config)
-    grpo = Grpo(config, policy, rewards_of(config, splits["train"], policy, labeler))
+    run_dir = path.resolve().parent.parent  # the file lies in RUN_DIR/faults; the run's rarity weights count
+    stored = run_dir if holds_run(run_dir) and (run_dir / RARITY).exists() else None
+    grpo = Grpo(config, policy, rewards_of(config, splits["train"], policy, labeler, stored))
     State(fault["adapter"], fault["optimizer"]).restore(policy, grpo.optimizer)
     prompts = policy.encoder.encode([by_id[study] for study in fault["study_ids"]])
     try:

@@ -133,7 +133,7 @@ def decode(
         if t + 1 == max_tokens:
             break
         if (t + 1) % CHECK_EVERY == 0:
-            alive = ~ended.view(len(cache.studies), -1).cpu()  # (n, g); the loop's only wait for the device
+            alive = policy.in_step(~ended.view(len(cache.studies), -1).cpu())  # (n, g); the only wait for the device
             keep = alive.any(dim=1).nonzero().squeeze(1)  # (n',)
             if len(keep) == 0:
                 break

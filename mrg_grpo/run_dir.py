@@ -18,7 +18,7 @@ import peft
 import torch
 import transformers
 
-from mrg_grpo import __version__
+from mrg_grpo import __version__, ranks
 from mrg_grpo.config import Config, changed_keys, load_config
 from mrg_grpo.config_text import to_toml
 from mrg_grpo.credentialed import banner, mark
@@ -49,10 +49,13 @@ class RunDir:
 
     Made first, so that a folder that cannot be used ends a run before anything is loaded; the run is there for others
     from `begin` on, so that a start that fails leaves nothing that a second start would have to resume.
+    Of many ranks only the first looks at the folder and writes there.
     """
 
     def __init__(self, config: Config, resume: bool, command: str = "train") -> None:
         self.config, self.path, self.command = config, Path(config.run.output_dir), command
+        if not ranks.first():
+            return
         existing = holds_run(self.path)
         if existing and not resume:
             raise UserError(f"run.output_dir {self.path}: already holds a run; add --resume or name another folder")
@@ -63,6 +66,7 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / ".config", self._header() + to_toml(config), remedy)
 
+    @ranks.first_only
     def begin(self) -> None:
         """From here on the folder holds a run."""
         with writing(self.path):
@@ -98,21 +102,25 @@ class RunDir:
             note = f"; no longer bit for bit, for {', '.join(rounding)}" if rounding else ""
             print(f"changed since the run began: {', '.join(changed)}{note}")
 
+    @ranks.first_only
     def append(self, name: str, record: dict[str, Any]) -> None:
         """One line of a .jsonl file."""
         path = self.path / name
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
+    @ranks.first_only
     def write_json(self, name: str, value: Any) -> None:
         write_whole(self.path / name, json.dumps(value, indent=1, ensure_ascii=False))
 
+    @ranks.first_only
     def sync_logs(self) -> None:
         """Before a checkpoint: it must not survive a power cut that the lines of its steps do not."""
         for name in LOGS:
             if (self.path / name).exists():
                 sync(self.path / name)
 
+    @ranks.first_only
     def cut_after(self, step: int) -> None:
         """Drop lines of steps that the resumed run will do again, at step 0 all; broken ones are counted and named."""
         for name in LOGS:
@@ -128,15 +136,21 @@ class RunDir:
                 write_whole(path, "".join(kept))
 
     def write_rollouts(self, step: int, result: StepResult) -> None:
-        """Every sampled group of a step: reports, labels, each reward term, advantage."""
-        group = self.config.grpo.group_size
+        """Every sampled group of a step over all ranks: reports, labels, each reward term, advantage."""
+        for records in ranks.gathered(self.rollout_records(step, result)):
+            for record in records:
+                self.append("rollouts.jsonl", record)
+
+    def rollout_records(self, step: int, result: StepResult) -> list[dict[str, Any]]:
+        """One line of rollouts.jsonl for each of this rank's studies."""
+        group, records = self.config.grpo.group_size, []
         reports, table = result.table.reports, result.table
         terms = {  # None where a term was left out
             name: [None if math.isnan(value) else value for value in column.tolist()]
             for name, column in table.terms.items()
         }
         keep = self.config.run.keep_text
-        for n, study in enumerate(reports.studies[::group]):
+        for n, study in enumerate(reports.studies[::group][: result.counted]):
             rows = range(n * group, (n + 1) * group)
             samples = [
                 {
@@ -157,7 +171,8 @@ class RunDir:
                 "reference_labels": reports.reference_labels[rows[0]].tolist(),
                 "samples": samples,
             }
-            self.append("rollouts.jsonl", record)
+            records.append(record)
+        return records
 
     def write_followed(self, step: int, judged: Judged) -> None:
         """The first run.follow_studies validation studies after `step`: the same studies over training."""

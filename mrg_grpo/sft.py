@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from mrg_grpo import ranks
 from mrg_grpo.batch import PromptBatch
 from mrg_grpo.policy import Policy
 
@@ -27,14 +28,15 @@ def encode_targets(policy: Policy, targets: list[str]) -> tuple[Tensor, Tensor]:
 
 
 def sft_loss(policy: Policy, prompts: PromptBatch, targets: list[str]) -> Tensor:
-    """Mean negative log-likelihood per target token; leaves the gradients behind and returns the detached loss."""
+    """Mean negative log-likelihood per target token of all ranks, detached; leaves this rank's gradients behind."""
     tokens, mask = encode_targets(policy, targets)
+    mask = mask & prompts.counts.unsqueeze(1)
     prefix = policy.prefill(prompts)
     logps, _ = policy.logprobs(prefix, tokens, mask)  # (N, T)
-    loss = -logps.sum() / mask.sum()
+    loss = -logps.sum() / ranks.total(mask.sum())
     loss.backward()
     policy.backward(prefix)
-    return loss.detach()
+    return ranks.total(loss)
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:

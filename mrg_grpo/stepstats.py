@@ -1,4 +1,7 @@
-"""What a step logs: every name here is explained in docs/metrics.md. The device is waited for once, in `summary`."""
+"""What a step logs: every name here is explained in docs/metrics.md. The device is waited for once, in `summary`.
+
+On many ranks each collects its own reports, and `summary` is of all: the numbers are those of one process.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrg_grpo import ranks
 from mrg_grpo.conditions import BLANK, UNCERTAIN
 from mrg_grpo.rewards import RewardTable
 from mrg_grpo.rollout import Rollout
@@ -37,8 +41,9 @@ class PhaseTimer:
 class StepStats:
     """Collects tensors over the micro-batches of a step; turns them into numbers at its end."""
 
-    def __init__(self, rollout: Rollout, table: RewardTable, advantages: Tensor) -> None:
+    def __init__(self, rollout: Rollout, table: RewardTable, advantages: Tensor, spare: int = 0) -> None:
         self.rollout, self.table, self.advantages = rollout, table, advantages
+        self.spare, self.group = spare, advantages.shape[1]  # spare: studies at the end that count for nothing
         self.logps = torch.zeros_like(rollout.logps)  # (B, T), of the first pass
         self.entropy = torch.zeros_like(rollout.logps)
         self.trained = torch.zeros_like(rollout.finished)  # (B,), False for groups that were left out
@@ -63,7 +68,7 @@ class StepStats:
             width = logps.shape[1]
             self.logps[rows, :width] = logps.detach()
             self.entropy[rows, :width] = entropy
-            self.trained[rows] = True
+            self.trained[rows] = rows < len(self.trained) - self.spare * self.group
             self.loss = self.loss + loss.detach()
         self.all_losses = self.all_losses + loss.detach()
         self.all_logps = self.all_logps + logps.detach().sum()
@@ -88,36 +93,61 @@ class StepStats:
         }  # fmt: skip
 
     def summary(self, timer: PhaseTimer) -> dict[str, float]:
-        """name -> number, for metrics.jsonl."""
-        rollout, table, reports = self.rollout, self.table, self.table.reports
-        lengths, labels = rollout.lengths.float(), reports.labels
-        tokens, trained = rollout.mask.sum(), rollout.mask & self.trained.unsqueeze(1)
-        values: dict[str, Tensor] = {"reward": table.total.mean(), "reward_std": table.total.std()}
-        for name, column in table.terms.items():
+        """name -> number over the reports of all ranks, for metrics.jsonl. Seconds are rank 0's, memory is the most."""
+        rollout, trained = self.rollout, self.rollout.mask & self.trained.unsqueeze(1)
+        reports = self.columns()
+        sums = {
+            "loss": self.loss, "entropy": self.entropy.sum(), "trained": trained.sum(), "weight": self.weight,
+            **{f"{name}*weight": total for name, total in self.sums.items()},
+        }  # fmt: skip
+        whole = ranks.totals({name: float(value) for name, value in sums.items()})
+        own = (float((self.logps - rollout.logps).abs().mul(trained).max()), peak_memory_gb(rollout.tokens.device))
+        sampling_gap, memory = map(max, zip(*ranks.gathered(own)))
+
+        reward = reports.pop("reward")
+        values: dict[str, Tensor | float] = {"reward": reward.mean(), "reward_std": reward.std()}
+        for name in self.table.terms:
+            column = reports.pop(f"reward/{name}")
             present = column[~column.isnan()]
             if not len(present):  # left out of every report
                 continue
             values[f"reward/{name}"] = present.mean()
             values[f"reward/{name}_std"] = present.std() if len(present) > 1 else present.new_zeros(())
         values |= {
-            "groups_without_spread": (self.advantages == 0).all(dim=1).float().mean(),
-            "zero_reward": (table.total == 0).float().mean(),
-            "loss": self.loss,
+            "groups_without_spread": reports["groups_without_spread"].mean(),
+            "zero_reward": (reward == 0).float().mean(),
+            "loss": whole["loss"],
             "grad_norm": self.grad_norm,
-            **{name: total / self.weight.clamp(min=1) for name, total in self.sums.items()},
-            "entropy": self.entropy.sum() / trained.sum().clamp(min=1),
-            "sampling_gap": (self.logps - rollout.logps).abs().mul(trained).max(),
-            "tokens": tokens,
-            "length": lengths.mean(),
-            "length_max": lengths.max(),
-            "truncated": (~rollout.finished).float().mean(),
-            "mentioned": (labels[:, :13] != BLANK).sum(dim=1).float().mean(),
-            "uncertain": (labels[:, :13] == UNCERTAIN).sum(dim=1).float().mean(),
+            **{
+                name.removesuffix("*weight"): total / max(whole["weight"], 1.0)
+                for name, total in whole.items()
+                if name.endswith("*weight")
+            },
+            "entropy": whole["entropy"] / max(whole["trained"], 1.0),
+            "sampling_gap": sampling_gap,
+            "tokens": reports["length"].sum(),
+            "length_max": reports["length"].max(),
+            **{name: reports[name].mean() for name in ("length", "truncated", "mentioned", "uncertain")},
         }
         numbers = {name: float(value) for name, value in values.items()}
         seconds = {f"seconds/{phase}": round(spent, 4) for phase, spent in timer.seconds.items()}
         seconds["seconds/step"] = round(time.perf_counter() - timer.started, 4)
-        return {**numbers, "skipped": 0.0, **seconds, "memory_gb": peak_memory_gb(rollout.tokens.device)}
+        return {**numbers, "skipped": 0.0, **seconds, "memory_gb": memory}
+
+    def columns(self) -> dict[str, Tensor]:
+        """name -> one number per report of all ranks."""
+        table, labels = self.table, self.table.reports.labels
+        own = {
+            "reward": table.total,
+            **{f"reward/{name}": column for name, column in table.terms.items()},
+            "groups_without_spread": (self.advantages == 0).all(dim=1).repeat_interleave(self.group),
+            "length": self.rollout.lengths,
+            "truncated": ~self.rollout.finished,
+            "mentioned": (labels[:, :13] != BLANK).sum(dim=1),
+            "uncertain": (labels[:, :13] == UNCERTAIN).sum(dim=1),
+        }
+        numbers = torch.stack([column.cpu().to(table.total.dtype) for column in own.values()], dim=1)  # (B, names)
+        return dict(zip(own, ranks.rows(numbers, self.spare * self.group).unbind(dim=1)))
 
 
 def peak_memory_gb(device: torch.device) -> float:

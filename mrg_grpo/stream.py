@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 
+from mrg_grpo import ranks
 from mrg_grpo.batch import PromptBatch, PromptEncoder
 from mrg_grpo.data.images import prefetch
 from mrg_grpo.data.study import Study
@@ -31,6 +32,11 @@ class StudyStream:
         return [self.studies[self._order(p // len(self.studies))[p % len(self.studies)]] for p in positions]
 
     def prompts(self, encoder: PromptEncoder, first: int, last: int) -> Iterator[tuple[int, PromptBatch]]:
-        """(step, PromptBatch) for steps first..last; images are decoded by worker threads ahead of the step."""
+        """(step, this rank's PromptBatch) for steps first..last; worker threads decode the images ahead of the step."""
+
+        def load(step: int) -> PromptBatch:
+            own = ranks.share(self.batch(step))
+            return encoder.encode(own.items, own.spare)
+
         steps = range(first, last + 1)
-        yield from zip(steps, prefetch(steps, lambda step: encoder.encode(self.batch(step)), workers=2, ahead=4))
+        yield from zip(steps, prefetch(steps, load, workers=2, ahead=4))

@@ -2,7 +2,7 @@
 
 The before/after comparison decodes the start policy and the trained one greedily with the same code, on the same test
 studies, and resamples studies in pairs. Both at the end, the start policy as the frozen reference, so that the first
-step is not kept waiting.
+step is not kept waiting. On many ranks each runs this whole file, and rank 0 alone writes and prints.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mrg_grpo import ranks
 from mrg_grpo.batch import PromptBatch
 from mrg_grpo.checkpoint import resume as load_checkpoint
 from mrg_grpo.checkpoint import save_adapter, save_checkpoint
@@ -126,10 +127,12 @@ def rarity(config: Config, studies: list[Study], labeler: CheXbert, folder: Path
     """
     if config.reward.mccs.weighting != "rarity":
         return None
-    stored = folder / RARITY if folder else None
-    if stored and stored.exists() and holds_run(stored.parent):
-        return torch.tensor(json.loads(stored.read_text(encoding="utf-8")))
-    weights = rarity_weights(labeler.label([study.report for study in studies]))
+    stored = folder / RARITY if folder and ranks.first() else None
+    kept = stored.read_text(encoding="utf-8") if stored and stored.exists() and holds_run(stored.parent) else None
+    kept = ranks.from_first(kept)
+    if kept is not None:
+        return torch.tensor(json.loads(kept))
+    weights = rarity_weights(ranks.sharded(labeler.label, [study.report for study in studies]))
     if stored:
         write_whole(stored, json.dumps(weights.tolist(), indent=1))
     return weights
@@ -147,6 +150,7 @@ def sft(config: Config, resume: bool = False) -> int:
         for group in optimizer.param_groups:
             group["lr"] = config.sft.learning_rate * cosine(number, config.run.steps, warmup=config.grpo.warmup)
         loss = sft_loss(policy, prompts, targets(prompts.studies, labels, config.prompt.think))
+        ranks.reduce_gradients(policy.trainable())
         norm = torch.nn.utils.clip_grad_norm_(policy.trainable(), config.grpo.max_grad_norm)
         require_finite({"loss": loss, "gradient": norm})
         optimizer.step()
@@ -165,7 +169,10 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     require_images(studies_of(splits, "train"))
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
     policy, labeler = Policy.load(config), config_labeler(config)
+    policy.share_start()
     print(f"policy: {policy.parameter_counts()}")
+    if ranks.world() > 1:
+        print(f"ranks: {ranks.world()}, base {'in shards, LoRA not merged' if policy.sharded else 'whole on each'}")
     return Session(run, splits, policy, labeler)
 
 
@@ -208,13 +215,14 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
                 validate(session, number, live)
             if followed and last:
                 run.write_followed(number, decoded(session, followed))
-            if number % config.run.save_every == 0 or last or stop.number:
+            stopped = max(ranks.gathered(stop.number))  # a signal may reach one rank alone
+            if number % config.run.save_every == 0 or last or stopped:
                 run.sync_logs()
                 save_checkpoint(run.path, number, policy, optimizer)
-            if stop.number:
+            if stopped:
                 way_on = f"mrg-grpo {run.command} {run.path / 'config.toml'} --resume"
                 live.write(f"stopped after step {number}; go on with: {way_on}")
-                return 128 + stop.number
+                return 128 + stopped
     return 0
 
 
@@ -236,7 +244,8 @@ def validate(session: Session, number: int, live: Live) -> None:
 def baseline(session: Session) -> Judged:
     """The start policy on the test split; read from its file if an earlier end of this run got so far."""
     studies, path = test_studies(session), session.run.path / "predictions_before.jsonl"
-    before = read_predictions(path, studies, session.config.prompt.think)
+    kept = read_predictions(path, studies, session.config.prompt.think) if ranks.first() else None
+    before = ranks.from_first(kept)
     if before is not None:
         return judge(before, session.labeler, session.config)
     with session.policy.reference():

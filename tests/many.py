@@ -1,0 +1,66 @@
+"""Functions run on many ranks, as torchrun starts them: forked processes over gloo, nothing is imported anew."""
+
+import faulthandler
+import multiprocessing
+import os
+import sys
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from mrg_grpo import ranks
+
+
+def as_rank(rank, world, port, folder, function, arguments):
+    """The life of one process; it never goes on in its parent's code."""
+    code = 1
+    try:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+            setattr(sys, name, os.fdopen(number, "w", buffering=1))
+        torch.set_num_threads(1)  # threads of the parent's pool are not there after a fork
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        faulthandler.dump_traceback_later(60, file=sys.stderr)
+        ranks.begin()
+        torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
+        ranks.end()
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@contextmanager
+def running(world, folder, function, *arguments):
+    """The processes of `world` ranks. The store where they meet is this process's, as it is torchrun's."""
+    context = multiprocessing.get_context("fork")
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    processes = [
+        context.Process(target=as_rank, args=(rank, world, store.port, folder, function, arguments))
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    yield processes
+    for process in processes:
+        process.kill()
+
+
+def on_ranks(world, folder, function, *arguments, timeout=240):
+    """function(*arguments) on `world` ranks -> their results, by rank."""
+    with running(world, folder, function, *arguments) as processes:
+        for process in processes:
+            process.join(timeout)
+        said = (Path(folder) / "stderr").read_text()
+        assert not any(process.is_alive() for process in processes), f"ranks wait for each other: {said}"
+    assert [process.exitcode for process in processes] == [0] * world, said
+    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]

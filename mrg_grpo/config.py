@@ -6,6 +6,7 @@ says where each came from.
 
 import difflib
 import math
+import os
 import tomllib
 import types
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -72,6 +73,8 @@ class ModelConfig:
     def resolved_device(self) -> torch.device:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+            raise UserError(f'model.device: {self.device} is one GPU for all ranks; set "cuda", each then has its own')
         return torch.device(self.device)
 
     def resolved_dtype(self) -> torch.dtype:

@@ -40,7 +40,7 @@ class StepResult:
     rollout: Rollout
     table: RewardTable
     advantages: Tensor  # (N, G)
-    counted: int  # of this rank's N studies, those that are not spare
+    spare: int = 0  # of this rank's N studies, those at the end that count for nothing
 
 
 class Grpo:
@@ -103,8 +103,7 @@ class Grpo:
                 policy.backward(prefix)  # through the prompt, once per study
                 stats.grad_norm = self.update(number, stats)
             old_logps = stats.logps  # of the first pass: the policy that sampled
-        counted = len(prompts.studies) - prompts.spare
-        return StepResult(stats.summary(timer), rollout, table, advantages, counted)
+        return StepResult(stats.summary(timer), rollout, table, advantages, prompts.spare)
 
     def normalizer(self, mask: Tensor, studies: int) -> Tensor | int:
         """The denominator of the whole step over all ranks, for the configured aggregation."""

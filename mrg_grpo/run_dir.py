@@ -150,7 +150,7 @@ class RunDir:
             for name, column in table.terms.items()
         }
         keep = self.config.run.keep_text
-        for n, study in enumerate(reports.studies[::group][: result.counted]):
+        for n, study in enumerate(reports.studies[::group][: len(result.advantages) - result.spare]):
             rows = range(n * group, (n + 1) * group)
             samples = [
                 {

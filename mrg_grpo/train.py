@@ -220,7 +220,8 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
                 run.sync_logs()
                 save_checkpoint(run.path, number, policy, optimizer)
             if stopped:
-                way_on = f"mrg-grpo {run.command} {run.path / 'config.toml'} --resume"
+                program = "mrg-grpo" if ranks.world() == 1 else "torchrun ... -m mrg_grpo"
+                way_on = f"{program} {run.command} {run.path / 'config.toml'} --resume"
                 live.write(f"stopped after step {number}; go on with: {way_on}")
                 return 128 + stopped
     return 0

@@ -90,3 +90,12 @@ def test_a_file_may_include_one_other_and_change_it(tmp_path):
         (tmp_path / "chain.toml").write_text(text)
         with pytest.raises(UserError, match=r"includes no other|no such file"):
             load_config(tmp_path / "chain.toml")
+
+
+def test_one_gpu_is_not_given_to_many_ranks(monkeypatch):
+    config = Config()
+    config.model.device = "cuda:1"
+    assert config.model.resolved_device().index == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r'model.device: cuda:1 .*set "cuda"'):
+        config.model.resolved_device()

@@ -16,7 +16,7 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.faults import LIMIT, Guard, NotFiniteError, require_finite, skipped_last
 from mrg_grpo.replay import main as replay_main
 from mrg_grpo.replay import replay
-from mrg_grpo.train import train
+from mrg_grpo.train import RARITY, train
 
 SMALL = [
     "run.test_studies=2", "grpo.studies_per_step=2", "grpo.group_size=4", "sampling.max_tokens=24", "run.eval_every=0",
@@ -183,6 +183,18 @@ def test_without_texts_the_file_has_no_tokens(request, tmp_path):
     path = tmp_path / "run" / "faults" / "step-000001.pt"
     assert "tokens" not in torch.load(path, weights_only=True)
     assert replay(path).now and replay(path).same_tokens is None
+
+
+def test_a_replay_takes_the_rarity_weights_of_its_run(request, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mrg_grpo.train.rarity", lambda config, studies, labeler, folder=None: asked.append(folder))
+    with pytest.raises(UserError, match="5 steps in a row"):
+        train(small(request, tmp_path / "run", 9, *OVERFLOW))
+    (tmp_path / "run" / RARITY).write_text("[[1]]")
+    replay(tmp_path / "run" / "faults" / "step-000001.pt")
+    (tmp_path / "run" / "faults" / "step-000001.pt").rename(tmp_path / "moved.pt")
+    replay(tmp_path / "moved.pt")
+    assert asked == [tmp_path / "run", (tmp_path / "run").resolve(), None]
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])

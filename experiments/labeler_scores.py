@@ -5,7 +5,8 @@
 (a) the 2,365 real IU X-Ray training and validation reports against CheXbert's own labels of them;
 (b) the findings and impression of IU X-Ray against the MeSH terms that people gave them (mesh_to_chexpert.toml);
 (c) the four sample reports of CheXbert's repository;
-(d) 1,000 phantom test reports written with phrase templates held out of the labeler's training.
+(d) 1,000 phantom test reports written with phrase templates held out of the labeler's training;
+(e) real denials turned around: "No effusion" -> "Effusion" must be a finding, "Possible effusion" a doubt.
 The 590 test ids of annotation.json are left out of (a) and (b). F1 of positives in (a) counts uncertain as positive.
 """
 
@@ -17,12 +18,14 @@ import time
 import tomllib
 from pathlib import Path
 
+import attacks
 import torch
 from torch import Tensor
 
 from mrg_grpo import embedded
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom import case_labels, sample_case
+from mrg_grpo.data.phantom_reader import read_labels
 from mrg_grpo.data.phantom_text import write_report
 from mrg_grpo.labelers import CheXbert, read_label_csv
 from mrg_grpo.rewards.mccs import clinical_cosine
@@ -144,6 +147,51 @@ def sample_scores(labeler: CheXbert, shared: Path) -> dict:
     return {"reports": len(reports), "right": int((labeler.label(reports) == truth).all(dim=1).sum())}
 
 
+def turned_scores(labeler: CheXbert, shared: Path) -> dict:
+    """(e): denials of the reports of (a) with the negation taken out, and with "Possible" put in its place.
+
+    Reports: the share of CheXbert's denials that are then read as findings (positive or uncertain), where the
+    phantom's own reader sees the denial turn into a statement. Sentences: the same for every different sentence that
+    labeler and reader find to deny, once turned into a statement and once into a doubt.
+    """
+    reports, labels = iu_records(shared)
+    truth = labels["chexbert"][:, :13]
+    turned = [attacks.without_negation(report) for report in reports]
+    flipped = (truth == NEGATIVE) & turns(reports, turned, POSITIVE)
+    found = claimed(labeler.label(turned)[:, :13])
+    single = sorted({sentence for report in reports for sentence in attacks.sentences(report)})
+    single = [sentence for sentence in single if attacks.without_negation(sentence) != sentence]
+    denied = labeler.label(single)[:, :13] == NEGATIVE
+    stated = [attacks.without_negation(sentence) for sentence in single]
+    doubted = [hedged(sentence) for sentence in stated]
+    states, doubts = turns(single, stated, POSITIVE) & denied, turns(single, doubted, UNCERTAIN) & denied
+    return {
+        "reports": {"denials": int(flipped.sum()), "read_as_findings": share(found, flipped)},
+        "sentences": {
+            "denials": int(states.sum()),
+            "read_as_findings": share(claimed(labeler.label(stated)[:, :13]), states),
+            "hedged": int(doubts.sum()),
+            "read_as_uncertain": share(labeler.label(doubted)[:, :13] == UNCERTAIN, doubts),
+        },
+    }
+
+
+def turns(before: list[str], after: list[str], value: int) -> Tensor:
+    """(R, 13) bool: where the phantom's reader sees a denial become `value`."""
+    return (read_labels(before)[:, :13] == NEGATIVE) & (read_labels(after)[:, :13] == value)
+
+
+def hedged(sentence: str) -> str:
+    """ "There is a pneumothorax." -> "Possible pneumothorax." """
+    rest = re.sub(r"^there (?:is|are) (?:an? )?|^evidence of ", "", sentence, flags=re.IGNORECASE)
+    return f"Possible {rest[:1].lower()}{rest[1:]}"
+
+
+def share(hits: Tensor, of: Tensor) -> float:
+    """The share of the true entries of `of` where `hits` is true."""
+    return hits[of].double().mean().item()
+
+
 def all_scores(labeler: CheXbert, shared: Path) -> dict:
     """Everything, with the rule labeler's agreement with CheXbert beside ours."""
     reports, labels = iu_records(shared)
@@ -156,6 +204,7 @@ def all_scores(labeler: CheXbert, shared: Path) -> dict:
         "iu_against_mesh": mesh_scores(labeler, shared),
         "chexbert_samples": sample_scores(labeler, shared),
         "phantom_heldout": phantom_scores(labeler),
+        "turned_denials": turned_scores(labeler, shared),
         "reports_per_second": {"value": len(reports) / seconds, "threads": torch.get_num_threads()},
     }
 
@@ -199,6 +248,12 @@ def main() -> None:
     print(f"(d) phantom held-out mean F1 {scores['phantom_heldout']['mean_f1']:.4f}")
     weak = {name: value for name, value in scores["phantom_heldout"]["by_class"].items() if value < 0.97}
     print(f"    below 0.97: {weak}")
+    turned, sentences = scores["turned_denials"]["reports"], scores["turned_denials"]["sentences"]
+    print(
+        f"(e) denials turned: findings in {turned['read_as_findings']:.4f} of {turned['denials']} in whole reports, "
+        f"{sentences['read_as_findings']:.4f} of {sentences['denials']} in single sentences; "
+        f'behind "possible" uncertain in {sentences["read_as_uncertain"]:.4f} of {sentences["hedged"]}'
+    )
     if arguments.out:
         arguments.out.write_text(json.dumps(scores, indent=1) + "\n")
 

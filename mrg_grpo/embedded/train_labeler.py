@@ -56,8 +56,8 @@ class Recipe:
     hidden: int = 192
     layers: int = 4
     heads: int = 6
-    vocabulary: int = 3600
-    steps: int = 7000
+    vocabulary: int = 4000
+    steps: int = 8500
     tokens: int = 1024
     """Tokens of one batch, padding included."""
     learning_rate: float = 1e-3

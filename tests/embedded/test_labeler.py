@@ -70,6 +70,36 @@ def test_plain_sentences_of_every_condition(labeler):
     assert wrong == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "value", "names"),
+    [
+        ("Pulmonary edema and pleural effusion are seen.", 1, ("Edema", "Pleural Effusion")),
+        ("Rib fracture.", 1, ("Fracture",)),
+        ("Possible pleural effusion or pneumothorax.", 3, ("Pleural Effusion", "Pneumothorax")),
+        ("Consolidation or edema cannot be excluded.", 3, ("Consolidation", "Edema")),
+        ("The mediastinum may be widened.", 3, ("Enlarged Cardiomediastinum",)),
+        ("Equivocal for pneumonia.", 3, ("Pneumonia",)),
+        ("Neither pulmonary edema nor pleural effusion is seen.", 2, ("Edema", "Pleural Effusion")),
+        ("Pneumonia and atelectasis are absent.", 2, ("Pneumonia", "Atelectasis")),
+        ("The pleura is not thickened.", 2, ("Pleural Other",)),
+    ],
+)
+def test_a_name_is_read_by_its_frame(labeler, text, value, names):
+    """Bare and joint names are findings; only a negation or a hedge takes them back."""
+    said = says(labeler, text)
+    said.pop("No Finding", None)
+    assert said == dict.fromkeys(names, value)
+
+
+def test_real_denials_turned_around_are_findings(labeler, scores, shared):
+    """The labeler reads the negation, not the name: docs/reward-audit.md says what goes wrong otherwise."""
+    result = scores.turned_scores(labeler, shared)
+    assert result["reports"]["denials"] > 4000 and result["sentences"]["hedged"] > 500
+    assert result["reports"]["read_as_findings"] >= 0.60
+    assert result["sentences"]["read_as_findings"] >= 0.54
+    assert result["sentences"]["read_as_uncertain"] >= 0.92
+
+
 def test_case_and_white_space_do_not_matter(labeler):
     text = "NO ACUTE BONY ABNORMALITY.\n\nSmall   LEFT pleural effusion."
     assert says(labeler, text) == says(labeler, " ".join(text.lower().split()))
@@ -85,20 +115,20 @@ def test_agreement_with_chexbert_on_real_reports(labeler, scores, shared):
     reports, labels = scores.iu_records(shared)
     assert len(reports) == 2365
     result = scores.compare(labeler.label(reports), labels["chexbert"])
-    assert result["positive_micro_f1"] >= 0.84
-    assert result["negative_micro_f1"] >= 0.945
-    assert result["mean_cosine"] >= 0.905
+    assert result["positive_micro_f1"] >= 0.85
+    assert result["negative_micro_f1"] >= 0.95
+    assert result["mean_cosine"] >= 0.915
 
 
 def test_agreement_with_people_on_real_reports(labeler, scores, shared):
     result = scores.mesh_scores(labeler, shared)
     assert result["reports"] > 3000
-    assert result["micro_f1"] >= 0.85
+    assert result["micro_f1"] >= 0.865
 
 
 def test_held_out_phantom_templates(labeler, scores):
     """A floor against regressions; docs/labeler.md says what it is worth; 0.97 is asked for."""
-    assert scores.phantom_scores(labeler, count=1000)["mean_f1"] >= 0.95
+    assert scores.phantom_scores(labeler, count=1000)["mean_f1"] >= 0.98
 
 
 def test_the_test_split_takes_no_part(scores, shared):

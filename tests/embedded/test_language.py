@@ -9,6 +9,7 @@ import torch
 
 from mrg_grpo import embedded
 from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.embedded.language.claims import claim
 from mrg_grpo.embedded.language.clinical import CLINICAL
 from mrg_grpo.embedded.language.compose import ALL_SLOTS, Report, compose, denial, from_row, merge, report_labels
 from mrg_grpo.embedded.language.findings import FINDINGS
@@ -64,6 +65,54 @@ def test_a_denial_labels_what_it_names():
         for name, word in words.items():
             if word in statement.text.replace("pericardial effusion", ""):
                 assert labels[name] == NEGATIVE, statement
+
+
+def test_claims_label_what_they_name_by_negations_and_hedges():
+    """An independent reader of one-name claims: the name says which condition, the cue words which class."""
+    words = {"PX": "pneumothora", "PE": "effusion", "PN": "pneumonia", "ED": "edema", "AT": "atelecta"}
+    doubt = re.compile(
+        r"\b(possib|may|might|could|perhaps|question|equivocal|uncertain|not certain|can|suspec|suspic|exclud|rule"
+        r"|concern|consider|conceiv|indeterminate|inconclusive|doubtful|versus|vs|query|probab|potential|differential"
+        r"|worrisome|likel|suggestion|unable|difficult|hard|unclear|dismiss|tentative|presum|seeming|apparent)|\?"
+    )
+    deny = re.compile(
+        r"\b(no|not|cannot|without|neither|nor|none|absent|absence|lacks?|lacking|free|devoid|clear|cleared|resol\w+"
+        r"|negative|excludes?|excluded|rules? out|ruled out|nothing|fails?|disappeared|gone|nowhere|isn't|aren't)\b"
+    )
+    unchanged = re.compile(r"without significant interval change|not significantly changed")
+    rng = random.Random(5)
+    seen = dict.fromkeys((POSITIVE, NEGATIVE, UNCERTAIN), 0)
+    for _ in range(6000):
+        statement = claim(ALL_SLOTS, rng)
+        labels = dict(zip(SHORT, statement.labels))
+        for name, word in words.items():
+            assert word not in statement.text.replace("pericardial effusion", "") or labels[name] != BLANK, statement
+        said = set(statement.labels) - {BLANK}
+        assert said, statement
+        if len(said) > 1:
+            continue
+        (value,) = said
+        seen[value] += 1
+        assert value != NEGATIVE or deny.search(statement.text), statement
+        assert value != UNCERTAIN or doubt.search(statement.text), statement
+        if value == POSITIVE:
+            text = unchanged.sub("", statement.text)
+            assert not re.search(r"\b(no|without|neither|nor|possible|may|might|cannot)\b", text), statement
+    assert min(seen.values()) > 1000
+
+
+def test_bare_and_joint_names_are_claims_of_every_kind():
+    """Each of the 13 conditions is stated bare, and each pair of the common ones in one breath in every class."""
+    rng = random.Random(6)
+    together = {value: set() for value in (POSITIVE, NEGATIVE, UNCERTAIN)}
+    for _ in range(20000):
+        statement = claim(ALL_SLOTS, rng)
+        for value, pairs in together.items():
+            names = [name for name, label in zip(SHORT, statement.labels) if label == value]
+            pairs.update(itertools.combinations(names, 2))
+    common = list(itertools.combinations(("CO", "PN", "PX", "PE"), 2))
+    assert all(set(common) <= pairs for pairs in together.values())
+    assert {name for name in SHORT if any(name in pair for pair in together[POSITIVE])} == set(SHORT)
 
 
 def test_labels_merge_by_strength_and_no_finding_follows():

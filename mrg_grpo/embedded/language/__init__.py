@@ -5,5 +5,7 @@ slots.py      shared fillers: sides, places, severities, change over time, hedge
 findings.py   statements that affirm or doubt a condition
 normal.py     statements that deny conditions, one by one and in lists
 other.py      statements that name none of the 13 conditions
+names.py      what each condition can be called
+claims.py     every name in every frame: stated, denied or doubted, alone or together
 compose.py    statements -> reports with 14 labels, and the noise of real text
 """

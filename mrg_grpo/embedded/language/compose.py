@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.embedded.language.claims import CLAIM_SLOTS, claim
 from mrg_grpo.embedded.language.clinical import CLINICAL, CLINICAL_SLOTS, CLOSERS, OPENERS
 from mrg_grpo.embedded.language.findings import FINDINGS
 from mrg_grpo.embedded.language.grammar import SHORT, Statement, expand, parse_labels
@@ -35,7 +36,7 @@ CLAIMING = (
 STRAY = sorted(set(SALAD) - set(CLAIMING))
 """Words strewn into sentences; none that could change what a sentence claims."""
 
-ALL_SLOTS = SLOTS | NORMAL_SLOTS | CLINICAL_SLOTS | {"word": tuple(STRAY)}
+ALL_SLOTS = SLOTS | NORMAL_SLOTS | CLINICAL_SLOTS | CLAIM_SLOTS | {"word": tuple(STRAY)}
 
 SENTENCE_COUNTS = (1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 7, 7, 8, 9, 11, 16)
 MASKABLE = {"left", "right", "mild", "likely", "angle", "angles", "nodes", "wires", "major", "clips", "bones", "hila"}
@@ -129,14 +130,26 @@ def _denied(text: str, names: list[str]) -> Statement:
     return Statement(" ".join(text.split()), tuple(NEGATIVE if name in names else BLANK for name in SHORT))
 
 
+def any_claim(rng: random.Random) -> Statement:
+    """Any name in any frame, stated, denied or doubted."""
+    return claim(ALL_SLOTS, rng)
+
+
+def denying_claim(rng: random.Random) -> Statement:
+    """Any name in any frame that denies."""
+    return claim(ALL_SLOTS, rng, denials_only=True)
+
+
 MAKERS: tuple[tuple[Callable[[random.Random], Statement], float, float], ...] = (
     # maker, share in a normal report, share in any other
-    (normal, 0.28, 0.14),
-    (denial, 0.34, 0.20),
-    (other, 0.34, 0.20),
+    (normal, 0.28, 0.13),
+    (denial, 0.28, 0.14),
+    (other, 0.33, 0.19),
     (salad, 0.04, 0.02),
-    (clinical, 0.0, 0.05),
-    (finding, 0.0, 0.39),
+    (clinical, 0.0, 0.04),
+    (finding, 0.0, 0.28),
+    (any_claim, 0.0, 0.20),
+    (denying_claim, 0.07, 0.0),
 )
 
 

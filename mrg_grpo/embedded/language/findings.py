@@ -278,12 +278,16 @@ FINDINGS: dict[str, Rows] = {
         ("PE+ LO+", "{sev}{side} {effu} and {opnoun}"),
         ("PE+", "fluid [in|within] the {lr} [pleural space|major fissure|minor fissure]"),
         ("PE+ PX-", "{sev}{side} {effu}, [no|without] pneumothorax"),
+        ("PE+", "[the |]{lr} costophrenic [angle|sulcus] is [blunted|obscured|filled|obliterated] [by|with|due to|from] [a |]{sev}{effu}"),
+        ("PE+", "[a |]{sev}{effu} [blunts|fills|obscures|obliterates|tracks into] the {lr} [costophrenic angle|base|hemidiaphragm|fissure]"),
     ),
     "effusion?": (
         ("PE?", "{hedgepre}[small |trace |tiny |][left |right |bilateral |]{effu}"),
         ("PE?", "[small|trace|tiny|a small {lr}|a trace|small bilateral] {effu}{hedgepost}"),
         ("PE?", "[blunting|obscuration] of the {lr} [costophrenic angle|costophrenic sulcus|posterior costophrenic sulcus|costophrenic xxxx]{maybe}[a |][small |trace |tiny |]{effu}"),
         ("PE? PO?", "blunting of the {lr} costophrenic [angle|xxxx|sulcus]{maybe}[small |]{effu} [or|versus] pleural [thickening|scarring]"),
+        ("PE?", "[the |]{lr} costophrenic [angle|sulcus] is [mildly |slightly |][blunted|indistinct|obscured|hazy|not sharp]{maybe}[a |][small |trace |tiny |]{effu}"),
+        ("PE?", "[the |]{lr} costophrenic [angle|sulcus] is [blunted|obscured|indistinct][,|;|.] [a |][small |trace |tiny |]{effu}{hedgepost}"),
         ("PE?", "small {effu} versus [scarring|fat pad|epicardial fat]"),
     ),
     "pleura+": (

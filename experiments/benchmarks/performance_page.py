@@ -140,7 +140,8 @@ def reward(record: dict) -> str:
             f"GFLOP/s ({verdict(record['share_of_peak'], ASKED['share'], most=False)}).",
             f"* From label ids to MCCS, {record['pairs']:,} pairs take {record['pairs_ms']:.1f} ms "
             f"({verdict(record['pairs_ms'], ASKED['pairs ms'])}).",
-            f"* Of {record['labels']:,} labels, {record['labels_that_differ']} differ between the two ways.",
+            f"* Of {record['labels']:,} labels ({record['distinct']} different rows), {record['labels_that_differ']} "
+            "differ between the two ways.",
         ]
     )
 

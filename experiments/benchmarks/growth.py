@@ -37,6 +37,7 @@ from mrg_grpo.files import write_whole
 
 RESULTS = performance_page.RESULTS / "growth.json"
 BETA = 0.04
+QUESTION_TEXT = "Report."
 QUESTION = 35
 """Tokens around the picture: the chat's own and a short question's."""
 SAMPLED = 8
@@ -93,7 +94,7 @@ def measure(point: Point, checkpoint: Path, images: Path, steps: int) -> dict:
     """One point in this process: seconds of each timed step, median seconds of each phase, peak MiB."""
     case = cases.Case("growth", 1, side(point.prompt), point.group, 1, point.report)
     config = ours.configuration(case, checkpoint, BETA, MICRO_BATCH)
-    config.sampling.batch, config.prompt.text, config.prompt.think = point.sampled, "Report.", False
+    config.sampling.batch, config.prompt.text, config.prompt.think = point.sampled, QUESTION_TEXT, False
     grpo = ours.build(config)
     paths = cases.pictures(case, images, steps + 1)
     before = cases.rss_mib()

@@ -29,7 +29,7 @@ from tokenizers import Regex, pre_tokenizers
 
 from experiments.benchmarks import performance_page
 from mrg_grpo import embedded
-from mrg_grpo.config import load_config
+from mrg_grpo.config import Config, load_config
 from mrg_grpo.footprint import (
     EAGER_LAYER,
     GRAPH,
@@ -55,6 +55,8 @@ ARITHMETIC, TRAFFIC = 0.40, 0.64
 """Shares of the data sheet that are assumed to be reached."""
 SHEETS = {"A100 80 GB": (312.0, 2039.0), "H100 SXM 80 GB": (989.0, 3350.0)}
 """Dense bf16 TFLOP/s and GB/s, from NVIDIA's data sheets."""
+MODEL_SHOWN = ("text", "adapter", "layers", "queries", "keys", "size", "vocabulary", "hidden", "vision")
+SHAPE_SHOWN = ("studies", "group", "micro", "prompt", "report", "patches")
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -185,7 +187,8 @@ def estimate(m: Model, s: Shape, lengths: dict[str, float], beta: float) -> dict
                 bounds[label] = token_seconds(m, mean, machine, prompts[way], launches)[1]
     alive = sum(resident(m, s).values()) + 4 * m.adapter  # with the adapter's gradients
     return {
-        "model": {k: v for k, v in vars(m).items() if k != "targets"}, "shape": vars(s), "mean_report": mean.report,
+        "model": {name: getattr(m, name) for name in MODEL_SHOWN},
+        "shape": {name: getattr(s, name) for name in SHAPE_SHOWN}, "mean_report": mean.report,
         "lengths": lengths, "beta": beta, "flop": flop, "seconds": seconds, "bounds": bounds,
         "linear_per_token": 2 * (m.text + m.adapter), "attention_per_pair": 4 * m.layers * m.queries,
         "cache_per_token": m.cache,
@@ -207,18 +210,27 @@ def training_graph(m: Model, s: Shape) -> float:
     return terms[GRAPH] + terms["continuation activations"]
 
 
+def reports_of_a_step() -> int:
+    return step_shape(configuration(), VIEWS).reports
+
+
+def configuration() -> Config:
+    return load_config(CONFIG, [f"model.path={MODEL}"])
+
+
+def planned(lengths: dict[str, float]) -> dict:
+    """The estimate for CONFIG on MODEL."""
+    config = configuration()
+    return estimate(model_sizes(config), step_shape(config, VIEWS), lengths, config.grpo.beta)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="IU X-Ray in R2Gen's form: counts report lengths")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    config = load_config(CONFIG, [f"model.path={MODEL}"])
-    shape = step_shape(config, VIEWS)
-    if options.data:
-        lengths = report_lengths(options.data, shape.reports)
-    else:
-        lengths = json.loads(RESULTS.read_text(encoding="utf-8"))["lengths"]
-    result = estimate(model_sizes(config), shape, lengths, config.grpo.beta)
+    lengths = json.loads(RESULTS.read_text(encoding="utf-8"))["lengths"] if not options.data else None
+    result = planned(lengths or report_lengths(options.data, reports_of_a_step()))
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(performance_page.on_paper(result))
     performance_page.write()

@@ -140,7 +140,8 @@ def reward(record: dict) -> str:
             f"GFLOP/s ({verdict(record['share_of_peak'], ASKED['share'], most=False)}).",
             f"* From label ids to MCCS, {record['pairs']:,} pairs take {record['pairs_ms']:.1f} ms "
             f"({verdict(record['pairs_ms'], ASKED['pairs ms'])}).",
-            f"* Of {record['labels']:,} labels, {record['labels_that_differ']} differ between the two ways.",
+            f"* Of {record['labels']:,} labels ({record['distinct']} different rows), {record['labels_that_differ']} "
+            "differ between the two ways.",
         ]
     )
 
@@ -272,21 +273,30 @@ def seconds_table(record: dict, name: str) -> str:
 def beside_trl(record: dict) -> str:
     rows = [
         [f"({row['case']})", f"{row['beta']:g}", f"{row['our_seconds']:.2f}", f"{row['trl_seconds']:.2f}",
-         f"{row['speed_ratio']:.2f}", f"{row['our_mib']:.0f}", f"{row['trl_mib']:.0f}", f"{row['memory_ratio']:.2f}",
-         f"{row['share_of_peak']:.0%}"] for row in record["rows"]
+         f"{row['speed_ratio']:.2f}", f"{row['compiled_ratio']:.2f}", f"{row['our_mib']:.0f}", f"{row['trl_mib']:.0f}",
+         f"{row['memory_ratio']:.2f}", f"{row['share_of_peak']:.0%}"] for row in record["rows"]
     ]  # fmt: skip
-    header = [
-        "case",
-        "beta",
-        "our s",
-        "TRL's s",
-        "times as fast",
-        "our MiB",
-        "TRL's MiB",
-        "of its memory",
-        "share of peak",
+    header = ["case", "beta", "our s", "TRL's s", "times as fast", "so with sampling.compile", "our MiB", "TRL's MiB",
+              "of its memory", "share of peak"]  # fmt: skip
+    names = list(record["rows"][0]["phases"])
+    seconds = [
+        [f"({row['case']})", f"{row['beta']:g}", *(f"{row['phases'].get(name, 0.0):.2f}" for name in names)]
+        for row in record["rows"]
     ]
-    return f"{record['peak_gflops']:.0f} GFLOP/s in matrix products.\n\n{table(header, rows)}"
+    return "\n\n".join(
+        (
+            f"{record['peak_gflops']:.0f} GFLOP/s in matrix products, {pairs(record['rows'])} pairs.",
+            table(header, rows),
+            "Our seconds by phase:",
+            table(["case", "beta", *names], seconds),
+        )
+    )
+
+
+def pairs(rows: list[dict]) -> str:
+    """How many pairs each row has: "5", or "3 to 5"."""
+    counts = sorted({row["pairs"] for row in rows})
+    return " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
 
 
 SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {

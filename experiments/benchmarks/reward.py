@@ -41,12 +41,21 @@ RESULTS = performance_page.RESULTS / "reward.json"
 REPORTS = 64
 PAIRS = 65_536
 MARGIN = 0.4
+SPREAD = 2.0
+"""Standard deviation of a random weight, times the square root of the hidden size."""
 
 
 def labeler(config: BertConfig) -> CheXbert:
-    """Random weights under the embedded tokenizer, with the pooler that chexbert.pth carries."""
+    """Random weights under the embedded tokenizer, with the pooler that chexbert.pth carries.
+
+    They are wider than BERT's own start, under which all texts would get the same labels.
+    """
     torch.manual_seed(0)
-    return CheXbert(CheXbertNet(config, pooler=True), embedded.labeler("cpu").tokenizer)
+    net = CheXbertNet(config, pooler=True)
+    for parameter in net.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=SPREAD / config.hidden_size**0.5)
+    return CheXbert(net, embedded.labeler("cpu").tokenizer)
 
 
 @torch.no_grad()
@@ -114,6 +123,7 @@ def measure(texts: list[str], config: BertConfig, rounds: int, threads: int) -> 
         "cold_ratio": statistics.median(row["one_by_one"] / row["cold"] for row in rows),
         "warm_ratio": statistics.median(row["one_by_one"] / row["warm"] for row in rows),
         "labels_that_differ": int((slow != fast).sum()), "labels": slow.numel(),
+        "distinct": len({tuple(row) for row in slow.tolist()}),
         "gflop": flop(lengths, config) / 1e9,
         "pairs": PAIRS, "pairs_ms": milliseconds_of_pairs(PAIRS),
         "threads": threads, "torch": torch.__version__,

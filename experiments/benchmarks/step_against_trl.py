@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmarks import cases, ours
+from experiments.benchmarks import cases, ours, performance_page
 from mrg_grpo.footprint import arithmetic
 from mrg_grpo.plan import model_sizes, step_shape
 
@@ -134,6 +134,8 @@ def main() -> None:
                 rows.append(row)
                 print(line(row), flush=True)
                 options.out.write_text(json.dumps({"peak_gflops": peak, "rows": rows}, indent=1) + "\n")
+    if options.out == RESULTS:
+        performance_page.write()
 
 
 if __name__ == "__main__":

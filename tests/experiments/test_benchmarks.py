@@ -1,0 +1,252 @@
+"""The benchmarks' own arithmetic by hand and by independent counters; tiny runs; the page shows what is stored."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import hub
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoTokenizer, BertConfig
+
+from experiments import charts
+from experiments.benchmarks import cases, growth, on_paper, ours, performance_page, reward, start
+from mrg_grpo.data.study import Study
+from mrg_grpo.footprint import Machine, Model, Shape, arithmetic
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = Model(
+    layers=2, hidden=8, queries=8, keys=4, heads=2, inner=16, vocabulary=50, vision_hidden=4, vision_inner=8,
+    vision=100, text=1000, total=2000, adapter=10, adapted=900, rank=2, targets=("q_proj",), size=2,
+)  # fmt: skip
+SHAPE = Shape(
+    studies=2, group=3, micro=2, prompt=10, report=4, sampled=6, decode=2, merged=True, patches=20, patch_width=12,
+    padded=True,
+)  # fmt: skip
+BERT = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+TEXTS = ["heart size is normal", "no effusion", "the lungs are clear and there is no pneumothorax", "edema is present"]
+
+
+# ---- on paper
+
+
+def test_repeated_prompts_by_hand():
+    """Six sequences of 10 + 4 tokens, a token against all before it and half of itself, counted token by token."""
+    linear, attention = 2 * (1000 + 10), 4 * 2 * 8
+    prompt = sum(linear + attention * (place + 0.5) for place in range(10))
+    report = sum(linear + attention * (place + 0.5) for place in range(10, 14))
+    vision, logits = 2 * 100 * 20, 4 * 2 * 50 * 8
+    flop = on_paper.repeated_arithmetic(MODEL, SHAPE, beta=0.1)
+    assert flop["prefill"] == 6 * (vision + prompt)
+    assert flop["sample"] == 6 * (report + logits)
+    assert flop["reference"] == 6 * (vision + prompt + report + logits)
+    assert flop["train"] == 6 * (vision + 2 * (prompt + report + logits))
+    assert on_paper.repeated_arithmetic(MODEL, SHAPE, beta=0.0)["reference"] == 0
+
+
+def test_what_repeating_adds_is_prompts_and_pictures():
+    ours_, repeated = arithmetic(MODEL, SHAPE), on_paper.repeated_arithmetic(MODEL, SHAPE, beta=1.0)
+    prompt = on_paper.forward(MODEL, 1, SHAPE.prompt, 0)
+    vision = 2 * MODEL.vision * SHAPE.patches
+    more = {"prefill": 4 * (vision + prompt), "sample": 0, "reference": 4 * prompt + 6 * vision,
+            "train": (2 * 6 - 2) * prompt + 6 * vision}  # fmt: skip
+    assert {name: repeated[name] - ours_[name] for name in ours_} == pytest.approx(more)
+
+
+def test_cache_and_a_decoding_step_by_hand():
+    token = 2 * 2 * 4 * 2  # layers, keys and values, width, bytes
+    assert on_paper.cache_bytes(MODEL, SHAPE, 2) == (2 * 10 + 6 * 4) * token
+    assert on_paper.cache_bytes(MODEL, SHAPE, 6) == 6 * 14 * token
+    traffic = (1000 + 50 * 8) * 2 + (6 * 10 + 6 * 2) * token
+    slow_memory = Machine(tflops=1.0, bandwidth=1e-6)
+    assert on_paper.token_seconds(MODEL, SHAPE, slow_memory, 6, False) == (pytest.approx(traffic / 1e3), "traffic")
+    flop = 6 * (2 * 1010 + 4 * 2 * 8 * (10 + 2 + 0.5) + 2 * 50 * 8)
+    slow_units = Machine(tflops=1e-9, bandwidth=1e9)
+    assert on_paper.token_seconds(MODEL, SHAPE, slow_units, 2, True) == (pytest.approx(flop / 1e3), "arithmetic")
+    assert on_paper.token_seconds(MODEL, SHAPE, Machine(), 2, True) == (2e-3, "launches")
+
+
+def test_the_longest_of_some_is_the_mean_over_all_draws():
+    lengths = [3, 5, 5, 11]
+    draws = [max(draw) for draw in itertools.product(lengths, repeat=3)]
+    assert on_paper.expected_longest(lengths, 3) == pytest.approx(sum(draws) / len(draws))
+    assert on_paper.expected_longest([7], 32) == 7
+
+
+def test_tokens_are_those_of_the_real_tokenizer(tmp_path):
+    ranks = hub.ranks()
+    hub.write_tokenizer(tmp_path, ranks)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["The heart is mildly enlarged; 12 mm nodule.\n\nNo effusion.", "", "  XXXX-year-old, can't exclude œdema"]
+    for text in texts:
+        assert on_paper.count_tokens(text, ranks) == len(tokenizer(text)["input_ids"])
+
+
+# ---- reward
+
+
+def test_flop_are_those_torch_counts():
+    """On a sequence without padding; torch's counter leaves nothing out but the heads that we leave out too."""
+    labeler = reward.labeler(BertConfig(**BERT.to_diff_dict(), attn_implementation="eager"))
+    ids = torch.randint(5, 100, (1, 9))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        labeler.net.bert(input_ids=ids, attention_mask=torch.ones_like(ids))
+    pooler = 2 * 32 * 32
+    assert reward.flop([9], BERT) == counter.get_total_flops() - pooler
+    assert reward.flop([9, 4], BERT) == reward.flop([9], BERT) + reward.flop([4], BERT)
+
+
+def test_reward_benchmark_runs_and_both_ways_agree(shared):
+    texts = reward.real_texts(shared / "data" / "iu_xray", 8)
+    assert len(set(texts)) == 8
+    result = reward.measure(texts, BERT, rounds=1, threads=1)
+    assert result["labels_that_differ"] == 0 and result["labels"] == 8 * 14 and result["distinct"] > 1
+    assert "warm: references known" in performance_page.reward(result)
+
+
+def test_one_by_one_is_what_the_labeler_says():
+    labeler = reward.labeler(BERT)
+    texts = [*TEXTS, "", "no effusion " * 400]
+    labels = reward.one_by_one(labeler, texts)
+    assert torch.equal(labels, labeler.label(texts)) and len(set(map(tuple, labels.tolist()))) > 1
+
+
+# ---- growth
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return cases.write_checkpoint(tmp_path_factory.mktemp("growth") / "model")
+
+
+def test_prompts_have_the_length_that_is_asked(checkpoint, tmp_path):
+    for length in (64, 300):
+        case = cases.Case("growth", 1, growth.side(length), 2, 1, 4)
+        config = ours.configuration(case, checkpoint, 0.0)
+        config.prompt.text, config.prompt.think = growth.QUESTION_TEXT, False
+        encoder = ours.build(config).policy.encoder
+        pictures = cases.pictures(case, tmp_path, 1)[0]
+        batch = encoder.encode([Study("1", tuple(pictures), "", "train")])
+        longer = growth.lengthened(batch, length)
+        assert longer.input_ids.shape == longer.attention_mask.shape == (1, length)
+        image = encoder.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        assert (longer.input_ids == image).sum() == (growth.side(length) // 28) ** 2
+        assert batch.input_ids.shape[1] > length / 2  # most of it is picture and question
+    with pytest.raises(ValueError, match="no room"):
+        growth.lengthened(batch, 20)
+
+
+def test_a_point_is_measured(checkpoint, tmp_path):
+    row = growth.measure(growth.Point(2, 64, 6, 2048, 1), checkpoint, tmp_path, steps=1)
+    assert len(row["seconds"]) == 1 and row["phases"]["reference"] > 0 and row["peak_mib"] > 0
+
+
+def test_points_that_are_there_are_not_measured_again(tmp_path, monkeypatch):
+    calls = []
+
+    def run(module, arguments, threads):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise RuntimeError("stopped")
+        return {"seconds": [1.0], "phases": {}, "peak_mib": 2.0}
+
+    monkeypatch.setattr(growth, "run", run)
+    monkeypatch.setattr(cases, "write_checkpoint", lambda folder, vocabulary: folder.mkdir(parents=True))
+    out, record = tmp_path / "growth.json", {"threads": 1, "points": {}}
+    with pytest.raises(RuntimeError, match="stopped"):
+        growth.collect(growth.QUICK, record, tmp_path, 1, out)
+    kept = json.loads(out.read_text())
+    assert len(kept["points"]) == 2  # each is two processes: time, then memory
+    growth.collect(growth.QUICK, kept, tmp_path, 1, out)
+    points = list(growth.points(growth.QUICK))
+    assert len(calls) == 5 + 2 * (len(points) - 2) and set(kept["points"]) == {growth.key(p) for p in points}
+
+
+def made_up(seconds, mib):
+    """A record of growth where a step takes `seconds` and `mib` of a point."""
+    rows = {}
+    for point in growth.points(growth.AXES):
+        phases = dict.fromkeys(("prefill", "sample", "reference", "train"), 0.5)
+        row = {"seconds": [seconds(point)], "phases": phases, "peak_mib": 9.0, "alive_mib": mib(point)}
+        rows[growth.key(point)] = {**asdict(point), **row}
+    axes = {axis: [growth.key(point) for point in points] for axis, points in growth.AXES.items()}
+    return {"threads": 2, "torch": "2", "peak_gflops": 100.0, "points": rows, "axes": axes}
+
+
+def test_growth_page_judges_what_was_asked():
+    good = performance_page.growth(made_up(lambda p: 1 + p.group, lambda p: 100.0))
+    assert "3.67 times one with G = 8 (asked: at most 3.2, NOT reached)" in good
+    assert "1.000 times that at G = 8 (asked: at most 1.05, reached)" in good
+    bad = performance_page.growth(made_up(lambda p: 8 + p.group, lambda p: 100.0 + p.group))
+    assert "2.50 times one with G = 8 (asked: at most 3.2, reached)" in bad
+    assert f"{164 / 108:.3f} times that at G = 8 (asked: at most 1.05, NOT reached)" in bad
+    assert set(performance_page.growth_pictures(made_up(lambda p: 1.0, lambda p: 1.0))) == {
+        "growth_seconds.svg", "growth_memory.svg",
+    }  # fmt: skip
+
+
+def test_axes_that_begin_at_zero():
+    flat = charts.lines("t", {"p": {"a": [(2.0, 4.0), (4.0, 8.0)]}}, from_zero=True)
+    assert ">0<" in flat and ">8<" in flat and ">2<" in flat  # ticks 0, 2, 4, 6, 8
+    assert ">5<" in charts.lines("t", {"p": {"a": [(2.0, 4.0), (4.0, 8.0)]}})  # ticks 4, 5, 6, 7, 8
+
+
+# ---- start
+
+
+def test_the_first_whole_line_is_awaited(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write = (
+        f"import time; f = open({str(path)!r}, 'w'); f.write('{{\"a\":'); f.flush(); time.sleep(.2); f.write('1}}\\n')"
+    )
+    child = subprocess.Popen([sys.executable, "-c", write + "; f.flush(); time.sleep(60)"])
+    began = time.perf_counter()
+    try:
+        assert start.awaited(path, child) == {"a": 1}
+    finally:
+        child.kill()
+        child.wait()
+    assert time.perf_counter() - began < 30
+    with pytest.raises(RuntimeError, match="before its first step"):
+        start.awaited(tmp_path / "none", child)
+
+
+def test_start_figures_of_the_phantom():
+    found = start.studies(2)
+    assert found["split"] == 8000 and found["random"] == 2 and math.isfinite(found["images_a_second_ahead"])
+    begun = {"first_step_began": 19.0, "first_step_ended": 21.0, "imports": 4.0}
+    page = performance_page.start({"threads": 2, "starts": [begun], **begun, **found})
+    assert "19.0 | asked: at most 20, reached" in page and "21.0 | asked: at most 20, NOT reached" in page
+
+
+# ---- the page
+
+
+def test_the_page_shows_what_is_stored(tmp_path):
+    page = performance_page.PAGE.read_text(encoding="utf-8")
+    for name, (file, section) in performance_page.SECTIONS.items():
+        assert page.count(f"<!-- {name} -->") == 2
+        if (performance_page.RESULTS / file).exists():
+            record = json.loads((performance_page.RESULTS / file).read_text(encoding="utf-8"))
+            assert section(record) in page, f"run python -m experiments.benchmarks.performance_page: {name} is stale"
+            if name == "growth":
+                for picture, svg in performance_page.growth_pictures(record).items():
+                    assert (ROOT / "docs" / "images" / picture).read_text(encoding="utf-8") == svg
+
+
+def test_on_paper_is_what_the_configuration_gives(monkeypatch):
+    """The stored figures are those of today's formulas and of experiments/iu_xray.toml."""
+    monkeypatch.chdir(ROOT)
+    stored = json.loads(on_paper.RESULTS.read_text(encoding="utf-8"))
+    assert json.loads(json.dumps(on_paper.planned(stored["lengths"]))) == stored
+
+
+def test_sections_are_replaced_between_their_markers():
+    page = "a\n<!-- x -->\nold\n<!-- x -->\nb\n"
+    assert performance_page.placed(page, "x", "new") == "a\n<!-- x -->\n\nnew\n\n<!-- x -->\nb\n"

@@ -34,6 +34,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLCo
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from mrg_grpo import attention
 from mrg_grpo.batch import PromptBatch, PromptEncoder
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data import phantom
@@ -62,7 +63,7 @@ TOKENS = (SIDE // 28) ** 2
 GRID = [1, SIDE // 14, SIDE // 14]
 OMITTED = 0.42
 """Probability that a routine report leaves a finding out."""
-BARE_AT_B = 0.85
+BARE_AT_B = 0.9
 """Probability that site B writes the report without tags."""
 
 
@@ -209,8 +210,6 @@ def whiten_patches(model: Qwen2_5_VLForConditionalGeneration, images: np.ndarray
 
 def train_vision(model: Qwen2_5_VLForConditionalGeneration, images: np.ndarray, steps: int, batch: int = 32) -> None:
     whiten_patches(model, images)
-    for block in model.model.visual.blocks:
-        block.attn.forward = batched_attention.__get__(block.attn)
     targets = torch.tensor([vision_targets(i) for i in range(len(images))])
     head, held = VisionHead(192), len(images) - 500
     parameters = [*model.model.visual.parameters(), *head.parameters()]
@@ -313,7 +312,10 @@ def main() -> None:
 
     fast: Any = build_tokenizer([warm_start_target(i) for i in range(4000)] + [question()] * 50)
     model = build_model(fast)
+    model.set_attn_implementation(attention.NAME)  # the policy's continuations need it
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(fast)}", flush=True)
+    for block in model.model.visual.blocks:
+        block.attn.forward = batched_attention.__get__(block.attn)
     tower = arguments.work / "tower.pt"
     if tower.exists():
         model.model.visual.load_state_dict(torch.load(tower, weights_only=True))

@@ -90,6 +90,7 @@ class Shape:
     patches: int  # of all images of one study, before they are merged into tokens
     patch_width: int  # numbers of a patch
     padded: bool  # prompts of several lengths: masks, and keys repeated for every query head
+    passes: int = 1  # inner passes over the same reports
 
     @property
     def reports(self) -> int:
@@ -109,6 +110,7 @@ def resident(m: Model, s: Shape) -> Bytes:
         "base weights": m.total * m.size,
         "adapter and its start": 2 * 4 * m.adapter,
         "optimiser": 2 * 4 * m.adapter,
+        "adapter and optimiser as before the step": 3 * 4 * m.adapter if s.passes > 1 else 0,  # mrg_grpo.faults
         "labeler": 4 * BERT if m.size == 2 else 0,
         "pixels and features": s.studies * s.patches * (4 * s.patch_width + m.size * m.hidden / 4),
     }

@@ -107,6 +107,7 @@ def step_shape(config: Config, images: float) -> Shape:
         patches=round(images * tokens * merge**2),
         patch_width=3 * getattr(vision, "temporal_patch_size", 1) * patch**2,
         padded=config.data.form != "phantom",  # phantom prompts are all of one length
+        passes=grpo.inner_passes,
     )
 
 

@@ -11,6 +11,7 @@ from mrg_grpo import footprint, plan
 from mrg_grpo.cache import DecodeCache
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, LoraSettings, load_config
+from mrg_grpo.faults import State
 from mrg_grpo.policy import Policy
 from mrg_grpo.projection import CHUNK_ELEMENTS
 
@@ -116,6 +117,21 @@ def test_weights_are_what_the_policy_holds(checkpoint):
         assert footprint.sample(sizes, shape(False))["merged copy of adapted weights"] == 2 * sum(
             p.numel() for p in copied
         )
+
+
+def test_the_copy_for_late_faults_is_counted_where_it_is_kept(checkpoint):
+    config = settings(checkpoint, "bfloat16", QV)
+    policy, sizes = Policy.load(config), plan.model_sizes(config)
+    optimizer = torch.optim.AdamW(policy.trainable())
+    for parameter in policy.trainable():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = State.of(policy, optimizer)
+    moments = [x for entry in state.optimizer["state"].values() for x in entry.values() if x.dim() > 0]
+    held = sum(x.numel() * x.element_size() for x in [*state.adapter.values(), *moments])
+    name = "adapter and optimiser as before the step"
+    assert footprint.resident(sizes, replace(shape(False), passes=2))[name] == held
+    assert footprint.resident(sizes, shape(False))[name] == 0
 
 
 def test_an_adapter_to_continue_is_counted_as_it_is(checkpoint, tmp_path):

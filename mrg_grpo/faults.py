@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from tqdm import tqdm
 
 from mrg_grpo import ranks
@@ -32,6 +31,7 @@ from mrg_grpo.credentialed import banner
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import writing
 from mrg_grpo.policy import Policy
+from mrg_grpo.rollout import padded_rows
 
 LIMIT = 5
 """Skipped steps in a row that end a run, and the number of fault files that are kept."""
@@ -152,12 +152,7 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for name, value in parts[0].items():
         values = [part[name] for part in parts]
-        if isinstance(value, dict):
-            whole[name] = joined(values)
-        else:
-            width = max(v.shape[-1] for v in values)
-            padded = [pad(v, (0, width - v.shape[-1])) if v.dim() == 2 else v for v in values]
-            whole[name] = torch.cat(padded)
+        whole[name] = joined(values) if isinstance(value, dict) else padded_rows(values)
     return whole
 
 

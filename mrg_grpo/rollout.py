@@ -175,15 +175,19 @@ def gathered(parts: list[Rollout], places: Tensor) -> Rollout:
     """Rollouts of any width -> one, with row i of their concatenation at places[i]."""
     if len(parts) == 1:
         return parts[0]
-    width = max(part.mask.shape[1] for part in parts)
     order = places.argsort()
 
     def joined(name: str) -> Tensor:
-        tensors = [getattr(part, name) for part in parts]
-        padded = [functional.pad(x, (0, width - x.shape[1])) if x.dim() == 2 else x for x in tensors]
-        return torch.cat(padded)[order.to(padded[0].device)]
+        rows = padded_rows([getattr(part, name) for part in parts])
+        return rows[order.to(rows.device)]
 
     texts = [text for part in parts for text in part.texts]
     return Rollout(
         joined("tokens"), joined("mask"), joined("logps"), joined("finished"), [texts[i] for i in order.tolist()]
     )
+
+
+def padded_rows(parts: list[Tensor]) -> Tensor:
+    """Rows (n, T) of any T, or (n,), -> one tensor of all, shorter rows padded behind with 0."""
+    width = max(part.shape[-1] for part in parts)
+    return torch.cat([functional.pad(x, (0, width - x.shape[1])) if x.dim() == 2 else x for x in parts])

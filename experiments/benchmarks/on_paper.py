@@ -72,15 +72,15 @@ def machines() -> dict[str, Machine]:
 # ---- report lengths
 
 
-def qwen_ranks() -> dict[bytes, int]:
-    """qwen.tiktoken: byte sequence -> rank. The package is read as a file, never imported."""
+def qwen_ranks() -> dict[bytes, int] | None:
+    """qwen.tiktoken of dashscope: byte sequence -> rank; None where the package, read as a file, is not installed."""
     spec = importlib.util.find_spec("dashscope")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / "resources" / "qwen.tiktoken"
         if path.is_file():
             pairs = (line.split() for line in path.read_bytes().splitlines())
             return {base64.b64decode(token): int(rank) for token, rank in pairs}
-    raise SystemExit("report lengths need qwen.tiktoken: pip install --no-deps dashscope")
+    return None
 
 
 def count_tokens(text: str, ranks: Mapping[bytes, int]) -> int:
@@ -105,6 +105,8 @@ def report_lengths(folder: Path, together: int) -> dict[str, float]:
     """
     annotation = json.loads((folder / "annotation.json").read_text(encoding="utf-8"))
     reports, ranks = [study["report"] for study in annotation["train"]], qwen_ranks()
+    if ranks is None:
+        raise SystemExit("report lengths need qwen.tiktoken: pip install --no-deps dashscope")
     labels = embedded.labeler("cpu").label(reports).tolist()
     alone = [count_tokens(target_text(report, None, think=False), ranks) + 1 for report in reports]
     whole = [count_tokens(target_text(report, row), ranks) + 1 for report, row in zip(reports, labels)]
@@ -231,9 +233,8 @@ def main() -> None:
     options = parser.parse_args()
     lengths = json.loads(RESULTS.read_text(encoding="utf-8"))["lengths"] if not options.data else None
     result = planned(lengths or report_lengths(options.data, reports_of_a_step()))
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(performance_page.on_paper(result))
-    performance_page.write()
+    performance_page.keep(options.out, result)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from experiments.benchmarks import cases
+from mrg_grpo.batch import PromptBatch
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.grpo import Grpo
@@ -56,18 +58,33 @@ def measure(
     paths = cases.pictures(case, images, (steps + 1) * case.studies)
     before = cases.rss_mib()
     cases.reset_peak()
+    batches = [
+        [
+            Study(f"{n}-{i}", tuple(p), "", "train")
+            for i, p in enumerate(paths[n * case.studies : (n + 1) * case.studies])
+        ]
+        for n in range(steps + 1)
+    ]
+    encode = grpo.policy.encoder.encode  # in the step's time, as it is in TRL's
+    seconds, phases = timed_steps(grpo, [lambda studies=studies: encode(studies) for studies in batches], case.tokens)
+    return {**cases.result("ours", case, beta, seconds[1:], before), "first": seconds[0], "phases": phases}
+
+
+def timed_steps(
+    grpo: Grpo, prompts: Sequence[Callable[[], PromptBatch]], tokens: int
+) -> tuple[list[float], dict[str, float]]:
+    """Seconds of a step on each of the prompts, their making included; median seconds by phase without the first.
+
+    Every report must have `tokens` tokens.
+    """
     seconds, phases = [], []
-    for number in range(steps + 1):  # the first one warms up
-        chosen = paths[number * case.studies : (number + 1) * case.studies]
-        studies = [Study(f"{number}-{i}", tuple(p), "", "train") for i, p in enumerate(chosen)]
+    for number, make in enumerate(prompts):
         start = time.perf_counter()
-        result = grpo.step(grpo.policy.encoder.encode(studies), number + 1)
+        result = grpo.step(make(), number + 1)
         seconds.append(time.perf_counter() - start)
-        phases.append(result.metrics)
-    assert result.metrics["length"] == case.tokens
-    names = [name for name in phases[0] if name.startswith("seconds/")]
-    middle = {n.removeprefix("seconds/"): statistics.median(p[n] for p in phases[1:]) for n in names}
-    return {**cases.result("ours", case, beta, seconds[1:], before), "first": seconds[0], "phases": middle}
+        assert result.metrics["length"] == tokens, "the forced length was not kept"
+        phases.append({k.removeprefix("seconds/"): v for k, v in result.metrics.items() if k.startswith("seconds/")})
+    return seconds, {name: statistics.median(p[name] for p in phases[1:]) for name in phases[0]}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments import charts
+from mrg_grpo.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "experiments" / "results"
@@ -327,6 +328,12 @@ def write(page: Path = PAGE, results: Path = RESULTS) -> None:
                 for picture, svg in growth_pictures(record).items():
                     charts.write(page.parent / "images" / picture, svg)
     page.write_text(text, encoding="utf-8")
+
+
+def keep(path: Path, result: dict) -> None:
+    """The result file of a benchmark, and the page with it."""
+    write_whole(path, json.dumps(result, indent=1) + "\n")
+    write()
 
 
 if __name__ == "__main__":

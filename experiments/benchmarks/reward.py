@@ -151,8 +151,7 @@ def main() -> None:
     result = measure(texts, config, 2 if options.quick else options.rounds, options.threads)
     print(performance_page.reward(result))
     if not options.quick:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        performance_page.write()
+        performance_page.keep(options.out, result)
 
 
 if __name__ == "__main__":

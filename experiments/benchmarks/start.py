@@ -111,8 +111,7 @@ def main() -> None:
     result = measure(rounds, options.threads, count, settings)
     print(performance_page.start(result))
     if not options.quick:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        performance_page.write()
+        performance_page.keep(options.out, result)
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ from mrg_grpo.grpo import StepResult
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",
     "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard", "run.decode_batch",
-    "run.keep_text", "model.device", "grpo.micro_batch", "sampling.batch", "sampling.compile",
+    "run.keep_text", "model.device", "grpo.micro_batch", "sampling.batch",
 }  # fmt: skip
 """Settings that a resumed run may have different: they do not change what a step means."""
-ROUNDING = {"model.device", "grpo.micro_batch", "sampling.batch", "sampling.compile"}
+ROUNDING = {"model.device", "grpo.micro_batch", "sampling.batch"}
 """Of these the ones that sum the same numbers in another order: the run goes on, but not bit for bit."""
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl", "followed.jsonl")
 """Files of lines, each with its step."""

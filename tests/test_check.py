@@ -70,12 +70,13 @@ def test_a_folder_that_holds_a_run_fails_and_ends_with_2(config, tmp_path, capsy
     assert "fail  model" in printed and "skip  all others" in printed and "2 fail" in printed
 
 
-def test_a_folder_that_cannot_be_written_fails(config, monkeypatch):
+def test_a_folder_that_cannot_be_written_fails(config, tmp_path, monkeypatch):
     def refuse(dir):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    finding = check.check_folder(config)
+    own = changed(config, run={"output_dir": str(tmp_path / "run")})  # `make train` may have left a run in the default
+    finding = check.check_folder(own)
     assert finding.status == "fail" and "Read-only" in finding.found and "run.output_dir" in finding.remedy
 
 

@@ -35,6 +35,7 @@ from mrg_grpo import ranks
 from mrg_grpo.batch import PromptBatch, PromptEncoder
 from mrg_grpo.cache import ContinuationCache, DecodeCache, PrefixRecorder
 from mrg_grpo.config import Config
+from mrg_grpo.decoder import next_hidden, product
 from mrg_grpo.errors import UserError
 from mrg_grpo.families import Family
 from mrg_grpo.pretrained import load_pretrained
@@ -71,7 +72,8 @@ class Policy:
         self.temperature = 1.0
         self.merge_lora = True
         self.sharded = False  # True: every forward and backward pass is an exchange, so all ranks must make the same
-        self.write_token = self._continue
+        self.write_token = next_hidden
+        self.is_merged = False
         self.remember_start()
 
     @classmethod
@@ -88,7 +90,7 @@ class Policy:
         policy.temperature, policy.sharded = config.sampling.temperature, config.model.shard
         policy.merge_lora = config.sampling.merge_lora and not policy.sharded
         if config.sampling.compile:
-            policy.write_token = torch.compile(policy._continue)
+            policy.write_token = torch.compile(next_hidden)
         return policy
 
     def remember_start(self) -> None:
@@ -151,8 +153,10 @@ class Policy:
                 for layer, weight in zip(layers, weights):
                     weight.data = weight.data + layer.get_delta_weight(layer.active_adapters[0]).to(weight.dtype)
             with self._without_adapter():
+                self.is_merged = True
                 yield
         finally:
+            self.is_merged = False
             for weight, data in zip(weights, kept):
                 weight.data = data
 
@@ -259,11 +263,9 @@ class Policy:
         The position of a report token is the number of REAL prompt tokens + its place + rope_delta: with the padded
         length instead, log-probabilities are off by 0.1 and nothing fails.
         """
-        studies, (b, width) = cache.studies, tokens.shape
-        place = torch.arange(first, first + width, device=tokens.device)
-        seen = prefix.lengths[studies].unsqueeze(1) + place  # (n, T) real tokens in front of each
-        positions = (seen + prefix.rope_deltas[studies].unsqueeze(1)).repeat_interleave(b // len(studies), 0)  # (b, T)
-        cache.masks = self.family.prefix_masks(prefix.attention_mask[studies], prefix.padded, seen)
+        positions = self._place(prefix, cache, first, tokens.shape[1]).repeat_interleave(
+            tokens.shape[0] // len(cache.studies), 0
+        )  # (b, T)
         return (
             self.family.text_model(self.base)(
                 inputs_embeds=self.base.get_input_embeddings()(tokens),
@@ -274,6 +276,14 @@ class Policy:
                 shared=cache,
             )
         ).last_hidden_state
+
+    def _place(self, prefix: Prefix, cache: ContinuationCache | DecodeCache, first: int, width: int) -> Tensor:
+        """Positions (n, T) of report tokens first, first + 1, ...; the cache learns which prompt tokens they see."""
+        studies = cache.studies
+        place = torch.arange(first, first + width, device=prefix.lengths.device)
+        seen = prefix.lengths[studies].unsqueeze(1) + place  # (n, T) real tokens in front of each
+        cache.masks = self.family.prefix_masks(prefix.attention_mask[studies], prefix.padded, seen)
+        return seen + prefix.rope_deltas[studies].unsqueeze(1)
 
     # ---- move 3: through the prompt
 
@@ -293,9 +303,17 @@ class Policy:
 
     def next_logits(self, prefix: Prefix, tokens: Tensor, cache: DecodeCache) -> Tensor:
         """Feed one token per report (b,) -> tempered logits of the one after it (b, V)."""
-        hidden = self.write_token(prefix, tokens.unsqueeze(1), cache, cache.length)
+        if not self.is_merged:
+            hidden = self._continue(prefix, tokens.unsqueeze(1), cache, cache.length)[:, 0]
+            cache.advance()
+            return self._logits(hidden)
+        positions = self._place(prefix, cache, cache.length, 1)  # (n, 1)
+        positions = positions.expand(-1, len(tokens) // len(positions)).flatten()  # (b,)
+        text, embeds = self.family.text_model(self.base), self.base.get_input_embeddings()(tokens)
+        hidden = self.write_token(self.family, text, embeds, positions, cache)
         cache.advance()
-        return self._logits(hidden[:, 0])
+        logits = product(self.base.lm_head, hidden).contiguous()  # summing along a row is slow where it is strided
+        return tempered(logits, self.temperature, self.suppressed)
 
     def in_step(self, alive: Tensor) -> Tensor:
         """Which reports (n, g) go on. Of a sharded base one does for as long as any rank's do: all must run its layers.

@@ -11,8 +11,10 @@ from PIL import Image
 from tiny import write_checkpoint
 from transformers import AutoModelForImageTextToText
 
+from mrg_grpo.cache import DecodeCache
 from mrg_grpo.config import Config, LoraSettings
 from mrg_grpo.data.study import Study
+from mrg_grpo.decoder import next_hidden
 from mrg_grpo.families import FAMILIES
 from mrg_grpo.objective import grpo_loss
 from mrg_grpo.policy import Policy
@@ -195,6 +197,23 @@ def test_samples_do_not_depend_on_the_batch(checkpoint, studies):
     assert other.texts != both.texts
 
 
+def test_the_hand_written_token_equals_transformers_layers(checkpoint, studies):
+    """`decoder.next_hidden` against the text model itself, on padded prompts of different lengths, over some tokens."""
+    policy = load(checkpoint)
+    tokens, _ = continuations(policy)
+    rows = torch.arange(len(studies))
+    with torch.no_grad(), policy.merged():
+        prefix = policy.prefill(policy.encoder.encode(studies))
+        caches = [DecodeCache(prefix.keys, prefix.values, rows, G, 8) for _ in range(2)]
+        for t in range(6):
+            by_hand = policy.next_logits(prefix, tokens[:, t], caches[0])
+            policy.is_merged = False
+            plain = policy.next_logits(prefix, tokens[:, t], caches[1])
+            policy.is_merged = True
+            seen = plain.isfinite()
+            assert torch.equal(seen, by_hand.isfinite()) and (by_hand[seen] - plain[seen]).abs().max() < 1e-5
+
+
 def test_reports_that_ended_leave_the_batch_without_a_trace(checkpoint, studies, monkeypatch):
     policy = load(checkpoint)
     policy.stop_ids = list(range(0, 200, 9))  # end often
@@ -208,7 +227,7 @@ def test_reports_that_ended_leave_the_batch_without_a_trace(checkpoint, studies,
 @pytest.mark.slow
 def test_a_compiled_step_writes_the_same_reports(checkpoint, studies):
     policies = [load(checkpoint), load(checkpoint, compile=True)]
-    assert policies[0].write_token == policies[0]._continue != policies[1].write_token
+    assert policies[0].write_token is next_hidden is not policies[1].write_token
     for step in (2, 3):
         eager, compiled = (sample(p, p.prefill(p.encoder.encode(studies)), ["one", "two"], 20, step) for p in policies)
         assert torch.equal(compiled.tokens, eager.tokens)

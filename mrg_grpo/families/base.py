@@ -51,6 +51,8 @@ class Family(ABC):
     vision_lora_pattern = r".*visual\.blocks\..*\.(?:{targets})"
     vision_targets: tuple[str, ...]
     """Attention and MLP projections of the vision tower, which lora.vision adds."""
+    norms: ClassVar[tuple[str, str, str, str]] = ("input_layernorm", "", "post_attention_layernorm", "")
+    """A text layer's norms before and after attention, before and after the MLP; "" where there is none."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         self.config = config
@@ -96,6 +98,11 @@ class Family(ABC):
     def continuation_positions(self, positions: Tensor) -> Tensor:
         """Positions of report tokens (b, t) in the form the text model takes."""
         return positions
+
+    def rotations(self, text: Any, hidden: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Rotary cosines and sines (b, t, head_dim) of `positions`, by kind of attention layer."""
+        rotation = text.rotary_emb(hidden, positions)
+        return {"full_attention": rotation, "sliding_attention": rotation}
 
     def prompt_masks(self, batch: PromptBatch, place: Tensor, real: Tensor, padded: bool) -> Masks:
         """Masks of the prompt itself; place (N, P) counts real tokens. Without padding plain causal needs no tensor."""

@@ -29,6 +29,12 @@ class Gemma3(Family):
     image_token, placeholder = "<image_soft_token>", "<start_of_image>"
     vision_tokens = ("<image_soft_token>", "<start_of_image>", "<end_of_image>")
     vision_lora_pattern = r".*vision_tower.*\.layers\..*\.(?:{targets})"
+    norms = (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    )
     vision_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
     def image_processor(self, path: str, max_pixels: int | None) -> Gemma3ImageProcessorPil:
@@ -57,6 +63,9 @@ class Gemma3(Family):
             embeds = embeds.masked_scatter(image.unsqueeze(-1), features.to(embeds.dtype))
         positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)  # (N, P)
         return PromptInputs(embeds, positions, torch.zeros_like(positions[:, 0]), {})
+
+    def rotations(self, text: Any, hidden: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        return {kind: text.rotary_emb(hidden, positions, kind) for kind in set(text.config.layer_types)}
 
     def prompt_masks(self, batch: PromptBatch, place: Tensor, real: Tensor, padded: bool) -> Masks:
         image = batch.input_ids == self.config.image_token_id

@@ -38,15 +38,17 @@ bench: .venv-bench/.done
 	.venv-bench/bin/pip install -q -c .venv-bench/constraints.txt -e '.[bench]'
 	touch $@
 
-# all ablations, three seeds, about 10 hours on 2 cores: seed 0 of every experiment first; stop it and start it again at will
+# all ablations, three seeds, about 10 hours on 2 cores: seed 0 of every experiment first; stop it and start it again at
+# will. JOBS arms run side by side, each on its share of the cores: more arms an hour than one on all
+JOBS ?= 2
 ABLATIONS := rewards margin format group
 ablate: .venv/.dev
 	for seeds in 0 "0 1" "0 1 2"; do for name in $(ABLATIONS); do \
-	  $(BIN)/python experiments/ablate_$$name.py --seeds $$seeds || exit $$?; done; done
+	  $(BIN)/python experiments/ablate_$$name.py --jobs $(JOBS) --seeds $$seeds || exit $$?; done; done
 
 # the core arms of the first, one seed, short runs: about 25 minutes
 ablate-quick: .venv/.dev
-	$(BIN)/python experiments/ablate_rewards.py --quick
+	$(BIN)/python experiments/ablate_rewards.py --quick --jobs $(JOBS)
 
 # what each reward pays for: needs the real reports beside the project
 audit: .venv/.core

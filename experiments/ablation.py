@@ -25,6 +25,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,12 +221,33 @@ def steps_in_time(bench: Bench, arm: Arm, seed: int, folder: Path, settings: lis
     return max(1, round(budget / (sum(seconds) / len(seconds))))
 
 
+def run_all(bench: Bench, pairs: Sequence[tuple[Arm, int]], jobs: int) -> None:
+    """Arms and seeds, `jobs` at a time; those that others build on come first, so that none is run twice at once."""
+
+    def grounds(arm: Arm) -> list[Arm]:
+        return [bench.experiment.arm(name) for name in (arm.start, arm.same_time_as) if name]
+
+    needed = [(ground, seed) for arm, seed in pairs for ground in grounds(arm)]
+    first = list(dict.fromkeys([*needed, *(pair for pair in pairs if not grounds(pair[0]))]))
+    later = [pair for pair in pairs if pair not in first]
+    for wave in (first, later):
+        with ThreadPoolExecutor(jobs) as pool:
+            running = [pool.submit(run_arm, bench, *pair) for pair in wave]
+            try:
+                for one in running:
+                    one.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
 def main(experiment: Experiment) -> None:
     """The command line of an ablate_*.py."""
     parser = argparse.ArgumentParser(description=experiment.question)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", help="these arms alone")
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(experiment.quick)}; {' '.join(QUICK)}")
+    parser.add_argument("--jobs", type=int, default=1, help="arms side by side, each on its share of the cores")
     parser.add_argument("--page", action="store_true", help="rewrite the page from the records, run nothing")
     arguments = parser.parse_args()
     bench = Bench(experiment, QUICK if arguments.quick else (), label="quick" if arguments.quick else "")
@@ -233,9 +255,11 @@ def main(experiment: Experiment) -> None:
 
     names = arguments.arms or (experiment.quick if arguments.quick else [arm.name for arm in experiment.arms])
     try:
-        for seed in [] if arguments.page else arguments.seeds:
-            for name in names:
-                run_arm(bench, experiment.arm(name), seed)
+        pairs = [(experiment.arm(name), seed) for seed in arguments.seeds for name in names]
+        if not arguments.page:
+            threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+            os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # of the commands that are started
+            run_all(bench, pairs, arguments.jobs)
         write_page(bench, PAGE)
     except UserError as error:
         print(error, file=sys.stderr)

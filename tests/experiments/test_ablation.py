@@ -130,6 +130,27 @@ def test_token_level_training_gets_the_time_of_the_other_arm(bench, called):
     assert len(called) == 4 and called[3][2] and called[3][1]["run.steps"] == "24"
 
 
+def test_arms_side_by_side_run_what_they_build_on_first_and_once(bench, called):
+    ablation.run_all(bench, [(arm, seed) for seed in (0, 1) for arm in (ARMS[4], ARMS[2])], jobs=4)
+    assert {name for name, _, _ in called[:4]} == {"sft", "train"}  # of each seed the short sft and the timed arm
+    assert [call[1]["run.steps"] for call in called[:4]].count("3") == 2
+    assert len(called) == 4 + 2 * (1 + 2)  # then of each seed the arm behind the short sft, a probe and an arm
+    assert all(bench.record_path(arm, seed).exists() for arm in ARMS[1:] for seed in (0, 1))
+
+
+def test_a_failing_arm_ends_those_that_wait(bench, monkeypatch):
+    calls = []
+
+    def failing(words):
+        calls.append(words)
+        raise SystemExit(3)
+
+    monkeypatch.setattr(ablation, "call", failing)
+    with pytest.raises(SystemExit) as stop:
+        ablation.run_all(bench, [(ARMS[1], seed) for seed in range(9)], jobs=1)
+    assert stop.value.code == 3 and len(calls) < 9
+
+
 def test_a_stop_ends_the_whole(bench, monkeypatch):
     monkeypatch.setattr(ablation.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=143))
     with pytest.raises(SystemExit) as stop:

@@ -350,6 +350,8 @@ def check(config: Config) -> Config:
         raise UserError(f"grpo.clip_low: {config.grpo.clip_low} must be below 1, usual is 0.2")
     if config.sampling.compile and config.model.shard:
         raise UserError("sampling.compile: not with model.shard; take one of them back")
+    if config.sampling.compile and not config.sampling.merge_lora:
+        raise UserError("sampling.compile: compiles the merged layers; set sampling.merge_lora = true, or take it back")
     if not 0 <= config.reward.mccs.margin < 1:
         raise UserError(f"reward.mccs.margin: {config.reward.mccs.margin} must be at least 0 and below 1")
     if not any(config.reward.weights.values()):

@@ -25,34 +25,33 @@ from mrg_grpo.families import Family
 
 
 def next_hidden(family: Family, text: Any, embeds: Tensor, positions: Tensor, cache: DecodeCache) -> Tensor:
-    """Embeddings (b, D) of one token per report at positions (b,) -> last hidden states (b, D). Writes the cache."""
-    rotations = family.rotations(text, embeds, family.continuation_positions(positions.unsqueeze(1)))
+    """Embeddings (b, D) of one token per report at positions (b, 1) -> last hidden states (b, D). Writes the cache."""
+    rotations = family.rotations(text, embeds, family.continuation_positions(positions))
     before_attention, after_attention, before_mlp, after_mlp = family.norms
     hidden = embeds
-    for index, layer in enumerate(text.layers):
-        kind = "sliding_attention" if getattr(layer.self_attn, "sliding_window", None) else "full_attention"
+    for layer in text.layers:
         branch = getattr(layer, before_attention)(hidden)
-        branch = attention(layer.self_attn, branch, rotations[kind], cache, index, cache.masks[kind])
+        branch = attention(layer.self_attn, branch, rotations, cache)
         hidden = hidden + (getattr(layer, after_attention)(branch) if after_attention else branch)
         branch = gated(layer.mlp, getattr(layer, before_mlp)(hidden))
         hidden = hidden + (getattr(layer, after_mlp)(branch) if after_mlp else branch)
     return text.norm(hidden)
 
 
-def attention(
-    layer: Any, hidden: Tensor, rotation: tuple[Tensor, Tensor], cache: DecodeCache, index: int, mask: Tensor | None
-) -> Tensor:
+def attention(layer: Any, hidden: Tensor, rotations: dict[str, tuple[Tensor, Tensor]], cache: DecodeCache) -> Tensor:
     """(b, D) -> (b, D): one token of each report looks at its prompt and at what it wrote before."""
-    b, d = len(hidden), layer.head_dim
+    b, d, index = len(hidden), layer.head_dim, layer.layer_idx
+    window = getattr(layer, "sliding_window", None)
+    kind = "sliding_attention" if window else "full_attention"
     query, key = product(layer.q_proj, hidden).view(b, -1, d), product(layer.k_proj, hidden).view(b, -1, d)
     if hasattr(layer, "q_norm"):
         query, key = layer.q_norm(query), layer.k_norm(key)
     heads = query.shape[1]
-    both = rotated(torch.cat([query, key], dim=1), *rotation).unsqueeze(2)  # (b, H + h, 1, d)
+    both = rotated(torch.cat([query, key], dim=1), *rotations[kind]).unsqueeze(2)  # (b, H + h, 1, d)
     value = product(layer.v_proj, hidden).view(b, -1, 1, d)
     own = cache.update(both[:, heads:], value, index)
-    window = getattr(layer, "sliding_window", None)
-    out = prefix_attention(both[:, :heads], *own, *cache.prefix(index), layer.scaling, mask, window)  # (b, 1, H, d)
+    query, prompt = both[:, :heads], cache.prefix(index)
+    out = prefix_attention(query, *own, *prompt, layer.scaling, cache.masks[kind], window)  # (b, 1, H, d)
     return product(layer.o_proj, out.reshape(b, -1))
 
 

@@ -73,7 +73,7 @@ class Policy:
         self.merge_lora = True
         self.sharded = False  # True: every forward and backward pass is an exchange, so all ranks must make the same
         self.write_token = next_hidden
-        self.is_merged = False
+        self.is_merged = False  # True within `merged`: the text layers are plain linear ones
         self.remember_start()
 
     @classmethod
@@ -263,9 +263,7 @@ class Policy:
         The position of a report token is the number of REAL prompt tokens + its place + rope_delta: with the padded
         length instead, log-probabilities are off by 0.1 and nothing fails.
         """
-        positions = self._place(prefix, cache, first, tokens.shape[1]).repeat_interleave(
-            tokens.shape[0] // len(cache.studies), 0
-        )  # (b, T)
+        positions = self._place(prefix, tokens, cache, first)
         return (
             self.family.text_model(self.base)(
                 inputs_embeds=self.base.get_input_embeddings()(tokens),
@@ -277,13 +275,13 @@ class Policy:
             )
         ).last_hidden_state
 
-    def _place(self, prefix: Prefix, cache: ContinuationCache | DecodeCache, first: int, width: int) -> Tensor:
-        """Positions (n, T) of report tokens first, first + 1, ...; the cache learns which prompt tokens they see."""
-        studies = cache.studies
-        place = torch.arange(first, first + width, device=prefix.lengths.device)
+    def _place(self, prefix: Prefix, tokens: Tensor, cache: ContinuationCache | DecodeCache, first: int) -> Tensor:
+        """Positions of tokens (b, T), as `_continue` says; the cache learns which prompt tokens they see."""
+        studies, (b, width) = cache.studies, tokens.shape
+        place = torch.arange(first, first + width, device=tokens.device)
         seen = prefix.lengths[studies].unsqueeze(1) + place  # (n, T) real tokens in front of each
         cache.masks = self.family.prefix_masks(prefix.attention_mask[studies], prefix.padded, seen)
-        return seen + prefix.rope_deltas[studies].unsqueeze(1)
+        return (seen + prefix.rope_deltas[studies].unsqueeze(1)).repeat_interleave(b // len(studies), 0)
 
     # ---- move 3: through the prompt
 
@@ -303,17 +301,15 @@ class Policy:
 
     def next_logits(self, prefix: Prefix, tokens: Tensor, cache: DecodeCache) -> Tensor:
         """Feed one token per report (b,) -> tempered logits of the one after it (b, V)."""
-        if not self.is_merged:
-            hidden = self._continue(prefix, tokens.unsqueeze(1), cache, cache.length)[:, 0]
-            cache.advance()
-            return self._logits(hidden)
-        positions = self._place(prefix, cache, cache.length, 1)  # (n, 1)
-        positions = positions.expand(-1, len(tokens) // len(positions)).flatten()  # (b,)
-        text, embeds = self.family.text_model(self.base), self.base.get_input_embeddings()(tokens)
-        hidden = self.write_token(self.family, text, embeds, positions, cache)
+        rows = tokens.unsqueeze(1)  # (b, 1)
+        if self.is_merged:
+            positions = self._place(prefix, rows, cache, cache.length)
+            text, embeds = self.family.text_model(self.base), self.base.get_input_embeddings()(tokens)
+            hidden = self.write_token(self.family, text, embeds, positions, cache)
+        else:
+            hidden = self._continue(prefix, rows, cache, cache.length)[:, 0]
         cache.advance()
-        logits = product(self.base.lm_head, hidden).contiguous()  # summing along a row is slow where it is strided
-        return tempered(logits, self.temperature, self.suppressed)
+        return self._logits(hidden)
 
     def in_step(self, alive: Tensor) -> Tensor:
         """Which reports (n, g) go on. Of a sharded base one does for as long as any rank's do: all must run its layers.
@@ -325,7 +321,10 @@ class Policy:
         return alive
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return tempered(self.base.lm_head(hidden), self.temperature, self.suppressed)
+        head = self.base.lm_head
+        # contiguous: summing along a row is slow where it is strided
+        logits = product(head, hidden).contiguous() if self.is_merged else head(hidden)
+        return tempered(logits, self.temperature, self.suppressed)
 
 
 def with_adapter(model: Any, family: Family, config: Config, adapter: str | None, trainable: bool) -> Any:

@@ -107,7 +107,7 @@ def test_beta_holds_the_policy_near_its_start(checkpoint, studies):
 
 
 def test_it_learns(checkpoint, studies):
-    grpo = build(setting(checkpoint, dtype="float32", beta=0.0, group_size=16))
+    grpo = build(setting(checkpoint, beta=0.0, group_size=16))
     half = set("abcdefghijklm")  # about one character in twenty at the start
     grpo.rewards.terms = {"ccs": lambda r: torch.tensor([sum(c in half for c in text) / 12 for text in r.completions])}
     rewards = [result.metrics["reward"] for result in run(grpo, studies, 30)]

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from mrg_grpo import ranks
 
 
-def as_rank(rank, world, port, folder, function, arguments):
+def as_rank(rank, world, ports, folder, function, arguments):
     """The life of one process; it never goes on in its parent's code."""
     code = 1
     try:
@@ -23,7 +23,11 @@ def as_rank(rank, world, port, folder, function, arguments):
             setattr(sys, name, os.fdopen(number, "w", buffering=1))
         torch.set_num_threads(1)  # threads of the parent's pool are not there after a fork
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(ports.get()),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
         faulthandler.dump_traceback_later(60, file=sys.stderr)
         ranks.begin()
         torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
@@ -43,13 +47,16 @@ def as_rank(rank, world, port, folder, function, arguments):
 def running(world, folder, function, *arguments):
     """The processes of `world` ranks. The store where they meet is this process's, as it is torchrun's."""
     context = multiprocessing.get_context("fork")
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ports = context.SimpleQueue()
     processes = [
-        context.Process(target=as_rank, args=(rank, world, store.port, folder, function, arguments))
-        for rank in range(world)
+        context.Process(target=as_rank, args=(rank, world, ports, folder, function, arguments)) for rank in range(world)
     ]
     for process in processes:
         process.start()
+    # the store only now: its thread serves the first ranks, and one forked meanwhile would inherit the locks it holds
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for _ in processes:
+        ports.put(store.port)
     yield processes
     for process in processes:
         process.kill()

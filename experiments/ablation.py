@@ -255,6 +255,8 @@ def main(experiment: Experiment) -> None:
 
     names = arguments.arms or (experiment.quick if arguments.quick else [arm.name for arm in experiment.arms])
     try:
+        if arguments.jobs < 1:
+            raise UserError(f"--jobs {arguments.jobs}: at least 1")
         pairs = [(experiment.arm(name), seed) for seed in arguments.seeds for name in names]
         if not arguments.page:
             threads = max(1, (os.cpu_count() or 1) // arguments.jobs)

@@ -70,11 +70,10 @@ def save_checkpoint(run_dir: Path, step: int, policy: Policy, optimizer: torch.o
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    # one of a later step is damaged and was passed over: it must not push out what is sound
-    kept = [path for path in saved_steps(run_dir) if path.name <= final.name][-KEEP:]
-    for old in saved_steps(run_dir):
-        if old not in kept:
-            shutil.rmtree(old)
+    for path in saved_steps(run_dir):
+        if path.name > final.name:  # damaged, and passed over by a resume: it must not push out what is sound
+            shutil.rmtree(path)
+    remove_old(run_dir, step)
     return final
 
 
@@ -108,6 +107,12 @@ def resume(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> R
     return resumed
 
 
+def remove_old(run_dir: Path, step: int) -> None:
+    """Of the checkpoints up to `step` only the newest KEEP stay; later ones, damaged and passed over, are left alone."""
+    for path in [path for path in saved_steps(run_dir) if path.name <= f"step-{step:06d}"][:-KEEP]:
+        shutil.rmtree(path)
+
+
 def read_newest(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> Resumed:
     """`resume` of one rank."""
     damaged = []
@@ -119,6 +124,7 @@ def read_newest(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer)
         state = torch.load(folder / "state.pt", map_location=policy.device, weights_only=True)
         load_adapter(policy, folder / "adapter")
         optimizer.load_state_dict(state["optimizer"])
+        remove_old(run_dir, state["step"])  # a kill may have come between writing this one and removing the oldest
         return Resumed(state["step"], damaged)
     if damaged:
         raise UserError(

@@ -14,6 +14,7 @@ from command import CONFIG, run
 from test_grpo import build, setting
 from tiny import write_checkpoint
 
+from mrg_grpo import checkpoint
 from mrg_grpo.checkpoint import find_fault, resume, save_checkpoint, saved_steps
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, load_config
@@ -133,6 +134,22 @@ def test_a_damaged_one_of_a_later_step_never_pushes_out_a_sound_one(grpo, saved)
     save_checkpoint(saved, 3, grpo.policy, grpo.optimizer)
     assert [path.name for path in saved_steps(saved)] == ["step-000002", "step-000003"]
     assert sorted(path.name for path in (saved / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_what_a_kill_kept_from_removal_goes_on_resume_and_evidence_stays(grpo, saved, monkeypatch, damage):
+    """A kill after a checkpoint was renamed and before the oldest was removed; no later save comes at a run's end."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "remove_old", lambda run_dir, step: None)
+        for step in (3, 4):
+            save_checkpoint(saved, step, grpo.policy, grpo.optimizer)
+    if damage:
+        cut(saved / "checkpoints" / "step-000004" / "state.pt")
+    state = resume(saved, grpo.policy, grpo.optimizer)
+    kept = [2, 3, 4] if damage else [3, 4]
+    assert state.step == (3 if damage else 4) and saved_steps(saved) == [
+        saved / "checkpoints" / f"step-{step:06d}" for step in kept
+    ]
 
 
 def test_a_loaded_state_is_written_as_the_same_bytes(grpo, saved, tmp_path):

@@ -151,6 +151,13 @@ def test_a_failing_arm_ends_those_that_wait(bench, monkeypatch):
     assert stop.value.code == 3 and len(calls) < 9
 
 
+def test_no_jobs_is_refused_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["ablate_rewards.py", "--jobs", "0"])
+    with pytest.raises(SystemExit) as stop:
+        ablation.main(ablate_rewards.EXPERIMENT)
+    assert stop.value.code == 2 and capsys.readouterr().err == "--jobs 0: at least 1\n"
+
+
 def test_a_stop_ends_the_whole(bench, monkeypatch):
     monkeypatch.setattr(ablation.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=143))
     with pytest.raises(SystemExit) as stop:

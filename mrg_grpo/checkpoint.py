@@ -108,7 +108,7 @@ def resume(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> R
 
 
 def remove_old(run_dir: Path, step: int) -> None:
-    """Of the checkpoints up to `step` only the newest KEEP stay; later ones, damaged and passed over, are left alone."""
+    """Of the checkpoints up to `step` only the newest KEEP stay. Later ones, damaged and passed over, stay too."""
     for path in [path for path in saved_steps(run_dir) if path.name <= f"step-{step:06d}"][:-KEEP]:
         shutil.rmtree(path)
 

@@ -163,8 +163,6 @@ class SamplingConfig:
     """Reports decoded together; 0 is all of the step. Bounds the memory of sampling."""
     merge_lora: bool = True
     """Fold LoRA into a copy of the adapted weights while sampling: faster, for the memory of that copy."""
-    compile: bool = False
-    """torch.compile the step that writes one token: a minute at the start and a C++ compiler, then faster sampling."""
 
 
 @dataclass
@@ -348,10 +346,6 @@ def check(config: Config) -> Config:
         raise UserError("grpo.group_size: must be at least 2; a group of one has no advantage and nothing to learn")
     if config.grpo.clip_low >= 1:
         raise UserError(f"grpo.clip_low: {config.grpo.clip_low} must be below 1, usual is 0.2")
-    if config.sampling.compile and config.model.shard:
-        raise UserError("sampling.compile: not with model.shard; take one of them back")
-    if config.sampling.compile and not config.sampling.merge_lora:
-        raise UserError("sampling.compile: compiles the merged layers; set sampling.merge_lora = true, or take it back")
     if not 0 <= config.reward.mccs.margin < 1:
         raise UserError(f"reward.mccs.margin: {config.reward.mccs.margin} must be at least 0 and below 1")
     if not any(config.reward.weights.values()):

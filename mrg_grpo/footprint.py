@@ -68,6 +68,7 @@ class Model:
     rank: int
     targets: tuple[str, ...]  # names of the adapted linear layers
     size: int  # bytes of a base weight
+    packed: bool = False  # fp32 on a CPU: merging lays out every linear layer anew, adapted or not
 
     @property
     def cache(self) -> int:
@@ -205,8 +206,8 @@ def sample(m: Model, s: Shape) -> Bytes:
 
 
 def merged_copy(m: Model, s: Shape) -> float:
-    """The adapted weights once more, with LoRA folded in."""
-    return m.adapted * m.size if s.merged else 0.0
+    """The adapted weights once more, with LoRA folded in; packed ones of all layers and of the projection."""
+    return (m.text + m.vocabulary * m.hidden if m.packed else m.adapted) * m.size if s.merged else 0.0
 
 
 def decode_cache(m: Model, s: Shape, studies: int, reports: int) -> float:

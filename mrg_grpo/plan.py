@@ -85,6 +85,7 @@ def model_sizes(config: Config) -> Model:
         rank=rank,
         targets=tuple(sorted({name.rpartition(".")[2] for name in lora_layers})),
         size=size,
+        packed=on_cpu and size == 4,
     )
 
 

@@ -35,7 +35,7 @@ from mrg_grpo import ranks
 from mrg_grpo.batch import PromptBatch, PromptEncoder
 from mrg_grpo.cache import ContinuationCache, DecodeCache, PrefixRecorder
 from mrg_grpo.config import Config
-from mrg_grpo.decoder import next_hidden, product
+from mrg_grpo.decoder import MergedLinear, linear_places, next_hidden
 from mrg_grpo.errors import UserError
 from mrg_grpo.families import Family
 from mrg_grpo.pretrained import load_pretrained
@@ -72,7 +72,6 @@ class Policy:
         self.temperature = 1.0
         self.merge_lora = True
         self.sharded = False  # True: every forward and backward pass is an exchange, so all ranks must make the same
-        self.write_token = next_hidden
         self.is_merged = False  # True within `merged`: the text layers are plain linear ones
         self.remember_start()
 
@@ -89,8 +88,6 @@ class Policy:
         policy = cls(model, parts.tokenizer, parts.family, encoder, parts.stop_ids)
         policy.temperature, policy.sharded = config.sampling.temperature, config.model.shard
         policy.merge_lora = config.sampling.merge_lora and not policy.sharded
-        if config.sampling.compile:
-            policy.write_token = torch.compile(next_hidden)
         return policy
 
     def remember_start(self) -> None:
@@ -136,29 +133,26 @@ class Policy:
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Within: LoRA folded into a copy of the base weights, for sampling.
+        """Within: plain layers with LoRA folded into copies of their weights stand in the text model, for sampling.
 
-        The base is kept and put back, so the undoing is exact (PEFT's unmerge subtracts a rounded delta). In bf16 a
-        merged policy samples slightly differently: the gap is logged. The copy is as large as the adapted layers;
-        `sampling.merge_lora = false` does without it.
+        The base is not touched, so the undoing is exact (PEFT's unmerge subtracts a rounded delta). In bf16 a merged
+        policy samples slightly differently: the gap is logged. The copy is as large as the adapted layers, and on a CPU
+        as all of the text model's; `sampling.merge_lora = false` does without it.
         """
         if not self.merge_lora:
             yield
             return
-        layers: list[Any] = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
-        weights = [layer.get_base_layer().weight for layer in layers]
-        kept = [weight.data for weight in weights]
+        places = [*linear_places(self.family.text_model(self.base)), (self.base, "lm_head", self.base.lm_head)]
         try:
             with torch.no_grad():
-                for layer, weight in zip(layers, weights):
-                    weight.data = weight.data + layer.get_delta_weight(layer.active_adapters[0]).to(weight.dtype)
-            with self._without_adapter():
-                self.is_merged = True
-                yield
+                for parent, name, layer in places:
+                    setattr(parent, name, MergedLinear(layer))
+            self.is_merged = True
+            yield
         finally:
             self.is_merged = False
-            for weight, data in zip(weights, kept):
-                weight.data = data
+            for parent, name, layer in places:
+                setattr(parent, name, layer)
 
     @contextmanager
     def _without_adapter(self) -> Iterator[None]:
@@ -305,7 +299,7 @@ class Policy:
         if self.is_merged:
             positions = self._place(prefix, rows, cache, cache.length)
             text, embeds = self.family.text_model(self.base), self.base.get_input_embeddings()(tokens)
-            hidden = self.write_token(self.family, text, embeds, positions, cache)
+            hidden = next_hidden(self.family, text, embeds, positions, cache)
         else:
             hidden = self._continue(prefix, rows, cache, cache.length)[:, 0]
         cache.advance()
@@ -321,10 +315,7 @@ class Policy:
         return alive
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        head = self.base.lm_head
-        # contiguous: summing along a row is slow where it is strided
-        logits = product(head, hidden).contiguous() if self.is_merged else head(hidden)
-        return tempered(logits, self.temperature, self.suppressed)
+        return tempered(self.base.lm_head(hidden), self.temperature, self.suppressed)
 
 
 def with_adapter(model: Any, family: Family, config: Config, adapter: str | None, trainable: bool) -> Any:

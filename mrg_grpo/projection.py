@@ -28,10 +28,10 @@ def tempered(logits: Tensor, temperature: float, suppressed: Tensor) -> Tensor:
 
 def logps_and_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Tempered logits (M, V), targets (M,) -> log p(target) (M,), entropy in nats (M,), probabilities (M, V)."""
-    lse = torch.logsumexp(logits, dim=-1)  # (M,)
-    probabilities = (logits - lse.unsqueeze(-1)).exp()
-    entropy = lse - (probabilities * logits.masked_fill(logits.isneginf(), 0.0)).sum(dim=-1)
-    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - lse, entropy, probabilities
+    all_logps = logits.log_softmax(dim=-1)
+    probabilities = all_logps.exp()
+    entropy = -torch.where(probabilities > 0, probabilities * all_logps, 0.0).sum(dim=-1)  # 0 log 0 = 0
+    return all_logps.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropy, probabilities
 
 
 class _FrozenProjection(torch.autograd.Function):

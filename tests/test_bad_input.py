@@ -296,8 +296,6 @@ CONFIGS = {
     "nan weight": ("[reward.weights]\nmccs = nan", "weights.mccs: expected a finite number"),
     "contradiction: a group of one": ("[grpo]\ngroup_size = 1", "a group of one has no advantage"),
     "contradiction: clip": ("[grpo]\nclip_low = 1.5", "must be below 1"),
-    "contradiction: compile": ("[model]\nshard = true\n[sampling]\ncompile = true", "not with model.shard"),
-    "contradiction: merge": ("[sampling]\ncompile = true\nmerge_lora = false", "set sampling.merge_lora = true"),
     "contradiction: data without a folder": ("[data]\nform = 'mimic_cxr'", "needs the folder of the data set"),
     "contradiction: nothing to learn": ("[reward.weights]\nmccs = 0", "every weight is 0"),
     "not TOML": ("[grpo\n", "not valid TOML"),

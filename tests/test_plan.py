@@ -11,6 +11,7 @@ from mrg_grpo import footprint, plan
 from mrg_grpo.cache import DecodeCache
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, LoraSettings, load_config
+from mrg_grpo.decoder import MergedLinear
 from mrg_grpo.faults import State
 from mrg_grpo.policy import Policy
 from mrg_grpo.projection import CHUNK_ELEMENTS
@@ -111,12 +112,22 @@ def test_weights_are_what_the_policy_holds(checkpoint):
         assert sizes.total * 2 == sum(p.numel() * p.element_size() for p in base)
         alive = footprint.resident(sizes, shape(False))
         assert alive["adapter and its start"] == 2 * sum(p.numel() * p.element_size() for p in trained)
-        before = {id(p): p.data_ptr() for p in base}
+        kept = {p.data_ptr() for p in base}
         with policy.merged():
-            copied = [p for p in base if p.data_ptr() != before[id(p)]]
-        assert footprint.sample(sizes, shape(False))["merged copy of adapted weights"] == 2 * sum(
-            p.numel() for p in copied
-        )
+            merged = [module.weight for module in policy.base.modules() if isinstance(module, MergedLinear)]
+        copied = sum(weight.numel() for weight in merged if weight.data_ptr() not in kept)
+        assert footprint.sample(sizes, shape(False))["merged copy of adapted weights"] == 2 * copied
+
+
+def test_packed_weights_are_those_of_every_linear_layer(checkpoint):
+    config = settings(checkpoint, "float32", QV)
+    policy, sizes = Policy.load(config), plan.model_sizes(config)
+    with policy.merged():
+        merged = [module.weight for module in policy.base.modules() if isinstance(module, MergedLinear)]
+    assert all(weight.is_mkldnn for weight in merged)
+    copied = sum(weight.numel() for weight in merged)
+    planned = footprint.sample(sizes, shape(False))["merged copy of adapted weights"]
+    assert planned == pytest.approx(4 * copied, rel=0.02)  # norms and biases, which are not packed, are counted too
 
 
 def test_the_copy_for_late_faults_is_counted_where_it_is_kept(checkpoint):

@@ -112,7 +112,6 @@ def worker(measure: Callable[..., dict], description: str) -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--micro-batch", type=int, default=0)
-    parser.add_argument("--compile", action="store_true", help="sampling.compile; TRL has no such setting")
     settings = vars(parser.parse_args())
     torch.set_num_threads(settings.pop("threads"))
     print(json.dumps(measure(CASES[settings.pop("case")], **settings)))

@@ -25,16 +25,14 @@ class NoLabels:
         return torch.zeros(len(texts), 14, dtype=torch.long)
 
 
-def configuration(
-    case: cases.Case, checkpoint: Path, beta: float, micro_batch: int = 0, compile: bool = False
-) -> Config:
+def configuration(case: cases.Case, checkpoint: Path, beta: float, micro_batch: int = 0) -> Config:
     config = Config()
     config.model.path, config.model.device = str(checkpoint), "cpu"
     config.data.max_pixels = case.side**2
     config.lora.rank, config.lora.alpha = cases.LORA["r"], cases.LORA["lora_alpha"]
     config.grpo.group_size, config.grpo.studies_per_step = case.group, case.studies
     config.grpo.beta, config.grpo.learning_rate, config.grpo.micro_batch = beta, cases.LEARNING_RATE, micro_batch
-    config.sampling.max_tokens, config.sampling.compile = case.tokens, compile
+    config.sampling.max_tokens = case.tokens
     config.reward.weights = {"experiments.benchmarks.cases:spread_reward": 1.0}
     return config
 
@@ -52,9 +50,8 @@ def measure(
     beta: float,
     steps: int,
     micro_batch: int = 0,
-    compile: bool = False,
 ) -> dict:
-    grpo = build(configuration(case, checkpoint, beta, micro_batch, compile))
+    grpo = build(configuration(case, checkpoint, beta, micro_batch))
     paths = cases.pictures(case, images, (steps + 1) * case.studies)
     before = cases.rss_mib()
     cases.reset_peak()

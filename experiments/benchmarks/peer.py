@@ -42,10 +42,7 @@ def dataset(case: cases.Case, paths: list[list[str]]) -> Dataset:
     return Dataset.from_dict(rows, features=features)
 
 
-def measure(
-    case: cases.Case, checkpoint: Path, images: Path, beta: float, steps: int, micro_batch: int, compile: bool
-) -> dict:
-    assert not compile
+def measure(case: cases.Case, checkpoint: Path, images: Path, beta: float, steps: int, micro_batch: int) -> dict:
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     processor = Qwen2_5_VLProcessor(

@@ -4,9 +4,8 @@
 
 Each engine runs in fresh processes, in pairs one after the other; a ratio is taken within a pair, and the median of the
 pairs is the result, so that a machine whose speed drifts does not decide. Memory is the peak of the resident set minus
-what it was when the model was loaded. Our default settings decide; beside them stands `sampling.compile`, whose first
-step takes a minute. TRL has no such setting. Writes results/step_against_trl.json row by row, and goes on where it was
-stopped.
+what it was when the model was loaded. Writes results/step_against_trl.json row by row, and goes on where
+it was stopped.
 """
 
 from __future__ import annotations
@@ -55,29 +54,24 @@ def run(module: str, arguments: list[str], threads: int) -> dict:
 
 
 def compare(case: cases.Case, beta: float, checkpoint: Path, images: Path, options: argparse.Namespace) -> dict:
-    """`pairs` rounds of one case: ours as it is by default, TRL, ours with sampling.compile."""
+    """`pairs` rounds of one case: ours as it is by default, TRL."""
     base = [case.name, "--checkpoint", str(checkpoint), "--images", str(images), "--beta", str(beta),
             "--steps", str(options.steps)]  # fmt: skip
     own = [*base, "--micro-batch", str(MICRO_BATCH)]
     rounds = []
     for _ in range(options.pairs):
-        mine, theirs = run("ours", own, options.threads), run("peer", base, options.threads)
-        rounds.append((mine, theirs, run("ours", [*own, "--compile"], options.threads)))
-    ours_, theirs_, compiled_ = zip(*rounds)
+        rounds.append((run("ours", own, options.threads), run("peer", base, options.threads)))
+    ours_, theirs_ = zip(*rounds)
     seconds = [[statistics.median(r["seconds"]) for r in engines] for engines in rounds]
     config = ours.configuration(case, checkpoint, beta, MICRO_BATCH)
     flop = sum(arithmetic(model_sizes(config), step_shape(config, case.views), beta=beta).values())
     our_seconds = middle(ours_, "seconds")
     return {
         "case": case.name, "beta": beta, "pairs": len(rounds),
-        "speed_ratio": statistics.median(theirs / mine for mine, theirs, _ in seconds),
-        "speed_ratios": sorted(round(theirs / mine, 2) for mine, theirs, _ in seconds),
-        "compiled_ratio": statistics.median(theirs / compiled for _, theirs, compiled in seconds),
-        "compiled_ratios": sorted(round(theirs / compiled, 2) for _, theirs, compiled in seconds),
-        "memory_ratio": statistics.median(mine["peak_mib"] / theirs["peak_mib"] for mine, theirs, _ in rounds),
+        "speed_ratio": statistics.median(theirs / mine for mine, theirs in seconds),
+        "speed_ratios": sorted(round(theirs / mine, 2) for mine, theirs in seconds),
+        "memory_ratio": statistics.median(mine["peak_mib"] / theirs["peak_mib"] for mine, theirs in rounds),
         "our_seconds": our_seconds, "trl_seconds": middle(theirs_, "seconds"),
-        "compiled_seconds": middle(compiled_, "seconds"),
-        "first_compiled_seconds": max(r["first"] for r in compiled_),
         "our_mib": statistics.median(r["peak_mib"] for r in ours_),
         "trl_mib": statistics.median(r["peak_mib"] for r in theirs_),
         "phases": phases(ours_),
@@ -102,8 +96,7 @@ def line(row: dict) -> str:
         f"({row['case']}) beta {row['beta']:g}: {row['speed_ratio']:.2f} times as fast as TRL "
         f"({row['our_seconds']:.2f} s against {row['trl_seconds']:.2f} s), {row['memory_ratio']:.2f} of its memory "
         f"({row['our_mib']:.0f} against {row['trl_mib']:.0f} MiB), {row['share_of_peak']:.0%} of the peak; "
-        f"pairs {row['speed_ratios']}, phases {row['phases']}; with sampling.compile {row['compiled_ratio']:.2f} times "
-        f"({row['compiled_seconds']:.2f} s, the first step {row['first_compiled_seconds']:.0f} s)"
+        f"pairs {row['speed_ratios']}, phases {row['phases']}"
     )
 
 

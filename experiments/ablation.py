@@ -22,12 +22,14 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ablation_record import record_of
@@ -44,7 +46,9 @@ PAGE = Path("docs/ablations.md")
 COMMON = ("run.eval_studies=200", "run.follow_studies=0", "run.show_every=0", "run.rollouts_every=5")
 QUICK = ("run.steps=80", "run.test_studies=300", "run.eval_studies=100")
 PROBE = 12
-"""Steps that measure how long a step takes, where an arm is given another arm's time."""
+"""Steps that measure how long a step takes, where arms are given another arm's time."""
+PROBING = Lock()
+"""Arms side by side that share a probe must not run it twice at once."""
 
 
 @dataclass(frozen=True)
@@ -210,12 +214,15 @@ def steps_in_time(bench: Bench, arm: Arm, seed: int, folder: Path, settings: lis
     """Steps that fit the other arm's time, by the seconds of a few steps; a stopped run keeps what it began with."""
     if (folder / "config.toml").exists():
         return load_config(folder / "config.toml").run.steps
-    budget = run_arm(bench, bench.experiment.arm(arm.same_time_as), seed)["seconds_in_steps"]
-    probe = folder.with_name(f"{folder.name}-probe")
-    if not (probe / "evaluation.json").exists():
-        more = [f"run.output_dir={probe}", f"run.steps={PROBE}", "run.eval_every=0", "run.test_studies=2"]
-        resume = ["--resume"] if (probe / "config.toml").exists() else []
-        call([arm.command, bench.config, *[w for s in (*settings, *more) for w in ("--set", s)], *resume])
+    other = bench.experiment.arm(arm.same_time_as)
+    budget = run_arm(bench, other, seed)["seconds_in_steps"]
+    # one for all arms of this command: their steps cost the same, and a loaded minute must not give one of them fewer
+    probe = bench.runs / f"{bench.fingerprint(other, seed)}-{arm.command}-probe"
+    with PROBING:
+        if not (probe / "evaluation.json").exists():
+            shutil.rmtree(probe, ignore_errors=True)  # stopped half-way
+            more = [f"run.output_dir={probe}", f"run.steps={PROBE}", "run.eval_every=0", "run.test_studies=2"]
+            call([arm.command, bench.config, *[w for s in (*settings, *more) for w in ("--set", s)]])
     lines = (probe / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     seconds = [json.loads(line)["seconds/step"] for line in lines][2:]  # the first ones warm up
     return max(1, round(budget / (sum(seconds) / len(seconds))))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mrg_grpo.data.images import open_image
 from mrg_grpo.data.study import Study
+from mrg_grpo.errors import UserError
 from mrg_grpo.families.base import Family
 from mrg_grpo.prompt import question
 
@@ -47,11 +48,21 @@ class PromptEncoder:
     def __init__(self, tokenizer, image_processor, family: Family, text: str = "", think: bool = True) -> None:
         self.tokenizer, self.image_processor, self.family = tokenizer, image_processor, family
         self.question = question(text, think)
+        found = [token for token in getattr(family, "vision_tokens", ()) if token in self.question]
+        if found:
+            raise UserError(f"prompt.text: must not hold {found[0]}; images are put in front of the question")
 
     def encode(self, studies: list[Study], spare: int = 0) -> PromptBatch:
         texts, parts = [], []
         for study in studies:
-            processed = self.process([open_image(path) for path in study.images])
+            images = [open_image(path) for path in study.images]
+            try:
+                processed = self.process(images)
+            except ValueError as error:  # such as an image a hundred times as high as wide
+                raise UserError(
+                    f"study {study.id}: {', '.join(study.images)}: the image processor refuses it ({error}); crop it, "
+                    "or leave the study out"
+                ) from error
             texts.append(self.family.expand_images(self.chat(len(study.images)), processed))
             parts.append(processed)
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]

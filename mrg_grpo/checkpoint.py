@@ -80,12 +80,18 @@ def save_checkpoint(run_dir: Path, step: int, policy: Policy, optimizer: torch.o
 @ranks.first_only
 def save_adapter(run_dir: Path, policy: Policy) -> Path:
     """RUN_DIR/adapter, the end of a run: whole or not at all."""
-    final, temporary = run_dir / "adapter", run_dir / ".adapter"
-    shutil.rmtree(temporary, ignore_errors=True)
+    final, temporary, before = (run_dir / name for name in ("adapter", ".adapter", ".adapter-before"))
     with writing(final):
+        for left in (temporary, before):  # by a kill
+            shutil.rmtree(left, ignore_errors=True)
         policy.save(str(temporary))
-        shutil.rmtree(final, ignore_errors=True)
+        for path in [*temporary.iterdir(), temporary]:
+            sync(path)
+        if final.exists():
+            os.rename(final, before)
         os.rename(temporary, final)
+        sync(run_dir)
+        shutil.rmtree(before, ignore_errors=True)
     return final
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from mrg_grpo import __version__
@@ -45,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--adapter", help="a PEFT adapter; without it RUN_DIR/adapter, or the base if there is none")
     evaluate.add_argument("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
     evaluate.add_argument("--split", default="test")
-    evaluate.add_argument("-o", "--output", help="folder for the two files; default is the run's own")
+    evaluate.add_argument(
+        "-o", "--output", help="folder for the two files; default is RUN_DIR/evaluate-SPLIT, of no run its folder"
+    )
 
     add("check", "preflight before a long run: pass, warn or fail, and what to do")
     plan = add("plan", "memory and arithmetic of a run, before it; needs config.json, no weights")
@@ -101,9 +106,9 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = parser().parse_args(argv)
     try:
-        if "WORLD_SIZE" in os.environ:
+        if {"WORLD_SIZE", "RANK"} <= os.environ.keys():
             return on_ranks(arguments)
-        return COMMANDS[arguments.command](arguments)
+        return run(arguments)
     except UserError as error:
         print(f"mrg-grpo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -111,7 +116,23 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if arguments.command not in ("train", "sft"):
+            return 0
+        print("mrg-grpo: whoever read the output has ended, and so does the run; go on with --resume", file=sys.stderr)
+        return 128 + signal.SIGPIPE
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """One command; memory that is full is what the user can mend."""
+    try:
+        return COMMANDS[arguments.command](arguments)
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, and not worth importing torch for
+            raise
+        raise UserError(
+            f"the GPU's memory is full ({str(error).splitlines()[0]}); lower grpo.micro_batch, sampling.batch or "
+            f"data.max_pixels; mrg-grpo plan {shlex.quote(str(getattr(arguments, 'config', 'CONFIG')))} says what fits"
+        ) from error
 
 
 def on_ranks(arguments: argparse.Namespace) -> int:
@@ -122,7 +143,7 @@ def on_ranks(arguments: argparse.Namespace) -> int:
     try:
         if arguments.command not in ON_RANKS and ranks.world() > 1:
             raise UserError(f"{arguments.command} is for one process: start it without torchrun")
-        code = COMMANDS[arguments.command](arguments)
+        code = run(arguments)
     except UserError as error:
         text = " ".join(str(error).split())
         if ranks.first_to_say(text):
@@ -130,6 +151,9 @@ def on_ranks(arguments: argparse.Namespace) -> int:
         if isinstance(error, ranks.PeerLostError):
             time.sleep(1.0)  # torchrun calls the first that ends the root cause: let it be the other
         ranks.fail(2)
+    except Exception:  # a bug: the others must see the end of this rank at once all the same
+        traceback.print_exc()
+        ranks.fail(1)
     ranks.end()
     return code
 
@@ -151,9 +175,15 @@ def run_sft(arguments: argparse.Namespace) -> int:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from mrg_grpo.config import load_config
     from mrg_grpo.evaluate import evaluate_split
+    from mrg_grpo.run_dir import holds_run
 
     config = load_config(arguments.config, arguments.overrides)
-    output = Path(arguments.output or config.run.output_dir)
+    folder = Path(config.run.output_dir)
+    output = folder / f"evaluate-{arguments.split}" if holds_run(folder) else folder
+    if arguments.output:
+        output = Path(arguments.output)
+        if holds_run(output):
+            raise UserError(f"-o {output}: holds a run with an evaluation of its own; name another folder")
     evaluate_split(config, own_adapter(config, arguments), arguments.split, output)
     return 0
 

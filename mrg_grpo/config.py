@@ -75,7 +75,13 @@ class ModelConfig:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
             raise UserError(f'model.device: {self.device} is one GPU for all ranks; set "cuda", each then has its own')
-        return torch.device(self.device)
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise UserError(f'model.device: {self.device!r} is none; "auto", "cpu" or "cuda"') from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f'model.device: {self.device}, but torch {torch.__version__} sees no GPU here; take "cpu"')
+        return device
 
     def resolved_dtype(self) -> torch.dtype:
         if self.dtype == "auto":
@@ -235,7 +241,7 @@ def read_tree(path: Path, nested: bool = False) -> dict[str, Any]:
         raise UserError(f"config {path}: no such file; experiments/phantom.toml is the embedded default") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"config {path}: cannot be read ({error})") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOML, numbers of thousands of digits, tables nested for ever
         raise UserError(f"config {path}: not valid TOML ({error})") from error
     included = tree.pop("include", None)
     if included is None:
@@ -260,7 +266,7 @@ def apply_override(tree: dict, override: str) -> None:
         raise UserError(f"--set {override}: write it as table.key=value, for example grpo.group_size=16")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     *tables, key = name.strip().split(".")
     for table in tables:
@@ -295,7 +301,13 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: expected a finite number, got {value!r}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > 2**63:
+            raise UserError(f"{where}: {str(value)[:20]}... is too large")
         return float(value)
+    if hint is int and isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{where}: {str(value)[:20]}... is too large")
+    if isinstance(value, str) and "\0" in value:
+        raise UserError(f"{where}: {value!r} has a NUL character in it")
     if hint is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # data.views = 2
     expected = origin or hint
@@ -327,7 +339,8 @@ POSITIVE = (
 )  # fmt: skip
 NOT_NEGATIVE = (
     "run.eval_every", "run.eval_studies", "run.follow_studies", "run.show_every", "run.seed", "grpo.beta",
-    "grpo.micro_batch", "grpo.warmup", "grpo.clip_low", "grpo.clip_high", "data.max_pixels",
+    "run.test_studies", "sampling.batch", "grpo.micro_batch", "grpo.warmup", "grpo.clip_low", "grpo.clip_high",
+    "data.max_pixels",
 )  # fmt: skip
 
 
@@ -350,7 +363,10 @@ def check(config: Config) -> Config:
         raise UserError(f"reward.mccs.margin: {config.reward.mccs.margin} must be at least 0 and below 1")
     if not any(config.reward.weights.values()):
         raise UserError("reward.weights: every weight is 0; give at least one term a weight, for example mccs = 0.75")
-    if not config.data.views.isdigit() and config.data.views not in ("all", "frontal"):
+    if not (config.data.views.isascii() and config.data.views.isdigit()) and config.data.views not in (
+        "all",
+        "frontal",
+    ):
         raise UserError(f'data.views: {config.data.views!r} must be "all", "frontal" or a number')
     if not set(config.data.sections) <= {"findings", "impression"} or not config.data.sections:
         raise UserError(f'data.sections: {config.data.sections} may name "findings" and "impression"')

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,7 +51,7 @@ class MergedLinear(nn.Module):
 def linear_places(parent: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """(parent, name, layer) of every linear layer below, with LoRA or without."""
     for name, child in parent.named_children():
-        if isinstance(child, LoraLayer | nn.Linear):
+        if isinstance(child, lora.Linear | nn.Linear):
             yield parent, name, child
         else:
             yield from linear_places(child)

@@ -105,10 +105,10 @@ def read_predictions(path: Path, studies: list[Study], think: bool) -> Predictio
         return None
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-    except ValueError as error:
+        texts = [record.get("generated") for record in records]
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it, and --resume decodes these studies again") from error
-    texts = [record.get("generated") for record in records]
-    if [record["study_id"] for record in records] != [study.id for study in studies] or None in texts:
+    if [record.get("study_id") for record in records] != [study.id for study in studies] or None in texts:
         return None
     return Predictions(studies, texts, [parse_completion(text, think) for text in texts])
 

@@ -7,7 +7,8 @@ Deliberate choices:
   (logits, rewards, loss) still is then, and the file names the first of them.
 * A skipped step leaves adapter and optimiser as they were before it, also where an earlier inner pass had moved them:
   with several inner passes a copy of both is kept for the length of a step.
-* A run whose steps fail LIMIT times in a row ends. Its last checkpoint is older than the first of them.
+* A run whose steps fail LIMIT times in a row ends. No checkpoint is written while steps are skipped, so its last two
+  are older than the first of them, and the older one is the way out where the last step before them did the harm.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ class Guard:
         if in_a_row >= LIMIT:
             raise UserError(
                 f"{LIMIT} steps in a row up to step {number} were not finite ({what} in the last, see {path}); "
-                "the last checkpoint is older than they are: start a new run from it with a lower learning rate, "
-                "or --resume if the machine was at fault"
+                "the checkpoints are older than they are: start a new run from the adapter of the older one, as "
+                "model.adapter, with a lower learning rate, or --resume if the machine was at fault"
             )
         tqdm.write(f"step {number} skipped: {what} not finite; reproduce it: python -m mrg_grpo.replay {path}")
         return {"skipped": 1.0}, None

@@ -6,10 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 
 from mrg_grpo.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: two runs in one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
 
 REMEDY = "make room there or mend the folder, then go on with --resume: the last checkpoint is intact"
 
@@ -24,8 +30,32 @@ def writing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
 
 
+def locked(path: Path) -> IO[str]:
+    """The open file `path`, locked against other processes until it is closed or this process ends, however it ends.
+
+    BlockingIOError if another process has it. A file system without locks is believed.
+    """
+    file = path.open("a", encoding="utf-8")
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise
+    except OSError:
+        pass
+    return file
+
+
 def write_whole(path: Path, text: str, remedy: str = REMEDY) -> None:
-    """Replace a file: written beside it, synced, renamed. UserError if it cannot be written; the old one stays then."""
+    """Replace a file: written beside it, synced, renamed. UserError if it cannot be written; the old one stays then.
+
+    A pipe or a device is written as it is.
+    """
+    if path.exists() and not path.is_file():
+        with writing(path, remedy), path.open("w", encoding="utf-8") as file:
+            file.write(text)
+        return
     temporary = path.with_name(f".{path.name}")
     with writing(path, remedy):
         with temporary.open("w", encoding="utf-8") as file:

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ class Policy:
         )
         policy = cls(model, parts.tokenizer, parts.family, encoder, parts.stop_ids)
         policy.temperature, policy.sharded = config.sampling.temperature, config.model.shard
-        policy.merge_lora = config.sampling.merge_lora and not policy.sharded
+        policy.merge_lora = config.sampling.merge_lora and not policy.sharded and is_plain_lora(model)
         return policy
 
     def remember_start(self) -> None:
@@ -318,6 +319,12 @@ class Policy:
         return tempered(self.base.lm_head(hidden), self.temperature, self.suppressed)
 
 
+def is_plain_lora(model: Any) -> bool:
+    """Whether weight + scaled B A is all that the adapter does: DoRA and LoRA with biases cannot be merged so."""
+    configs: Any = model.peft_config.values() if isinstance(model, PeftModel) else ()
+    return not any(lora.use_dora or lora.lora_bias or lora.bias != "none" for lora in configs)
+
+
 def with_adapter(model: Any, family: Family, config: Config, adapter: str | None, trainable: bool) -> Any:
     """Wrap the base: a saved adapter where one is named, else a fresh LoRA as configured."""
     if adapter is None:
@@ -329,6 +336,9 @@ def with_adapter(model: Any, family: Family, config: Config, adapter: str | None
             return get_peft_model(model, lora)
         except ValueError as error:
             raise UserError(f"lora.targets {config.lora.targets}: {str(error).splitlines()[0]}") from error
+    folder = Path(adapter)
+    if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"adapter {adapter}: has no adapter_model.safetensors; other formats can hold code")
     try:
         adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
         found, own = set(load_peft_weights(adapter, device="cpu")), set(get_peft_model_state_dict(adapted))

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file
 
@@ -52,9 +51,12 @@ def load_pretrained(config: Config) -> Pretrained:
             dtype=config.model.resolved_dtype(),
             attn_implementation=attention.NAME,
             trust_remote_code=trust,
+            use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file of JSON may bring any exception out of transformers
         raise UserError(explain(path, error)) from error
     model, found = loaded
     missing = sorted(found["missing_keys"])
@@ -122,7 +124,11 @@ def stop_ids(path: str, tokenizer: Any) -> list[int]:
     try:
         stops = GenerationConfig.from_pretrained(path).eos_token_id
     except OSError:
+        if (Path(path) / "generation_config.json").exists():
+            raise UserError(f"model.path {path}: generation_config.json is damaged; fetch it again") from None
         stops = None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"model.path {path}: generation_config.json is damaged ({error}); fetch it again") from error
     if stops is None:
         stops = tokenizer.eos_token_id
     if stops is None:

@@ -52,7 +52,7 @@ class PeerLostError(UserError):
 
 def begin() -> None:
     """Join the other ranks, where torchrun (or anything that sets its variables) has started this process."""
-    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+    if not {"WORLD_SIZE", "RANK"} <= os.environ.keys() or dist.is_initialized():
         return
     backend = "gloo"
     if torch.cuda.is_available():

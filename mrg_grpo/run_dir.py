@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ import torch
 import transformers
 
 from mrg_grpo import __version__, ranks
+from mrg_grpo.checkpoint import saved_steps
 from mrg_grpo.config import Config, changed_keys, load_config
 from mrg_grpo.config_text import to_toml
 from mrg_grpo.credentialed import banner, mark
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluate import Judged, prediction_record
-from mrg_grpo.files import sync, write_whole, writing
+from mrg_grpo.files import locked, sync, write_whole, writing
 from mrg_grpo.grpo import StepResult
 
 MAY_CHANGE = {
@@ -37,6 +39,8 @@ ROUNDING = {"model.device", "grpo.micro_batch", "sampling.batch"}
 """Of these the ones that sum the same numbers in another order: the run goes on, but not bit for bit."""
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl", "followed.jsonl")
 """Files of lines, each with its step."""
+OWN = (*LOGS, "checkpoints", "adapter", "faults", "predictions_before.jsonl", "predictions.jsonl", "evaluation.json")
+"""What a run would write over."""
 
 
 def holds_run(folder: Path) -> bool:
@@ -59,12 +63,30 @@ class RunDir:
         existing = holds_run(self.path)
         if existing and not resume:
             raise UserError(f"run.output_dir {self.path}: already holds a run; add --resume or name another folder")
+        strangers = [name for name in OWN if (self.path / name).exists()]
+        if strangers and not existing:
+            raise UserError(
+                f"run.output_dir {self.path}: has {', '.join(strangers)} but no config.toml, so it is no run's, and a "
+                "run would write over it; name another folder"
+            )
         if existing:
             self._compare(load_config(self.path / "config.toml"))
         remedy = "set run.output_dir to a folder of yours, on a disk with room"
         with writing(f"run.output_dir {self.path}", remedy):
             self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / ".config", self._header() + to_toml(config), remedy)
+            try:
+                self.lock = locked(self.path / ".lock")
+            except BlockingIOError:
+                raise UserError(
+                    f"run.output_dir {self.path}: another process is writing this run; wait for it, stop it, or name "
+                    "another folder"
+                ) from None
+        write_whole(self.path / ".config", self._header() + to_toml(explicit(config)), remedy)
+
+    @ranks.first_only
+    def close(self) -> None:
+        """Leave the folder to other processes; the end of this one does it too."""
+        self.lock.close()
 
     @ranks.first_only
     def begin(self) -> None:
@@ -88,10 +110,13 @@ class RunDir:
                 f"--resume {self.path}: holds a {first[2:]}, not of {self.command}; name another folder, and give this "
                 "one's adapter as model.adapter to go on from it"
             )
-        changed = changed_keys(before, self.config)
+        changed = changed_keys(explicit(before), explicit(self.config))
         refused = [name for name in changed if name not in MAY_CHANGE]
         if (self.config.grpo.decay or self.command == "sft") and "run.steps" in changed:
             refused.append("run.steps")  # the learning rate follows it
+        taken = max((int(folder.name.removeprefix("step-")) for folder in saved_steps(self.path)), default=0)
+        if self.config.run.steps < taken:
+            raise UserError(f"--resume {self.path}: it has taken {taken} steps, run.steps is {self.config.run.steps}")
         if refused:
             raise UserError(
                 f"--resume {self.path}: {', '.join(refused)} changed since the run began and would change its meaning; "
@@ -180,9 +205,15 @@ class RunDir:
             self.append("followed.jsonl", {"step": step, **prediction_record(judged, i, self.config)})
 
 
+def explicit(config: Config) -> Config:
+    """The configuration with the dtype it means on this machine: "auto" follows the device, which may change."""
+    dtype = str(config.model.resolved_dtype()).removeprefix("torch.")
+    return replace(config, model=replace(config.model, dtype=dtype))
+
+
 def step_of(line: str) -> int | None:
     """The step of a line; None if the line is damaged."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None

@@ -8,6 +8,7 @@ step is not kept waiting. On many ranks each runs this whole file, and rank 0 al
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 import time
@@ -179,7 +180,10 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
 def carry_out(session: Session, optimizer: torch.optim.Optimizer, size: int, step: Step, resume: bool) -> int:
     """Take the steps, then test the start policy and the trained one; the exit code."""
     session.run.begin()
-    return loop(session, optimizer, size, step, resume) or finish(session)
+    try:
+        return loop(session, optimizer, size, step, resume) or finish(session)
+    finally:
+        session.run.close()
 
 
 def targets(studies: list[Study], labels: ReferenceLabels, think: bool) -> list[str]:
@@ -205,6 +209,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     followed = splits.get("val", [])[: min(config.run.follow_studies, config.run.eval_studies)]
     if followed and start == 0:
         run.write_followed(0, decoded(session, followed))
+    due = False  # a checkpoint; not written while steps are skipped: what they could not use may be broken
     with StopSignal() as stop, Live(config, start) as live:
         for number, prompts in batches:
             metrics, sample = guard.attempt(step, number, prompts.to(policy.device))
@@ -216,12 +221,14 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             if followed and last:
                 run.write_followed(number, decoded(session, followed))
             stopped = max(ranks.gathered(stop.number))  # a signal may reach one rank alone
-            if number % config.run.save_every == 0 or last or stopped:
+            due = due or number % config.run.save_every == 0 or last or bool(stopped)
+            if due and not metrics.get("skipped"):
                 run.sync_logs()
                 save_checkpoint(run.path, number, policy, optimizer)
+                due = False
             if stopped:
                 program = "mrg-grpo" if ranks.world() == 1 else "torchrun ... -m mrg_grpo"
-                way_on = f"{program} {run.command} {run.path / 'config.toml'} --resume"
+                way_on = f"{program} {run.command} {shlex.quote(str(run.path / 'config.toml'))} --resume"
                 live.write(f"stopped after step {number}; go on with: {way_on}")
                 return 128 + stopped
     return 0

@@ -77,6 +77,11 @@ IMAGES = {
 }
 
 
+def test_an_image_that_the_processor_refuses(tmp_path, capsys):
+    Image.new("L", (1, 4000)).save(tmp_path / "x.png")
+    refused(capsys, ["report", tmp_path / "x.png"], tmp_path / "x.png", "aspect ratio", "crop it")
+
+
 @pytest.mark.parametrize("kind", IMAGES)
 def test_images(kind, tmp_path, capsys):
     make, words = IMAGES[kind]
@@ -175,6 +180,43 @@ def test_csv_of_another_encoding(encoding, tmp_path, capsys):
     refused(capsys, ["label", path, "-o", tmp_path / "y.csv"], path, "UTF-8")
     path = table(tmp_path / "p.csv", ["study_id", "reference", "prediction"], ["a", "größer", "x"], encoding=encoding)
     refused(capsys, ["score", path], path, "UTF-8")
+
+
+PREDICTIONS = {
+    "nested for ever": "[" * 50_000,
+    "thousands of digits": '{"study_id": ' + "9" * 5000 + "}",
+    "not JSON": "{",
+}
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_predictions_that_are_not_json(kind, form, tmp_path, capsys):
+    path = tmp_path / f"x.{form}"
+    path.write_text(PREDICTIONS[kind])
+    refused(capsys, ["score", path], path, "not valid JSON")
+
+
+def test_half_a_surrogate_pair_and_numbers_for_texts_are_scored(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(
+        '{"study_id": 1, "reference": "clear", "prediction": "\\ud800 clear", "generated": 5, "think": 6}\n'
+    )
+    assert main(["score", str(path), "--language", "none"]) == 0
+
+
+def test_labels_that_find_no_room_leave_the_old_file(tmp_path, capsys):
+    import resource
+
+    path = table(tmp_path / "x.csv", ["Report Impression"], *(["clear " * 200] for _ in range(40)))
+    (tmp_path / "y.csv").write_text("mine")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        refused(capsys, ["label", path, "-o", tmp_path / "y.csv"], "y.csv", "cannot be written")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "y.csv").read_text() == "mine"
 
 
 def test_utf8_with_a_byte_order_mark_is_read(tmp_path):
@@ -279,8 +321,23 @@ def test_adapter_of_another_base_and_tokenizer_without_images(tmp_path, capsys):
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "adapter"], "adapter")
+    weights.rename(tmp_path / "adapter" / "adapter_model.bin")
+    refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "adapter"], "no adapter_model.safetensors")
     foreign_tokenizer(other)
-    refused(capsys, ["report", tmp_path / "x.png", "--set", f"model.path={other}"], "has no image token")
+    report = ["report", tmp_path / "x.png", "--set", f"model.path={other}"]
+    refused(capsys, report, "has no image token")
+    for name in ("tokenizer.json", "preprocessor_config.json", "config.json"):
+        kept = (other / name).read_text()
+        for damaged in ("[]", "{", '{"model_type": 3}'):
+            (other / name).write_text(damaged)
+            refused(capsys, report, "model.path", other)
+        (other / name).write_text(kept)
+    (other / "model.safetensors").rename(other / "pytorch_model.bin")
+    write_checkpoint(tmp_path / "again")
+    for file in (tmp_path / "again").iterdir():
+        if file.suffix != ".safetensors":
+            (other / file.name).write_bytes(file.read_bytes())
+    refused(capsys, report, "model.path", "safetensors")
 
 
 # ---- configuration and output folder
@@ -299,6 +356,16 @@ CONFIGS = {
     "contradiction: data without a folder": ("[data]\nform = 'mimic_cxr'", "needs the folder of the data set"),
     "contradiction: nothing to learn": ("[reward.weights]\nmccs = 0", "every weight is 0"),
     "not TOML": ("[grpo\n", "not valid TOML"),
+    "nested for ever": ("a = " + "[" * 50_000, "not valid TOML"),
+    "thousands of digits": ("[run]\nseed = " + "9" * 5000, "not valid TOML"),
+    "a seed too large": ("[run]\nseed = 9223372036854775808", "seed: 9223372036854775808... is too large"),
+    "a weight too large": ("[grpo]\nbeta = 1" + "0" * 400, "is too large"),
+    "negative batch": ("[sampling]\nbatch = -1", "must not be negative"),
+    "negative studies": ("[run]\ntest_studies = -9", "must not be negative"),
+    "views that int() does not read": ("[data]\nviews = '\u00b2'", "must be"),
+    "NUL": ('[data]\nroot = "a\\u0000b"', "has a NUL character"),
+    "no device": ("[model]\ndevice = 'foo'", "'foo' is none"),
+    "an image in the question": ("[prompt]\ntext = '<|image_pad|>'", "must not hold <|image_pad|>"),
     "not text": (b"\xff\xfe\x00", "cannot be read"),
 }
 
@@ -339,6 +406,7 @@ REWARDS = {
     "nan": ("return [float('nan')] * len(completions)", "returned nan for completion 0 (study train-"),
     "infinite": ("return [float('inf')] * len(completions)", "returned inf for completion 0"),
     "short": ("return [1.0]", "returned 1 scores for 4 completions"),
+    "exits": ("raise SystemExit", "failed on completion 0 (study train-"),
 }
 
 

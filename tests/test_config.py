@@ -1,6 +1,7 @@
 """The configuration: what is refused, and in what words."""
 
 import pytest
+import torch
 
 from mrg_grpo.config import Config, changed_keys, check, load_config
 from mrg_grpo.config_text import to_toml
@@ -92,9 +93,20 @@ def test_a_file_may_include_one_other_and_change_it(tmp_path):
             load_config(tmp_path / "chain.toml")
 
 
+@pytest.mark.parametrize("text", ["a\x0bb\x00".strip("\0"), "\x7f", 'say "so"\\', "\u2028 \x85 é\n\t\r\b"])
+def test_any_text_comes_back_from_toml(text, tmp_path):
+    config = Config()
+    config.prompt.text = text
+    (tmp_path / "c.toml").write_text(to_toml(config), encoding="utf-8", newline="")
+    assert load_config(tmp_path / "c.toml").prompt.text == text
+
+
 def test_one_gpu_is_not_given_to_many_ranks(monkeypatch):
     config = Config()
     config.model.device = "cuda:1"
+    with pytest.raises(UserError, match="sees no GPU here"):
+        config.model.resolved_device()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert config.model.resolved_device().index == 1
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r'model.device: cuda:1 .*set "cuda"'):

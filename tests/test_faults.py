@@ -9,6 +9,7 @@ from test_grpo import build, parameters, setting
 from tiny import write_checkpoint
 
 from mrg_grpo import objective
+from mrg_grpo.checkpoint import saved_steps
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.study import Study
@@ -143,11 +144,30 @@ def test_five_in_a_row_end_the_run_and_each_file_reproduces_its_step(request, tm
     assert result.step == 3 and result.now == result.then and result.now and result.same_tokens
     assert replay_main([str(run / "faults" / "step-000003.pt")]) == 0
     assert "the sampled tokens are the same" in capsys.readouterr().out
-    # the count goes on over a resume: of the first checkpoint after step 2, two of the lines are left
-    assert (run / "checkpoints" / "step-000004").is_dir() and skipped_last(run / "metrics.jsonl") == 4
+    assert not (run / "checkpoints").exists() and skipped_last(run / "metrics.jsonl") == 4
     with pytest.raises(UserError, match="5 steps in a row up to step 5"):
         train(config, resume=True)
     assert main(["view", str(run), "--plain"]) == 0
+
+
+def test_skipped_steps_write_no_checkpoint_over_those_before_them(request, tmp_path, monkeypatch):
+    """The last step that could be taken may have done the harm: the checkpoint before it must still be there."""
+    from mrg_grpo.grpo import Grpo
+
+    plain = Grpo.update
+
+    def infinite_from_three(self, number, stats):
+        if number > 2:
+            self.policy.trainable()[0].grad[0, 0] = math.inf
+        return plain(self, number, stats)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Grpo, "update", infinite_from_three)
+        with pytest.raises(UserError, match=r"up to step 7 .*from the adapter of the older one"):
+            train(small(request, tmp_path, 9, "run.save_every=1"))
+    assert [path.name for path in saved_steps(tmp_path)] == ["step-000001", "step-000002"]
+    assert train(small(request, tmp_path, 3, "run.save_every=1"), resume=True) == 0  # the machine was at fault
+    assert saved_steps(tmp_path)[-1].name == "step-000003"
 
 
 def test_a_run_goes_on_after_a_skipped_step_and_resumes_exactly(request, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ Every test that takes `checkpoint` runs for every model family.
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from PIL import Image
 from tiny import write_checkpoint
@@ -226,6 +226,25 @@ def test_a_merged_layer_equals_the_one_with_lora(checkpoint, dtype, rows):
         x = torch.randn(*rows, layer.in_features).to(layer.get_base_layer().weight.dtype)
         want, bound = layer(x), {"float32": 1e-5, "bfloat16": 0.05, "float64": 1e-12}[dtype]
         assert ((merged(x) - want).abs().max() / want.abs().max()) < bound
+
+
+@pytest.mark.parametrize("kind", [{"use_dora": True}, {"lora_bias": True}, {"bias": "lora_only"}])
+def test_an_adapter_that_is_more_than_two_matrices_is_not_merged(checkpoint, studies, kind, tmp_path):
+    """Sampled is what trains, also with a foreign adapter of which merging would drop a part."""
+    policy = load(checkpoint, "float32")
+    lora = LoraConfig(r=4, target_modules=policy.family.lora_targets([]), **kind)
+    other = get_peft_model(policy.model.unload(), lora)
+    for name, parameter in other.named_parameters():
+        if "lora" in name:
+            parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)) * 0.2
+    other.save_pretrained(tmp_path)
+    policy = load(checkpoint, "float32", randomise=False, adapter=str(tmp_path))
+    assert not policy.merge_lora
+    prompts = policy.encoder.encode(studies)
+    prefix = policy.prefill(prompts)
+    rollout = sample(policy, prefix, ["one", "two"], 12, step=2)
+    logps, _ = policy.logprobs(prefix, rollout.tokens, rollout.mask)
+    assert (logps - rollout.logps).abs().max() < 1e-4
 
 
 def test_reports_that_ended_leave_the_batch_without_a_trace(checkpoint, studies, monkeypatch):

@@ -263,6 +263,63 @@ def test_changed_settings_are_named_and_those_that_change_the_meaning_refused(tm
         folder_of(tmp_path, grpo__decay=True, run__steps=300)
 
 
+def test_two_processes_never_write_one_run(tmp_path, capsys):
+    assert train(tmp_path, 1) == 0
+    code = "import pathlib, sys, mrg_grpo.files as f; lock = f.locked(pathlib.Path(sys.argv[1])); print(1); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-u", "-c", code, str(tmp_path / ".lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout and other.stdout.readline() == "1\n"
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert train(tmp_path, 2, "--resume") == 2
+    assert "another process is writing this run" in last_line(capsys)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    other.kill()  # however it ends
+    other.wait()
+    assert train(tmp_path, 2, "--resume") == 0
+
+
+def test_a_folder_of_something_else_is_not_written_over(tmp_path, capsys):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "mine.txt").write_text("mine")
+    assert train(tmp_path, 1) == 2 and "has adapter but no config.toml" in last_line(capsys)
+    assert train(tmp_path, 1, "--resume") == 2 and "has adapter but no config.toml" in last_line(capsys)
+    assert [path.name for path in tmp_path.rglob("*")] == ["adapter", "mine.txt"]
+
+
+def test_an_evaluation_is_not_written_over_that_of_a_run(tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    assert train(run_dir, 1) == 0
+    before = (run_dir / "evaluation.json").read_bytes()
+    evaluate = [
+        "evaluate",
+        str(run_dir / "config.toml"),
+        "--set",
+        "run.decode_batch=50",
+        "--set",
+        "sampling.max_tokens=2",
+    ]
+    assert main([*evaluate, "-o", str(run_dir)]) == 2 and "holds a run" in last_line(capsys)
+    assert main(evaluate) == 0
+    assert (run_dir / "evaluate-test" / "evaluation.json").is_file()
+    assert (run_dir / "evaluation.json").read_bytes() == before
+
+
+def test_fewer_steps_than_were_taken_and_a_dtype_that_followed_the_device_are_refused(tmp_path, capsys):
+    first = folder_of(tmp_path, grpo__decay=False)
+    first.begin()
+    first.close()
+    (tmp_path / "run" / "checkpoints" / "step-000007").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"it has taken 7 steps, run\.steps is 5"):
+        folder_of(tmp_path, grpo__decay=False, run__steps=5)
+    text = (tmp_path / "run" / "config.toml").read_text()
+    assert 'dtype = "float32"' in text and Config().model.dtype == "auto"
+    (tmp_path / "run" / "config.toml").write_text(text.replace('"float32"', '"bfloat16"'))  # as begun on a GPU
+    with pytest.raises(UserError, match=r"model\.dtype changed since the run began"):
+        folder_of(tmp_path, grpo__decay=False)
+
+
 def test_every_setting_of_run_but_the_seed_may_change():
     own = {f"run.{name}" for name in vars(Config().run)}
     assert own - MAY_CHANGE == {"run.seed"}

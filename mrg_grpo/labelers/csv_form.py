@@ -5,6 +5,7 @@ not signed vectors: everything else in this project uses class ids, and the two 
 """
 
 import csv
+import io
 import math
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.errors import UserError
-from mrg_grpo.files import writing
+from mrg_grpo.files import write_whole
 
 REPORT_COLUMN = "Report Impression"
 CELL_OF_CLASS = {BLANK: "", POSITIVE: "1.0", NEGATIVE: "0.0", UNCERTAIN: "-1.0"}
@@ -40,12 +41,12 @@ def write_label_csv(path: str | Path, reports: list[str], labels: Tensor) -> Non
     """Write reports and class ids (B, 14) in CheXbert's form."""
     if labels.shape != (len(reports), len(CONDITIONS)):
         raise ValueError(f"{len(reports)} reports need labels of shape ({len(reports)}, 14), not {tuple(labels.shape)}")
-    remedy = "name another file with -o"
-    with writing(path, remedy), Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow((REPORT_COLUMN, *CONDITIONS))
-        for report, row in zip(reports, labels.tolist()):
-            writer.writerow((report, *(CELL_OF_CLASS[value] for value in row)))
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow((REPORT_COLUMN, *CONDITIONS))
+    for report, row in zip(reports, labels.tolist()):
+        writer.writerow((report, *(CELL_OF_CLASS[value] for value in row)))
+    write_whole(Path(path), table.getvalue(), "name another file with -o")
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

@@ -242,8 +242,8 @@ def _row(
         study_id,
         reference,
         prediction,
-        generated=record.get("generated") if columns["prediction"] != "generated" else None,
-        think=record.get("think"),
+        generated=_string(record.get("generated")) if columns["prediction"] != "generated" else None,
+        think=_string(record.get("think")),
         compliant=compliant if isinstance(compliant, bool) else None,
         images=tuple(images) if isinstance(images, list | tuple) else (str(images),),
         labels=_labels(record.get("labels"), path, study_id),
@@ -269,7 +269,12 @@ def _id(record: dict[str, Any], key: str | None, path: Path, number: int) -> str
 
 
 def _text(value: Any) -> str:
-    return " ".join(str(value).split()) if value is not None else ""
+    return " ".join((_string(value) or "").split())
+
+
+def _string(value: Any) -> str | None:
+    """As text; half a surrogate pair, which JSON can write and no encoding can, becomes the replacement character."""
+    return None if value is None else str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _records(path: Path, headerless: str | None = None) -> list[dict[str, Any]]:
@@ -290,6 +295,8 @@ def _records(path: Path, headerless: str | None = None) -> list[dict[str, Any]]:
         raise UserError(f"{path}: not valid JSON ({error})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists nested for ever
+        raise UserError(f"{path}: not valid JSON ({error})") from error
     except (OSError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error})") from error
 
@@ -322,7 +329,7 @@ def _json_records(tree: Any, path: Path) -> list[dict[str, Any]]:
 def _record(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} line {number}: not valid JSON ({error})") from error
     if not isinstance(record, dict):
         raise UserError(f"{path} line {number}: not a JSON object")

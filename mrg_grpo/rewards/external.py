@@ -37,7 +37,10 @@ class ExternalReward:
         """
         try:
             scores = self.function(completions, **columns)
-        except Exception as error:  # foreign code may raise anything; it is re-raised with the place it happened
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # foreign code may raise anything; it is re-raised with the place it happened
             raise UserError(
                 f"reward {self.name} failed on {self._culprit(completions, columns)}: {_line(error)}"
             ) from error
@@ -72,7 +75,7 @@ class ExternalReward:
             }
             try:
                 self.function([completion], **alone)
-            except Exception:  # the same foreign code again; which exception does not matter here
+            except (Exception, SystemExit):  # the same foreign code again; which exception does not matter here
                 return _name(row, columns)
         return f"{len(completions)} completions (on none of them alone)"
 
@@ -91,7 +94,7 @@ def metric_from_path(path: str) -> Callable[..., Any]:
         sys.path.append(os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # importing runs foreign code, which may raise anything
+    except (Exception, SystemExit) as error:  # importing runs foreign code, which may raise anything
         raise UserError(f'reward "{path}": cannot import {module_name} ({_line(error)})') from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -115,5 +118,5 @@ def _is_number(score: Any) -> bool:
     return isinstance(score, int | float)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -128,6 +128,9 @@ def test_token_level_training_gets_the_time_of_the_other_arm(bench, called):
     (bench.runs / bench.fingerprint(ARMS[2], 0) / "evaluation.json").unlink()
     ablation.run_arm(bench, ARMS[2], 0)
     assert len(called) == 4 and called[3][2] and called[3][1]["run.steps"] == "24"
+    twin = replace(ARMS[2], name="twin", settings=("sft.learning_rate=1e-3",))
+    ablation.run_arm(replace(bench, experiment=replace(TOY, arms=(*ARMS, twin))), twin, 0)
+    assert len(called) == 5 and called[4][1]["run.steps"] == "24"  # by the same probe
 
 
 def test_arms_side_by_side_run_what_they_build_on_first_and_once(bench, called):

@@ -59,11 +59,12 @@ RARITY = "rarity_weights.json"
 class StopSignal:
     """Within: at SIGTERM and Ctrl-C the step is finished and saved, then the run ends with 128 + signal.
 
-    A second one ends the run at once, which loses no more than a kill does.
+    A second one ends the run at once, which loses no more than a kill does. With `at_once` the first one does, and says
+    that: there is no step to finish.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, at_once: str = "") -> None:
+        self.number, self.at_once = 0, at_once
 
     def __enter__(self) -> StopSignal:
         self.before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -74,7 +75,9 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _frame) -> None:
-        if self.number:
+        if self.at_once:
+            print(self.at_once, flush=True)
+        if self.number or self.at_once:
             sys.exit(128 + number)
         self.number = number
 
@@ -181,9 +184,19 @@ def carry_out(session: Session, optimizer: torch.optim.Optimizer, size: int, ste
     """Take the steps, then test the start policy and the trained one; the exit code."""
     session.run.begin()
     try:
-        return loop(session, optimizer, size, step, resume) or finish(session)
+        stopped = loop(session, optimizer, size, step, resume)
+        if stopped:
+            return stopped
+        with StopSignal(at_once=f"stopped before the evaluation was done; go on with: {way_on(session.run)}"):
+            return finish(session)
     finally:
         session.run.close()
+
+
+def way_on(run: RunDir) -> str:
+    """The command that goes on with this run."""
+    program = "mrg-grpo" if ranks.world() == 1 else "torchrun ... -m mrg_grpo"
+    return f"{program} {run.command} {shlex.quote(str(run.path / 'config.toml'))} --resume"
 
 
 def targets(studies: list[Study], labels: ReferenceLabels, think: bool) -> list[str]:
@@ -227,9 +240,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
                 save_checkpoint(run.path, number, policy, optimizer)
                 due = False
             if stopped:
-                program = "mrg-grpo" if ranks.world() == 1 else "torchrun ... -m mrg_grpo"
-                way_on = f"{program} {run.command} {shlex.quote(str(run.path / 'config.toml'))} --resume"
-                live.write(f"stopped after step {number}; go on with: {way_on}")
+                live.write(f"stopped after step {number}; go on with: {way_on(run)}")
                 return 128 + stopped
     return 0
 

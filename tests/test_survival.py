@@ -349,6 +349,17 @@ def test_handlers_are_put_back_and_a_second_signal_ends_at_once():
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+def test_a_signal_while_the_test_split_is_decoded_ends_at_once_and_names_the_way_on(tmp_path, capsys, monkeypatch):
+    run_dir = tmp_path / "my run"
+    monkeypatch.setattr("mrg_grpo.train.baseline", lambda session: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as end:
+        train(run_dir, 1)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert f"go on with: mrg-grpo train '{run_dir / 'config.toml'}' --resume" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert main(["train", str(run_dir / "config.toml"), "--resume"]) == 0
+
+
 @pytest.mark.parametrize("command", ["train", "sft"])
 def test_a_signal_in_the_last_step_still_stops(tmp_path, capsys, monkeypatch, command):
     """The decoding of the test split may take hours: it is left to the resume."""

@@ -74,7 +74,7 @@ def check_device(config: Config) -> Finding:
     try:
         device = config.model.resolved_device()
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (UserError, RuntimeError, AssertionError) as error:
         found = f"{config.model.device}: {first_line(error)}"
         return Finding("device", "fail", found, 'set model.device to "auto", "cpu" or a GPU of this machine')
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"

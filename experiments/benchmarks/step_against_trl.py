@@ -127,8 +127,8 @@ def main() -> None:
                 rows.append(row)
                 print(line(row), flush=True)
                 options.out.write_text(json.dumps({"peak_gflops": peak, "rows": rows}, indent=1) + "\n")
-    if options.out == RESULTS:
-        performance_page.write()
+                if options.out == RESULTS:
+                    performance_page.write()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class MergedLinear(nn.Module):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         weight, self.bias = layer.weight.data, layer.bias
-        if hasattr(layer, "get_delta_weight"):  # a LoRA layer
+        if isinstance(layer, lora.Linear):
             weight = weight + layer.get_delta_weight(layer.active_adapters[0]).to(weight.dtype)
         self.packed = weight.is_cpu and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS) if self.packed else weight

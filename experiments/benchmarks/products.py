@@ -11,10 +11,8 @@ counts. Writes results/products.json.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -22,7 +20,7 @@ from torch import nn
 from experiments.benchmarks import performance_page
 from mrg_grpo.decoder import MergedLinear
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "products.json"
+RESULTS = performance_page.RESULTS / "products.json"
 LAYER = ((256, 256), (128, 256), (128, 256), (256, 256), (768, 256), (768, 256), (256, 768))
 """(out, in) of q, k, v, o, gate, up, down; experiments/benchmarks/cases.py has the model."""
 SHAPES = (*LAYER * 6, (2048, 256))
@@ -53,16 +51,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64])
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with torch.no_grad():
         rows = [{"rows": n, **measure(n, options.rounds)} for n in options.rows]
     for row in rows:
         print({name: round(value, 2) for name, value in row.items()})
-    options.out.write_text(json.dumps({"threads": options.threads, "milliseconds": rows}, indent=1) + "\n")
-    if options.out == RESULTS:
-        performance_page.write()
+    performance_page.keep(RESULTS, {"threads": options.threads, "milliseconds": rows})
 
 
 if __name__ == "__main__":

@@ -291,11 +291,9 @@ def _records(path: Path, headerless: str | None = None) -> list[dict[str, Any]]:
             return _json_records(json.load(file), path)
     except FileNotFoundError:
         raise UserError(f"no prediction file at {path}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists nested for ever
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, lists nested for ever
         raise UserError(f"{path}: not valid JSON ({error})") from error
     except (OSError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error})") from error

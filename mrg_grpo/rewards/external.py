@@ -19,6 +19,8 @@ from mrg_grpo.errors import UserError
 
 LARGEST = torch.finfo(torch.float32).max
 """Rewards are fp32: what is finite in Python may not be finite there."""
+ANYTHING = (Exception, SystemExit)
+"""What foreign code may raise; a reward that exits must not end a run as if it were done."""
 
 
 class ExternalReward:
@@ -37,10 +39,7 @@ class ExternalReward:
         """
         try:
             scores = self.function(completions, **columns)
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # foreign code may raise anything; it is re-raised with the place it happened
+        except ANYTHING as error:  # it is re-raised with the place it happened
             raise UserError(
                 f"reward {self.name} failed on {self._culprit(completions, columns)}: {_line(error)}"
             ) from error
@@ -75,7 +74,7 @@ class ExternalReward:
             }
             try:
                 self.function([completion], **alone)
-            except (Exception, SystemExit):  # the same foreign code again; which exception does not matter here
+            except ANYTHING:  # the same foreign code again; which exception does not matter here
                 return _name(row, columns)
         return f"{len(completions)} completions (on none of them alone)"
 
@@ -94,7 +93,7 @@ def metric_from_path(path: str) -> Callable[..., Any]:
         sys.path.append(os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # importing runs foreign code, which may raise anything
+    except ANYTHING as error:  # importing runs foreign code
         raise UserError(f'reward "{path}": cannot import {module_name} ({_line(error)})') from error
     for part in attribute.split("."):
         if not hasattr(found, part):

@@ -38,10 +38,10 @@ bench: .venv-bench/.done
 	.venv-bench/bin/pip install -q -c .venv-bench/constraints.txt -e '.[bench]'
 	touch $@
 
-# all ablations, three seeds, about 10 hours on 2 cores: seed 0 of every experiment first; stop it and start it again at
+# all ablations, three seeds, about 12 hours on 2 cores: seed 0 of every experiment first; stop it and start it again at
 # will. JOBS arms run side by side, each on its share of the cores: more arms an hour than one on all
 JOBS ?= 2
-ABLATIONS := rewards margin format group
+ABLATIONS := rewards rare margin format group
 ablate: .venv/.dev
 	for seeds in 0 "0 1" "0 1 2"; do for name in $(ABLATIONS); do \
 	  $(BIN)/python experiments/ablate_$$name.py --jobs $(JOBS) --seeds $$seeds || exit $$?; done; done

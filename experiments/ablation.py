@@ -88,6 +88,8 @@ class Experiment:
     quick: tuple[str, ...] = ()
     """Arms of the quick version."""
     claims: tuple[Claim, ...] = field(default=())
+    settings: tuple[str, ...] = ()
+    """Of all its arms, `table.key=value`."""
 
     def arm(self, name: str) -> Arm:
         for arm in self.arms:
@@ -116,7 +118,7 @@ class Bench:
         return self.results / self.name / f"{arm.name}-seed{seed}.json"
 
     def settings(self, arm: Arm, seed: int) -> list[str]:
-        return [*COMMON, *self.added, *arm.settings, f"run.seed={seed}"]
+        return [*COMMON, *self.added, *self.experiment.settings, *arm.settings, f"run.seed={seed}"]
 
     def fingerprint(self, arm: Arm, seed: int) -> str:
         """Twelve hexadecimal digits of everything that the arm's numbers follow from."""

@@ -104,7 +104,7 @@ class LoraSettings:
 @dataclass
 class DataConfig:
     form: str = "phantom"
-    """phantom, iu_xray_r2gen, iu_xray_kaggle, iu_xray_xml, mimic_cxr_r2gen or mimic_cxr."""
+    """phantom, phantom_rare, iu_xray_r2gen, iu_xray_kaggle, iu_xray_xml, mimic_cxr_r2gen or mimic_cxr."""
     root: str = ""
     """The data set's folder; the phantom needs none."""
     sections: list[str] = field(default_factory=lambda: ["findings"])
@@ -330,7 +330,15 @@ CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16", "float64"),
     "reward.mccs.weighting": ("none", "rarity"),
     "data.incomplete": ("keep", "drop"),
-    "data.form": ("phantom", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr"),
+    "data.form": (
+        "phantom",
+        "phantom_rare",
+        "iu_xray_r2gen",
+        "iu_xray_kaggle",
+        "iu_xray_xml",
+        "mimic_cxr_r2gen",
+        "mimic_cxr",
+    ),
 }
 POSITIVE = (
     "run.steps", "run.save_every", "run.decode_batch", "run.rollouts_every", "lora.rank", "lora.alpha",
@@ -370,7 +378,7 @@ def check(config: Config) -> Config:
         raise UserError(f'data.views: {config.data.views!r} must be "all", "frontal" or a number')
     if not set(config.data.sections) <= {"findings", "impression"} or not config.data.sections:
         raise UserError(f'data.sections: {config.data.sections} may name "findings" and "impression"')
-    if config.data.form != "phantom" and not config.data.root:
+    if not config.data.form.startswith("phantom") and not config.data.root:
         raise UserError(f"data.root: {config.data.form} needs the folder of the data set; add root under [data]")
     return config
 

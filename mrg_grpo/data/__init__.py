@@ -21,7 +21,7 @@ from mrg_grpo.errors import UserError
 
 __all__ = ["FORMS", "PUBLISHED", "Studies", "Study", "describe_splits", "load_studies"]
 
-FORMS = ("phantom", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr")
+FORMS = ("phantom", "phantom_rare", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr")
 
 
 def load_studies(
@@ -57,10 +57,10 @@ def load_studies(
         keep_xxxx,
         None if split_file is None else Path(split_file),
     )
-    if form == "phantom":
+    if form.startswith("phantom"):
         from mrg_grpo.data import phantom  # drawn on demand; runs on real images never import it
 
-        return Studies(phantom.load(str(root), sections=wish.sections))
+        return Studies(phantom.load(str(root), sections=wish.sections, rare=form == "phantom_rare"))
     source = _read(form, records.data_folder(Path(root)), wish)
     notes = source.notes
     pairs = assigned(source.records, wish.split_file, form, notes)

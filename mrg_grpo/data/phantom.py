@@ -56,6 +56,16 @@ negative / (negative + blank)."""
 SITE_HABIT = {"A": 1.12, "B": 0.88}
 """Factor on NEGATED."""
 
+RARE = "rare-"
+"""Splits whose name begins so make the data set `phantom_rare`: findings as rare as in real reports, and reports that
+also speak of what no label stands for."""
+KEPT = {
+    "Enlarged Cardiomediastinum": 0.79, "Cardiomegaly": 0.77, "Lung Opacity": 0.96, "Lung Lesion": 0.40, "Edema": 0.10,
+    "Consolidation": 0.07, "Pneumonia": 0.08, "Atelectasis": 0.46, "Pneumothorax": 0.06, "Pleural Effusion": 0.16,
+    "Pleural Other": 0.20, "Fracture": 0.42, "Support Devices": 0.33,
+}  # fmt: skip
+"""P(a drawn finding is there) in rare splits: positive or uncertain in the 2,365 real reports, over the same here."""
+
 BILATERAL = {"Edema": 1.0, "Cardiomegaly": 0.0, "Enlarged Cardiomediastinum": 0.0, "Pleural Effusion": 0.3,
              "Atelectasis": 0.25, "Lung Opacity": 0.15, "Pneumonia": 0.15, "Pleural Other": 0.15}  # fmt: skip
 """P(both sides) of conditions that can be."""
@@ -91,6 +101,11 @@ class PhantomCase:
     def key(self) -> str:
         return f"{self.seed}/{self.split}/{self.index}"
 
+    @property
+    def rare(self) -> bool:
+        """Of the data set `phantom_rare`."""
+        return self.split.startswith(RARE)
+
     def rng(self, purpose: str) -> random.Random:
         """An independent stream per purpose: the same on every platform."""
         digest = hashlib.sha256(f"{self.key}/{purpose}".encode()).digest()
@@ -103,6 +118,8 @@ def sample_case(split: str, index: int, seed: int = SEED) -> PhantomCase:
     rng = blank.rng("case")
     site = rng.choice("AB")
     findings = _findings(rng)
+    if blank.rare:
+        findings = tuple(finding for finding in findings if rng.random() < KEPT[finding.condition])
     present = {finding.condition: finding for finding in findings}
     mentions = tuple(_mention(rng, name, present.get(name), site) for name in CONDITIONS[:13])
     return PhantomCase(seed, split, index, site, findings, mentions)
@@ -157,15 +174,20 @@ def case_labels(case: PhantomCase) -> tuple[int, ...]:
 
 
 def load(
-    root: str = "", *, sections: tuple[str, ...] = ("findings",), sizes: dict[str, int] | None = None
+    root: str = "",
+    *,
+    sections: tuple[str, ...] = ("findings",),
+    sizes: dict[str, int] | None = None,
+    rare: bool = False,
 ) -> dict[str, list[Study]]:
-    """The data set by split name. `root` is not needed; every report is a findings section."""
+    """`phantom`, or `phantom_rare`, by split name. `root` is not needed; every report is a findings section."""
     from mrg_grpo.data.phantom_text import write_report
 
     def study(split: str, index: int) -> Study:
-        case = sample_case(split, index)
-        address = f"phantom:{SEED}/{split}/{index}"
-        return Study(f"{split}-{index:05d}", (address,), write_report(case), split, case_labels(case))
+        stream = RARE + split if rare else split
+        case = sample_case(stream, index)
+        address = f"phantom:{SEED}/{stream}/{index}"
+        return Study(f"{stream}-{index:05d}", (address,), write_report(case), split, case_labels(case))
 
     return {split: [study(split, i) for i in range(size)] for split, size in (sizes or SIZES).items()}
 
@@ -208,9 +230,9 @@ def wording(split: str = "train", count: int = 8000) -> str:
     )
 
 
-def export(folder: Path, split: str, count: int) -> None:
+def export(folder: Path, split: str, count: int, rare: bool = False) -> None:
     """Write studies as files in R2Gen's form: annotation.json and images/. Other splits that are there stay."""
-    studies = load(sizes={split: count})[split]
+    studies = load(sizes={split: count}, rare=rare)[split]
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records = []
     for study in studies:
@@ -230,14 +252,16 @@ def main() -> None:
     parser.add_argument("--export", type=Path, metavar="DIR")
     parser.add_argument("--split", default="test")
     parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--rare", action="store_true", help="of the data set phantom_rare")
     arguments = parser.parse_args()
     if arguments.table:
         print("| condition | positive | uncertain | negative | blank |\n|---|---|---|---|---|")
-        for name, *shares in prevalence():
+        train = f"{RARE}train" if arguments.rare else "train"
+        for name, *shares in prevalence(train):
             print(f"| {name} | " + " | ".join(f"{share:.1f}" for share in shares) + " |")
-        print(f"\n{wording()}")
+        print(f"\n{wording(train)}")
     if arguments.export:
-        export(arguments.export, arguments.split, arguments.count)
+        export(arguments.export, arguments.split, arguments.count, arguments.rare)
         print(f"{arguments.count} studies of {arguments.split}: {arguments.export}")
 
 

@@ -394,3 +394,28 @@ FILLERS: dict[str, tuple[str, ...]] = {
                 "No free air under the diaphragm."),
 }  # fmt: skip
 """Phrases without a label, which do not take No Finding away either; shared by training and held-out reports."""
+
+INCIDENTAL: dict[str, tuple[str, ...]] = {
+    "spine": ("Degenerative changes are present in the spine.", "{Sev} degenerative changes of the {spine} spine.",
+              "There are {sev} degenerative changes of the {spine} spine.",
+              "{Sev} dextroscoliosis of the {spine} spine.", "{Sev} spondylosis of the {spine} spine is seen.",
+              "Kyphosis of the {spine} spine.",
+              "Multilevel endplate spurring in the {spine} spine.", "The {spine} spine shows {sev} curvature.",
+              "Diffuse osteopenia.", "{Sev} disc space narrowing at several levels."),
+    "aorta": ("The aorta is tortuous.", "The thoracic aorta is {sev}ly tortuous.", "{Sev} tortuosity of the aorta.",
+              "Atherosclerotic calcification of the aortic arch.", "The aortic arch is calcified.",
+              "Aortic calcifications are present.", "The aorta is ectatic and calcified.",
+              "The descending aorta is {sev}ly elongated."),
+    "volumes": ("Low lung volumes.", "The lungs are hypoinflated.", "The lungs are {sev}ly hyperexpanded.",
+                "Flattening of the diaphragms.", "Hyperinflation with flattened diaphragms.",
+                "Shallow inspiration with crowding of the vessels.", "The {side} hemidiaphragm is {sev}ly elevated.",
+                "Eventration of the {side} hemidiaphragm."),
+    "joints": ("{Sev} degenerative change of the {side} shoulder.", "Osteoarthritis of the {side} shoulder.",
+               "{Sev} arthritic changes of the {side} acromioclavicular joint.",
+               "The {side} humeral head is high riding.", "Calcific tendinopathy of the {side} shoulder."),
+    "abdomen and chest wall": ("A hiatal hernia is noted.", "{Sev} hiatal hernia.", "Gas distends the stomach.",
+                               "Air filled loops of colon under the {side} hemidiaphragm.",
+                               "The patient is status post {side} mastectomy.", "The patient is rotated to the {side}.",
+                               "Asymmetric breast shadows.", "The costophrenic recesses are partly off the film."),
+}  # fmt: skip
+"""What `phantom_rare` says that no label stands for, as real reports are full of; none of it is in the picture."""

@@ -11,7 +11,7 @@ import random
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE
 from mrg_grpo.data.phantom import Finding, PhantomCase
-from mrg_grpo.data.phantom_phrases import FILLERS, HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.data.phantom_phrases import FILLERS, HELDOUT, INCIDENTAL, JOINT, JOINT_HELDOUT, PHRASES
 
 ORDER = (
     ("lungs", ("Lung Opacity", "Consolidation", "Pneumonia", "Edema", "Atelectasis", "Lung Lesion")),
@@ -24,6 +24,8 @@ PLURAL_DEVICES = {"sternotomy wires"}
 HABIT = {"technique": 0.25, "comparison": 0.1, "vessels": 0.2, "airways": 0.15, "hila": 0.2, "bones": 0.15,
          "soft tissues": 0.08, "abdomen": 0.12}  # fmt: skip
 """How often a report has a sentence of each kind of filler, where nothing it mentions speaks against it."""
+INCIDENTAL_HABIT = {"spine": 0.25, "aorta": 0.16, "volumes": 0.16, "joints": 0.08, "abdomen and chest wall": 0.1}
+"""The same for what no label stands for, in rare splits."""
 SILENCED = {
     "vessels": {"Edema", "Cardiomegaly"},
     "hila": {"Enlarged Cardiomediastinum", "Lung Lesion"},
@@ -64,6 +66,8 @@ def write_report(case: PhantomCase, templates: str = "all") -> str:
         order.remove("heart")
         order.insert(0, "heart")
     body = [sentence for region in order for sentence in regions[region]] + fillers["soft tissues"] + fillers["abdomen"]
+    if case.rare:
+        body += _incidental(case)
     body = body or [rng.choice(FILLERS["clear lungs"])]
     return " ".join(fillers["technique"] + fillers["comparison"] + body)
 
@@ -95,6 +99,18 @@ def _filler(rng: random.Random, kind: str, said: dict[str, int]) -> list[str]:
     wanted, sentence = rng.random() < HABIT[kind], rng.choice(FILLERS[kind])
     against = {name for name, label in said.items() if label != NEGATIVE or kind == "bones"}
     return [sentence] if wanted and not against & SILENCED.get(kind, set()) else []
+
+
+def _incidental(case: PhantomCase) -> list[str]:
+    """What a radiologist also sees and CheXbert has no name for."""
+    rng = case.rng("incidental")
+    said = []
+    for kind, share in INCIDENTAL_HABIT.items():
+        if rng.random() < share:
+            words = {"sev": rng.choice(("mild", "moderate", "severe")), "side": rng.choice(("left", "right"))}
+            words |= {"Sev": words["sev"].capitalize(), "spine": rng.choice(("thoracic", "lower thoracic", "lumbar"))}
+            said.append(rng.choice(INCIDENTAL[kind]).format(**words))
+    return said
 
 
 def _fill(template: str, finding: Finding | None) -> str:

@@ -18,6 +18,7 @@ from mrg_grpo.errors import UserError
 # R2Gen's file. MIMIC-CXR: the split file of mimic-cxr-jpg 2.0.0, counted in studies. Phantom: our own.
 PUBLISHED = {
     "phantom": {"train": 8000, "val": 500, "test": 1000},
+    "phantom_rare": {"train": 8000, "val": 500, "test": 1000},
     "iu_xray_r2gen": {"train": 2069, "val": 296, "test": 590},
     "mimic_cxr_r2gen": {"train": 270_790, "val": 2130, "test": 3858},
     "mimic_cxr": {"train": 222_758, "val": 1808, "test": 3269},

@@ -102,7 +102,7 @@ def test_choices_that_are_none(tmp_path):
     ):
         with pytest.raises(UserError, match=reason):
             load_studies("iu_xray_r2gen", tmp_path, **options)
-    with pytest.raises(UserError, match="use one of phantom, iu_xray_r2gen"):
+    with pytest.raises(UserError, match="use one of phantom, phantom_rare, iu_xray_r2gen"):
         load_studies("chexpert", tmp_path)
     with pytest.raises(UserError, match="does not exist; name the folder"):
         load_studies("iu_xray_r2gen", tmp_path / "no")
@@ -163,7 +163,7 @@ def test_sizes_are_held_against_the_published_ones(tmp_path):
 def test_phantom_is_asked_for_its_sections(monkeypatch):
     study = Study("p0", ("phantom:0",), "Clear.", "train")
     drawn = types.ModuleType("mrg_grpo.data.phantom")
-    drawn.load = lambda root, sections: {"train": [study], "val": [], "test": []}  # type: ignore[attr-defined]
+    drawn.load = lambda root, sections, rare: {"train": [study], "val": [], "test": []}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mrg_grpo.data.phantom", drawn)
     monkeypatch.setattr(mrg_grpo.data, "phantom", drawn, raising=False)
     assert load_studies("phantom", "")["train"] == [study]

@@ -8,11 +8,13 @@ from unittest.mock import ANY
 
 import numpy as np
 import pytest
+import torch
 
-from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data import phantom
 from mrg_grpo.data.phantom_draw import Chest, paint, render
 from mrg_grpo.data.phantom_phrases import HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.data.phantom_reader import read_labels
 from mrg_grpo.data.phantom_text import phrases, write_report
 from mrg_grpo.errors import UserError
 
@@ -59,6 +61,31 @@ def test_rates_are_those_promised():
         assert sign * (denied - (labels == NEGATIVE).mean()) > 0.005
     graded = [f.severity for case in cases for f in case.findings if f.condition != "Support Devices"]
     assert 0.13 < np.mean(np.array(graded) < 0.3) < 0.20
+
+
+def test_rare_findings_are_as_rare_as_in_real_reports(shared):
+    counted = [json.loads(line) for line in (shared / "data/iu_xray/labels.jsonl").read_text().splitlines()]
+    real = [row["chexbert"] for row in counted if row["split"] in ("train", "val")]
+    labels = np.array([phantom.case_labels(phantom.sample_case("rare-rates", i)) for i in range(6000)])
+    sick = np.isin(labels, (POSITIVE, UNCERTAIN)).mean(0)
+    for i, name in enumerate(CONDITIONS[:13]):
+        share = np.mean([row[name] in (1, -1) for row in real])
+        error = 4 * np.sqrt(share * (1 - share) * (1 / 6000 + 1 / len(real)))  # both are counts
+        assert abs(sick[i] - share) < error, name
+    denied = np.mean([row[name] == 0 for row in real for name in CONDITIONS[:13]])
+    assert abs((labels[:, :13] == NEGATIVE).mean() - denied) < 0.02
+
+
+def test_incidental_sentences_carry_no_label_and_come_in_rare_splits_alone():
+    data = phantom.load(sizes={"train": 600}, rare=True)["train"]
+    assert data[7].id == "rare-train-00007" and data[7].images == ("phantom:7/rare-train/7",)
+    assert data[7].split == "train" and data[7].labels == phantom.case_labels(phantom.sample_case("rare-train", 7))
+    told = [study.report for study in data]
+    assert torch.equal(read_labels(told), torch.tensor([study.labels for study in data]))
+    assert sum("spine" in report for report in told) > 60
+    plain = [study.report for study in phantom.load(sizes={"train": 600})["train"]]
+    assert not any("spine" in report or "aorta" in report for report in plain)
+    assert 29 < np.mean([len(report.split()) for report in told]) < 34
 
 
 def test_no_phrase_is_both_trained_and_held_out():

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import ablate_format
 import ablate_group
 import ablate_margin
+import ablate_rare
 import ablate_rewards
 import ablation
 import ablation_page
@@ -23,7 +24,9 @@ from mrg_grpo.config import load_config
 from mrg_grpo.data.phantom import load
 from mrg_grpo.errors import UserError
 
-EXPERIMENTS = [module.EXPERIMENT for module in (ablate_rewards, ablate_margin, ablate_format, ablate_group)]
+EXPERIMENTS = [
+    module.EXPERIMENT for module in (ablate_rewards, ablate_rare, ablate_margin, ablate_format, ablate_group)
+]
 
 
 @pytest.fixture(autouse=True)

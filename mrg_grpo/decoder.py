@@ -3,15 +3,16 @@
 b reports, D hidden size, H query and h key-value heads, d head size.
 
 transformers runs a layer for any number of tokens; for one token most of the time goes into starting small operations.
-Here the same modules are called with nothing around them: queries and keys are rotated together, and attention reads
-the shared prompt (mrg_grpo.attention). It needs plain linear layers, so it runs where LoRA is merged
-(`Policy.merged`, which puts `MergedLinear` in their places); elsewhere a token takes the way of a whole continuation,
-which is also what the tests hold this one to.
+So `Decoder` is the text model laid out for that: LoRA folded into copies of the weights, layers that read the same rows
+multiplied as one, queries and keys rotated together, norms as one operation, and attention that reads the shared prompt
+(mrg_grpo.attention). The model itself is not touched. Where LoRA is not merged a token takes the way of a whole
+continuation, which is also what the tests hold this one to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,65 +28,111 @@ ROWS = 16
 """The number of rows that packed weights are laid out for; they serve any number."""
 
 
-class MergedLinear(nn.Module):
-    """A linear layer with its LoRA folded in, frozen. rows (..., in) -> (..., out).
+class MergedLinear:
+    """Linear layers that read the same rows, with their LoRA folded in. rows (..., in) -> (..., out of all).
 
-    Deliberate choice: fp32 weights on a CPU are packed once as oneDNN wants them, which is faster than torch's own
-    product of a few rows (docs/performance.md); anywhere else they stay as they are.
+    Deliberate choices
+    * fp32 weights on a CPU are packed once as oneDNN wants them, which is faster than torch's own product of a few rows
+      (docs/performance.md); anywhere else they stay as they are.
+    * They become one product where each of them is a copy anyway, adapted or packed. Elsewhere that would cost memory.
     """
 
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        weight, self.bias = layer.weight.data, layer.bias
-        if isinstance(layer, lora.Linear):
-            weight = weight + layer.get_delta_weight(layer.active_adapters[0]).to(weight.dtype)
-        self.packed = weight.is_cpu and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS) if self.packed else weight
-
-    def forward(self, rows: Tensor) -> Tensor:
+    def __init__(self, *layers: Any) -> None:
+        first = layers[0].weight
+        self.packed = first.is_cpu and first.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        weights, biases = [folded(layer) for layer in layers], [layer.bias for layer in layers]
+        if self.packed or all(isinstance(layer, lora.Linear) for layer in layers):
+            weights, biases = [torch.cat(weights)], [None if biases[0] is None else torch.cat(biases)]
         if self.packed:
-            return torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
-        return functional.linear(rows, self.weight, self.bias)
+            weights = [torch.ops.mkldnn._reorder_linear_weight(weight, ROWS) for weight in weights]
+        self.weights, self.biases = weights, biases
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(rows, self.weights[0], self.biases[0], "none", [], "")
+        parts = [functional.linear(rows, weight, bias) for weight, bias in zip(self.weights, self.biases)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-def linear_places(parent: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """(parent, name, layer) of every linear layer below, with LoRA or without."""
-    for name, child in parent.named_children():
-        if isinstance(child, lora.Linear | nn.Linear):
-            yield parent, name, child
-        else:
-            yield from linear_places(child)
+def folded(layer: Any) -> Tensor:
+    """The weight of a linear layer (out, in); W + s B A of one with LoRA, a copy."""
+    weight = layer.weight.data
+    if isinstance(layer, lora.Linear):
+        return weight + layer.get_delta_weight(layer.active_adapters[0]).to(weight.dtype)
+    return weight
 
 
-def next_hidden(family: Family, text: Any, embeds: Tensor, positions: Tensor, cache: DecodeCache) -> Tensor:
-    """Embeddings (b, D) of one token per report at positions (b, 1) -> last hidden states (b, D). Writes the cache."""
-    rotations = family.rotations(text, embeds, family.continuation_positions(positions))
-    before_attention, after_attention, before_mlp, after_mlp = family.norms
-    hidden = embeds
-    for layer in text.layers:
-        branch = getattr(layer, before_attention)(hidden)
-        branch = attention(layer.self_attn, branch, rotations, cache)
-        hidden = hidden + (getattr(layer, after_attention)(branch) if after_attention else branch)
-        branch = layer.mlp(getattr(layer, before_mlp)(hidden))
-        hidden = hidden + (getattr(layer, after_mlp)(branch) if after_mlp else branch)
-    return text.norm(hidden)
+def norm(layer: nn.Module, plain: bool) -> Callable[[Tensor], Tensor]:
+    """RMS norm (arXiv 1910.07467) over the last dimension; plain: scaled by its weight, which torch does at once."""
+    if not plain:
+        return layer
+    weight: Any = layer.weight
+    return partial(functional.rms_norm, normalized_shape=weight.shape, weight=weight, eps=layer.variance_epsilon)  # type: ignore[arg-type]
 
 
-def attention(layer: Any, hidden: Tensor, rotations: dict[str, tuple[Tensor, Tensor]], cache: DecodeCache) -> Tensor:
-    """(b, D) -> (b, D): one token of each report looks at its prompt and at what it wrote before."""
-    b, d, index = len(hidden), layer.head_dim, layer.layer_idx
-    window = getattr(layer, "sliding_window", None)
-    kind = "sliding_attention" if window else "full_attention"
-    query, key = layer.q_proj(hidden).view(b, -1, d), layer.k_proj(hidden).view(b, -1, d)
-    if hasattr(layer, "q_norm"):
-        query, key = layer.q_norm(query), layer.k_norm(key)
-    heads = query.shape[1]
-    both = rotated(torch.cat([query, key], dim=1), *rotations[kind]).unsqueeze(2)  # (b, H + h, 1, d)
-    value = layer.v_proj(hidden).view(b, -1, 1, d)
-    own = cache.update(both[:, heads:], value, index)
-    query, prompt = both[:, :heads], cache.prefix(index)
-    out = prefix_attention(query, *own, *prompt, layer.scaling, cache.masks[kind], window)  # (b, 1, H, d)
-    return layer.o_proj(out.reshape(b, -1))
+class DecoderLayer:
+    """One layer of the text model."""
+
+    def __init__(self, layer: Any, family: Family) -> None:
+        attention, mlp, plain = layer.self_attn, layer.mlp, family.plain_norms
+        self.before_attention, self.after_attention, self.before_mlp, self.after_mlp = (
+            norm(getattr(layer, name), plain) if name else nn.Identity() for name in family.norms
+        )
+        self.query_key_value = MergedLinear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.widths = [part.out_features for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        self.query_norm, self.key_norm = (
+            norm(getattr(attention, name), plain) if hasattr(attention, name) else None for name in ("q_norm", "k_norm")
+        )
+        self.out = MergedLinear(attention.o_proj)
+        self.gate_up, self.down, self.activation = (
+            MergedLinear(mlp.gate_proj, mlp.up_proj), MergedLinear(mlp.down_proj), mlp.act_fn
+        )  # fmt: skip
+        self.d, self.index, self.scaling = attention.head_dim, attention.layer_idx, attention.scaling
+        self.window = getattr(attention, "sliding_window", None)
+        self.kind = "sliding_attention" if self.window else "full_attention"
+
+    def __call__(self, hidden: Tensor, rotations: dict[str, tuple[Tensor, Tensor]], cache: DecodeCache) -> Tensor:
+        """(b, D) -> (b, D): one token of each report looks at its prompt and at what it wrote before."""
+        branch = self.attend(self.before_attention(hidden), rotations[self.kind], cache)
+        hidden = hidden + self.after_attention(branch)
+        gate, up = self.gate_up(self.before_mlp(hidden)).chunk(2, dim=-1)
+        return hidden + self.after_mlp(self.down(self.activation(gate) * up))
+
+    def attend(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], cache: DecodeCache) -> Tensor:
+        b, d = len(hidden), self.d
+        rows = self.query_key_value(hidden)  # (b, (H + 2 h) d)
+        both, value = rows.split([self.widths[0] + self.widths[1], self.widths[2]], dim=-1)
+        both, heads = both.view(b, -1, d), self.widths[0] // d
+        if self.query_norm and self.key_norm:
+            both = torch.cat([self.query_norm(both[:, :heads]), self.key_norm(both[:, heads:])], dim=1)
+        both = rotated(both, *rotation).unsqueeze(2)  # (b, H + h, 1, d)
+        own = cache.update(both[:, heads:], value.view(b, -1, 1, d), self.index)
+        prompt, mask = cache.prefix(self.index), cache.masks[self.kind]
+        out = prefix_attention(both[:, :heads], *own, *prompt, self.scaling, mask, self.window)  # (b, 1, H, d)
+        return self.out(out.reshape(b, -1))
+
+
+class Decoder:
+    """The text model and its projection at this moment, for writing one token of every report at a time."""
+
+    @torch.no_grad()
+    def __init__(self, family: Family, text: Any, lm_head: Any) -> None:
+        self.family, self.text = family, text
+        self.layers = [DecoderLayer(layer, family) for layer in text.layers]
+        self.norm, self.lm_head = norm(text.norm, family.plain_norms), MergedLinear(lm_head)
+
+    def __call__(self, embeds: Tensor, positions: Tensor, cache: DecodeCache) -> Tensor:
+        """Embeddings (b, D) of one token per report at positions (b, 1) -> last hidden (b, D). Writes the cache."""
+        rotations = self.family.rotations(self.text, embeds, self.family.continuation_positions(positions))
+        hidden = embeds
+        for layer in self.layers:
+            hidden = layer(hidden, rotations, cache)
+        return self.norm(hidden)
+
+    def linear_layers(self) -> list[MergedLinear]:
+        """All of them, the projection last."""
+        inner = [part for x in self.layers for part in (x.query_key_value, x.out, x.gate_up, x.down)]
+        return [*inner, self.lm_head]
 
 
 def rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

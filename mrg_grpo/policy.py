@@ -36,7 +36,7 @@ from mrg_grpo import ranks
 from mrg_grpo.batch import PromptBatch, PromptEncoder
 from mrg_grpo.cache import ContinuationCache, DecodeCache, PrefixRecorder
 from mrg_grpo.config import Config
-from mrg_grpo.decoder import MergedLinear, linear_places, next_hidden
+from mrg_grpo.decoder import Decoder
 from mrg_grpo.errors import UserError
 from mrg_grpo.families import Family
 from mrg_grpo.pretrained import load_pretrained
@@ -73,7 +73,7 @@ class Policy:
         self.temperature = 1.0
         self.merge_lora = True
         self.sharded = False  # True: every forward and backward pass is an exchange, so all ranks must make the same
-        self.is_merged = False  # True within `merged`: the text layers are plain linear ones
+        self.decoder: Decoder | None = None  # within `merged`
         self.remember_start()
 
     @classmethod
@@ -134,26 +134,18 @@ class Policy:
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Within: plain layers with LoRA folded into copies of their weights stand in the text model, for sampling.
+        """Within: tokens are written by a `Decoder`, with LoRA folded into copies of the weights.
 
-        The base is not touched, so the undoing is exact (PEFT's unmerge subtracts a rounded delta). In bf16 a merged
-        policy samples slightly differently: the gap is logged. The copy is as large as the adapted layers, and on a CPU
-        as all of the text model's; `sampling.merge_lora = false` does without it.
+        The base is not touched, so there is nothing to undo (PEFT's unmerge subtracts a rounded delta). In bf16 a
+        merged policy samples slightly differently: the gap is logged. The copy is as large as the adapted layers, and
+        on a CPU as all of the text model's; `sampling.merge_lora = false` does without it.
         """
-        if not self.merge_lora:
-            yield
-            return
-        places = [*linear_places(self.family.text_model(self.base)), (self.base, "lm_head", self.base.lm_head)]
+        if self.merge_lora:
+            self.decoder = Decoder(self.family, self.family.text_model(self.base), self.base.lm_head)
         try:
-            with torch.no_grad():
-                for parent, name, layer in places:
-                    setattr(parent, name, MergedLinear(layer))
-            self.is_merged = True
             yield
         finally:
-            self.is_merged = False
-            for parent, name, layer in places:
-                setattr(parent, name, layer)
+            self.decoder = None
 
     @contextmanager
     def _without_adapter(self) -> Iterator[None]:
@@ -297,10 +289,9 @@ class Policy:
     def next_logits(self, prefix: Prefix, tokens: Tensor, cache: DecodeCache) -> Tensor:
         """Feed one token per report (b,) -> tempered logits of the one after it (b, V)."""
         rows = tokens.unsqueeze(1)  # (b, 1)
-        if self.is_merged:
+        if self.decoder:
             positions = self._place(prefix, rows, cache, cache.length)
-            text, embeds = self.family.text_model(self.base), self.base.get_input_embeddings()(tokens)
-            hidden = next_hidden(self.family, text, embeds, positions, cache)
+            hidden = self.decoder(self.base.get_input_embeddings()(tokens), positions, cache)
         else:
             hidden = self._continue(prefix, rows, cache, cache.length)[:, 0]
         cache.advance()
@@ -316,7 +307,8 @@ class Policy:
         return alive
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return tempered(self.base.lm_head(hidden), self.temperature, self.suppressed)
+        lm_head = self.decoder.lm_head if self.decoder else self.base.lm_head
+        return tempered(lm_head(hidden), self.temperature, self.suppressed)
 
 
 def is_plain_lora(model: Any) -> bool:

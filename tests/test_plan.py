@@ -11,7 +11,6 @@ from mrg_grpo import footprint, plan
 from mrg_grpo.cache import DecodeCache
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, LoraSettings, load_config
-from mrg_grpo.decoder import MergedLinear
 from mrg_grpo.faults import State
 from mrg_grpo.policy import Policy
 from mrg_grpo.projection import CHUNK_ELEMENTS
@@ -102,6 +101,10 @@ def test_activations_and_cache_are_what_autograd_keeps(checkpoint, dtype, padded
     assert footprint.sample(sizes, given)["decode cache"] == real
 
 
+def merged_weights(policy):
+    return [weight for layer in policy.decoder.linear_layers() for weight in layer.weights]
+
+
 def test_weights_are_what_the_policy_holds(checkpoint):
     for targets in (ALL, QV):
         config = settings(checkpoint, "bfloat16", targets)
@@ -114,7 +117,7 @@ def test_weights_are_what_the_policy_holds(checkpoint):
         assert alive["adapter and its start"] == 2 * sum(p.numel() * p.element_size() for p in trained)
         kept = {p.data_ptr() for p in base}
         with policy.merged():
-            merged = [module.weight for module in policy.base.modules() if isinstance(module, MergedLinear)]
+            merged = merged_weights(policy)
         copied = sum(weight.numel() for weight in merged if weight.data_ptr() not in kept)
         assert footprint.sample(sizes, shape(False))["merged copy of adapted weights"] == 2 * copied
 
@@ -123,7 +126,7 @@ def test_packed_weights_are_those_of_every_linear_layer(checkpoint):
     config = settings(checkpoint, "float32", QV)
     policy, sizes = Policy.load(config), plan.model_sizes(config)
     with policy.merged():
-        merged = [module.weight for module in policy.base.modules() if isinstance(module, MergedLinear)]
+        merged = merged_weights(policy)
     assert all(weight.is_mkldnn for weight in merged)
     copied = sum(weight.numel() for weight in merged)
     planned = footprint.sample(sizes, shape(False))["merged copy of adapted weights"]

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 from mrg_grpo.cache import DecodeCache
 from mrg_grpo.config import Config, LoraSettings
 from mrg_grpo.data.study import Study
-from mrg_grpo.decoder import MergedLinear, linear_places
+from mrg_grpo.decoder import MergedLinear
 from mrg_grpo.families import FAMILIES
 from mrg_grpo.objective import grpo_loss
 from mrg_grpo.policy import Policy
@@ -197,34 +197,39 @@ def test_samples_do_not_depend_on_the_batch(checkpoint, studies):
 
 
 def test_the_hand_written_token_equals_transformers_layers(checkpoint, studies):
-    """`decoder.next_hidden` against the text model itself, on padded prompts of different lengths, over some tokens."""
+    """`Decoder` against the text model itself with LoRA, on padded prompts of different lengths, over some tokens."""
     policy = load(checkpoint)
     tokens, _ = continuations(policy)
     rows = torch.arange(len(studies))
-    with torch.no_grad(), policy.merged():
+    with torch.no_grad():
         prefix = policy.prefill(policy.encoder.encode(studies))
         caches = [DecodeCache(prefix.keys, prefix.values, rows, G, 8) for _ in range(2)]
         for t in range(6):
-            by_hand = policy.next_logits(prefix, tokens[:, t], caches[0])
-            policy.is_merged = False
+            with policy.merged():
+                by_hand = policy.next_logits(prefix, tokens[:, t], caches[0])
             plain = policy.next_logits(prefix, tokens[:, t], caches[1])
-            policy.is_merged = True
             seen = plain.isfinite()
+            # transformers' norms round to fp32 on the way, these do not
             assert torch.equal(seen, by_hand.isfinite()) and (by_hand[seen] - plain[seen]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("rows", [(1,), (16,), (70,), (3, 5)])
-def test_a_merged_layer_equals_the_one_with_lora(checkpoint, dtype, rows):
-    """Packed by oneDNN in fp32, as it stands in the other dtypes; with bias and without, any number of rows."""
-    policy = load(checkpoint, dtype)
-    places = list(linear_places(policy.family.text_model(policy.base)))
-    assert {name for _, name, _ in places} == set(policy.family.default_targets)
-    for _, _, layer in places:
-        merged = MergedLinear(layer)
+@pytest.mark.parametrize("targets", [[], ["v_proj", "up_proj"]])
+def test_merged_layers_equal_those_with_lora(checkpoint, dtype, rows, targets):
+    """Packed by oneDNN in fp32, as they stand in the other dtypes; adapted all, in part or not, any number of rows."""
+    policy = load(checkpoint, dtype, targets=targets)
+    layer = policy.family.text_model(policy.base).layers[0]
+    attention, mlp = layer.self_attn, layer.mlp
+    groups = [[attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj], [attention.o_proj]]
+    for group in groups:
+        merged = MergedLinear(*group)
         assert merged.packed == (dtype == "float32")
-        x = torch.randn(*rows, layer.in_features).to(layer.get_base_layer().weight.dtype)
-        want, bound = layer(x), {"float32": 1e-5, "bfloat16": 0.05, "float64": 1e-12}[dtype]
+        assert len(merged.weights) == (1 if merged.packed or not targets else len(group))
+        x = torch.randn(*rows, group[0].in_features).to(group[0].weight.dtype)
+        want, bound = (
+            torch.cat([part(x) for part in group], -1), {"float32": 1e-5, "bfloat16": 0.05, "float64": 1e-12}[dtype]
+        )  # fmt: skip
         assert ((merged(x) - want).abs().max() / want.abs().max()) < bound
 
 

@@ -53,6 +53,8 @@ class Family(ABC):
     """Attention and MLP projections of the vision tower, which lora.vision adds."""
     norms: ClassVar[tuple[str, str, str, str]] = ("input_layernorm", "", "post_attention_layernorm", "")
     """A text layer's norms before and after attention, before and after the MLP; "" where there is none."""
+    plain_norms: ClassVar[bool] = True
+    """Whether they multiply by their weight as it is."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         self.config = config

@@ -35,6 +35,7 @@ class Gemma3(Family):
         "pre_feedforward_layernorm",
         "post_feedforward_layernorm",
     )
+    plain_norms = False  # by 1 + weight
     vision_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
     def image_processor(self, path: str, max_pixels: int | None) -> Gemma3ImageProcessorPil:

@@ -23,6 +23,7 @@ from torch.nn import functional
 from mrg_grpo.attention import prefix_attention
 from mrg_grpo.cache import DecodeCache
 from mrg_grpo.families import Family
+from mrg_grpo.linear import onednn
 
 ROWS = 16
 """The number of rows that packed weights are laid out for; they serve any number."""
@@ -38,8 +39,7 @@ class MergedLinear:
     """
 
     def __init__(self, *layers: Any) -> None:
-        first = layers[0].weight
-        self.packed = first.is_cpu and first.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        self.packed = onednn(layers[0].weight)
         weights, biases = [folded(layer) for layer in layers], [layer.bias for layer in layers]
         if self.packed or all(isinstance(layer, lora.Linear) for layer in layers):
             weights, biases = [torch.cat(weights)], [None if biases[0] is None else torch.cat(biases)]

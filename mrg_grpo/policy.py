@@ -39,6 +39,7 @@ from mrg_grpo.config import Config
 from mrg_grpo.decoder import Decoder
 from mrg_grpo.errors import UserError
 from mrg_grpo.families import Family
+from mrg_grpo.linear import quicken
 from mrg_grpo.pretrained import load_pretrained
 from mrg_grpo.projection import tempered, token_logprobs
 from mrg_grpo.shards import shard
@@ -83,6 +84,8 @@ class Policy:
         model = with_adapter(parts.model, parts.family, config, adapter or config.model.adapter or None, trainable)
         if config.model.shard:
             shard(parts.model, parts.family, config.model.resolved_device())
+        elif is_plain_lora(model):
+            quicken(model)
         encoder = PromptEncoder(
             parts.tokenizer, parts.image_processor, parts.family, config.prompt.text, config.prompt.think
         )

@@ -1,0 +1,102 @@
+"""Frozen linear layers, with LoRA and without, in training: the same numbers in fewer passes over the activations.
+
+m rows (tokens), W (out, in) frozen, A (r, in) and B (out, r) of LoRA (arXiv 2106.09685), s its scale:
+
+    y  = x W' + s (x A') B'        dx = g W + s (g B) A        dA = s (g B)' x        dB = s g' (x A')
+
+PEFT writes x W', (x A') B', its multiple by s and the sum as four tensors of m x out; here the small product is added
+into the large one where it lies, forward and backward. And on a CPU in fp32 the large one is oneDNN's, which was faster
+than torch's own wherever we measured (docs/performance.md).
+
+`quicken` gives the layers of a loaded model these forward passes. Parameters, names and saved files stay PEFT's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners import lora
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def onednn(weight: Tensor) -> bool:
+    """Whether products with this weight go to oneDNN: fp32 on a CPU."""
+    return weight.is_cpu and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """rows (m, in), weight (out, in) -> (m, out). No gradient."""
+    if onednn(weight):
+        return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return functional.linear(rows, weight, bias)
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """(..., in) -> (m, in)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def shaped(rows: Tensor, like: Tensor) -> Tensor:
+    """(m, out) -> (..., out), with the leading dimensions of `like`."""
+    return rows.view(*like.shape[:-1], rows.shape[-1])
+
+
+class _Frozen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(weight)
+        return shaped(product(rows_of(x), weight, bias), x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        return shaped(product(rows_of(grad), weight.t().contiguous()), grad), None, None
+
+
+class _WithLora(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, a, b, scale):
+        rows = rows_of(x)
+        low = rows @ a.t()  # (m, r)
+        ctx.save_for_backward(rows, low, weight, a, b)
+        ctx.scale = scale
+        return shaped(product(rows, weight, bias).addmm_(low, b.t(), alpha=scale), x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        rows, low, weight, a, b = ctx.saved_tensors
+        slopes = rows_of(grad)
+        inner = (slopes @ b).mul_(ctx.scale)  # (m, r)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = shaped(product(slopes, weight.t().contiguous()).addmm_(inner, a), grad)
+        return grad_x, None, None, inner.t() @ rows, (slopes.t() @ low).mul_(ctx.scale), None
+
+
+class FrozenLinear(nn.Linear):
+    """torch's linear layer; its weight has no gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Frozen.apply(x, self.weight, self.bias)
+
+
+class LoraLinear(lora.Linear):
+    """PEFT's linear layer with one plain LoRA."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        base, names = self.base_layer, self.active_adapters
+        a, b = (self.lora_A[names[0]].weight, self.lora_B[names[0]].weight) if len(names) == 1 else (None, None)
+        if a is None or not a.dtype == x.dtype == base.weight.dtype or self.training or self.disable_adapters:
+            return super().forward(x, *args, **kwargs)  # bf16 with an fp32 adapter; several adapters, dropout
+        return _WithLora.apply(x, base.weight, base.bias, a, b, self.scaling[names[0]])
+
+
+def quicken(model: nn.Module) -> None:
+    """Frozen linear layers and those with LoRA get the forward passes above; LoRA must be plain and not merged."""
+    for layer in model.modules():
+        if type(layer) is lora.Linear and type(layer.base_layer) in (nn.Linear, FrozenLinear):
+            layer.__class__ = LoraLinear
+        elif type(layer) is nn.Linear and not any(parameter.requires_grad for parameter in layer.parameters()):
+            layer.__class__ = FrozenLinear

@@ -1,0 +1,117 @@
+"""Quickened linear layers against PEFT's and torch's own: values, gradients, and when they step aside."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from mrg_grpo.linear import FrozenLinear, LoraLinear, quicken
+
+BOUND = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 2e-2}
+
+
+class Two(nn.Module):
+    """One layer that gets LoRA, one that stays frozen."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.first, self.second = nn.Linear(24, 40, bias=bias), nn.Linear(40, 24, bias=bias)
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def pair(bias=True, dtype=torch.float32, **settings):
+    """The same model with PEFT's layers and quickened; B is not 0, which would hide the gradient of A."""
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, lora_alpha=12, target_modules=["first"], **settings)
+    slow = get_peft_model(Two(bias), lora).to(dtype).eval()
+    for name, parameter in slow.named_parameters():
+        if "lora" in name:
+            parameter.data = torch.randn(parameter.shape).to(dtype) * 0.3
+    quick = copy.deepcopy(slow)
+    quicken(quick)
+    return slow, quick
+
+
+def results(model, x):
+    x = x.clone().requires_grad_()
+    out = model(x)
+    out.float().square().sum().backward()
+    return [out.detach(), x.grad, *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
+def close(got, want, dtype):
+    return (got - want).abs().max() <= BOUND[dtype] * want.abs().max()
+
+
+@pytest.mark.parametrize("dtype", list(BOUND))
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (70, 24), (3, 5, 24), (0, 24)])
+def test_values_and_gradients_are_pefts(dtype, bias, shape):
+    slow, quick = pair(bias, dtype)
+    inner = quick.get_base_model()
+    assert type(inner.first) is LoraLinear and type(inner.second) is FrozenLinear
+    assert [type(layer) for layer in (*inner.first.lora_A.values(), *inner.first.lora_B.values())] == [nn.Linear] * 2
+    x = torch.randn(shape, dtype=dtype)
+    for got, want in zip(results(quick, x), results(slow, x), strict=True):
+        assert got.shape == want.shape and (got.numel() == 0 or close(got, want, dtype))
+    with torch.no_grad():
+        assert x.numel() == 0 or close(quick(x), slow(x), dtype)
+
+
+def test_rows_that_do_not_lie_together():
+    slow, quick = pair()
+    for x in (torch.randn(24, 6).t(), torch.randn(4, 48)[:, ::2], torch.randn(1, 24).expand(5, 24)):
+        for got, want in zip(results(quick, x), results(slow, x), strict=True):
+            assert close(got, want, torch.float32)
+
+
+def test_gradients_by_differences():
+    _, quick = pair(dtype=torch.float64)
+    parameters = [p for p in quick.parameters() if p.requires_grad]
+    x = torch.randn(3, 24, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *_: quick(x), (x, *parameters))
+
+
+def test_an_input_without_gradient_and_an_fp32_adapter_in_bf16():
+    slow, quick = pair(dtype=torch.bfloat16)
+    for model in (slow, quick):
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    x = torch.randn(7, 24, dtype=torch.bfloat16)
+    assert torch.equal(quick(x), slow(x))  # PEFT's own way
+    slow, quick = pair()
+    for model in (slow, quick):
+        model(x.float()).sum().backward()
+    for one, other in zip(quick.parameters(), slow.parameters()):
+        assert (one.grad is None) == (other.grad is None) and (
+            one.grad is None or close(one.grad, other.grad, torch.float32)
+        )
+
+
+def test_dropout_disabling_and_a_second_adapter_are_left_to_peft():
+    slow, quick = pair(lora_dropout=0.5)
+    x = torch.randn(9, 24)
+    torch.manual_seed(1)
+    want = slow.train()(x)
+    torch.manual_seed(1)
+    assert torch.allclose(quick.train()(x), want, atol=1e-5)
+    slow.eval(), quick.eval()
+    with slow.disable_adapter(), quick.disable_adapter():
+        assert torch.allclose(quick(x), slow(x), atol=1e-5)
+    for model in (slow, quick):
+        torch.manual_seed(2)
+        model.add_adapter("other", LoraConfig(r=2, target_modules=["first"], init_lora_weights=False))
+        model.base_model.set_adapter(["default", "other"])
+    assert torch.allclose(quick(x), slow(x), atol=1e-5)
+
+
+def test_a_layer_that_trains_is_left_alone():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].requires_grad_(False)
+    quicken(model)
+    assert [type(layer) for layer in model] == [FrozenLinear, nn.Linear]

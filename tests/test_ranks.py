@@ -83,10 +83,17 @@ def test_two_ranks_take_the_steps_of_one(checkpoint, studies, tmp_path, case):
 
 
 def test_in_fp32_the_gradients_agree(checkpoint, studies, tmp_path):
-    """The same three steps from the same state: Adam's first steps would turn a last bit into a sign."""
+    """The same three steps from the same state: Adam's first steps would turn a last bit into a sign.
+
+    Three studies: two ranks share them unevenly, of four ranks one has none.
+    """
     config = setting(checkpoint, "float32", studies_per_step=3, learning_rate=1e-12)
-    one, two = three_steps(config, studies), on_ranks(2, tmp_path, three_steps, config, studies)
-    assert_same(one, two, grad=1e-5, moved=1e-8)
+    one = three_steps(config, studies)
+    for world in (2, 4):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        many = on_ranks(world, folder, three_steps, config, studies)
+        assert_same(one, many, grad=1e-5, moved=1e-8)
 
 
 @pytest.mark.slow

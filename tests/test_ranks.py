@@ -316,8 +316,8 @@ def test_torchrun_leaves_what_one_process_leaves(tmp_path, monkeypatch, request,
 
 
 @pytest.mark.slow
-def test_a_run_on_ranks_is_stopped_and_resumed_to_the_last_bit(tmp_path, monkeypatch, request):
-    """A signal that reaches one rank stops both after the same step."""
+def test_a_run_on_ranks_is_stopped_and_resumed_to_the_last_bit(tmp_path, monkeypatch, request, capsys):
+    """A signal that reaches one rank stops both after the same step; then on with one process, which says so."""
     monkeypatch.chdir(request.config.rootpath)
     with running(2, tmp_path, exits, command(tmp_path / "cut", 1000, "run.save_every=1000")) as processes:
         while not (tmp_path / "cut" / "metrics.jsonl").exists():
@@ -337,6 +337,10 @@ def test_a_run_on_ranks_is_stopped_and_resumed_to_the_last_bit(tmp_path, monkeyp
             assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "stderr").read_text()
     name = "adapter/adapter_model.safetensors"
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert "random numbers" not in (tmp_path / "stdout").read_text()  # the same number of ranks: nothing to say
+    capsys.readouterr()
+    assert main(command(tmp_path / "cut", done + 3, resume=True)) == 0
+    assert "ranks: 1, before 2; the same random numbers" in capsys.readouterr().out
 
 
 # ---- shares

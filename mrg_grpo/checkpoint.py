@@ -1,6 +1,6 @@
 """Checkpoints: written whole or not at all, checked before they are believed.
 
-    RUN_DIR/checkpoints/step-000050/   adapter/ (PEFT)  state.pt (optimiser, step)  checksums.json
+    RUN_DIR/checkpoints/step-000050/   adapter/ (PEFT)  state.pt (optimiser, step, ranks)  checksums.json
 
 A checkpoint is written under a temporary name, synced to disk and renamed; the last two are kept. On resume the newest
 one whose checksums hold is taken, and a damaged one is named; if all are damaged the user decides. All randomness of a
@@ -34,10 +34,19 @@ FILES = {"state.pt", "adapter/adapter_config.json", "adapter/adapter_model.safet
 
 @dataclass
 class Resumed:
-    """Where a run goes on: the number of finished steps, and the checkpoints that were damaged and passed over."""
+    """Where a run goes on."""
 
-    step: int
-    damaged: list[str]
+    step: int  # finished ones
+    damaged: list[str]  # checkpoints that were passed over
+    ranks: int | None = None  # that took the last steps; not recorded by earlier versions
+
+    @property
+    def other_ranks(self) -> str:
+        """What to say where the run goes on with another number of ranks, else ""."""
+        if self.ranks in (None, ranks.world()):
+            return ""
+        order = "the same random numbers, sums in another order: no longer bit for bit"
+        return f"ranks: {ranks.world()}, before {self.ranks}; {order}"
 
 
 @ranks.first_only
@@ -55,7 +64,7 @@ def save_checkpoint(run_dir: Path, step: int, policy: Policy, optimizer: torch.o
             temporary.mkdir(parents=True)
             policy.save(str(temporary / "adapter"))
             state = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
-            torch.save(canonical({"step": step, "optimizer": optimizer.state_dict()}), state)
+            torch.save(canonical({"step": step, "ranks": ranks.world(), "optimizer": optimizer.state_dict()}), state)
             (temporary / "state.pt").write_bytes(state.getbuffer())
             files = sorted(p for p in temporary.rglob("*") if p.is_file())
             sums = {str(p.relative_to(temporary)): sha256(p) for p in files}
@@ -131,7 +140,7 @@ def read_newest(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer)
         load_adapter(policy, folder / "adapter")
         optimizer.load_state_dict(state["optimizer"])
         remove_old(run_dir, state["step"])  # a kill may have come between writing this one and removing the oldest
-        return Resumed(state["step"], damaged)
+        return Resumed(state["step"], damaged, state.get("ranks"))
     if damaged:
         raise UserError(
             f"--resume {run_dir}: no checkpoint is sound ({'; '.join(damaged)}); put one back, or remove "

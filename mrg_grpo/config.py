@@ -96,7 +96,7 @@ class LoraSettings:
     alpha: int = 32
     """Scale of the update: alpha / rank."""
     targets: list[str] = field(default_factory=list)
-    """Names of linear layers inside the language model; [] is all attention and MLP projections."""
+    """Names of linear layers inside the language model, or embed_tokens; [] is all attention and MLP projections."""
     vision: bool = False
     """True puts LoRA into the vision tower too (all its attention and MLP projections), which then trains along."""
 

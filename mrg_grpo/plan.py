@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from mrg_grpo.batch import PromptEncoder
@@ -60,8 +60,9 @@ def model_sizes(config: Config) -> Model:
             wrapped, rank = get_peft_model(base, lora), lora.r  # type: ignore[attr-defined]
         else:
             wrapped, rank = with_adapter(base, family, config, None, True), config.lora.rank
+    # of linear layers alone: LoRA on the embedding is never merged, and keeps next to nothing of a token
     lora_layers: dict[str, Any] = {
-        name: module for name, module in wrapped.named_modules() if isinstance(module, LoraLayer)
+        name: module for name, module in wrapped.named_modules() if isinstance(module, Linear)
     }
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     # "auto" is bfloat16 on the GPU that is planned for, whatever this machine has

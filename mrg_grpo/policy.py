@@ -95,11 +95,15 @@ class Policy:
         return policy
 
     def remember_start(self) -> None:
-        """The adapter as it is now is the reference. `fresh`: it changes nothing (every LoRA B is 0)."""
+        """The adapter as it is now is the reference. `fresh`: it changes nothing.
+
+        Every LoRA B is 0 then; of an embedding PEFT starts A at 0 and draws B.
+        """
         adapted = isinstance(self.model, PeftModel)
         self.start = [(p, p.detach().clone()) for p in self.trainable()] if adapted else []
+        zero = ("lora_B", "lora_embedding_A")
         self.fresh = adapted and not any(
-            parameter.any() for name, parameter in self.model.named_parameters() if "lora_B" in name
+            parameter.any() for name, parameter in self.model.named_parameters() if any(part in name for part in zero)
         )
 
     def share_start(self) -> None:
@@ -315,9 +319,11 @@ class Policy:
 
 
 def is_plain_lora(model: Any) -> bool:
-    """Whether weight + scaled B A is all that the adapter does: DoRA and LoRA with biases cannot be merged so."""
+    """Whether weight + scaled B A is all that the adapter does: DoRA, LoRA with biases and trained tokens do more."""
     configs: Any = model.peft_config.values() if isinstance(model, PeftModel) else ()
-    return not any(lora.use_dora or lora.lora_bias or lora.bias != "none" for lora in configs)
+    return not any(
+        lora.use_dora or lora.lora_bias or lora.bias != "none" or lora.trainable_token_indices for lora in configs
+    )
 
 
 def with_adapter(model: Any, family: Family, config: Config, adapter: str | None, trainable: bool) -> Any:

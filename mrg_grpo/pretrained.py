@@ -46,6 +46,7 @@ def load_pretrained(config: Config) -> Pretrained:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
         processor = family.image_processor(path, config.data.max_pixels or None)
         prepare_tokenizer(tokenizer, family, path)
+        stops = stop_ids(path, tokenizer)  # before the weights: transformers reads the file too, and would not name it
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             path,
             dtype=config.model.resolved_dtype(),
@@ -65,21 +66,25 @@ def load_pretrained(config: Config) -> Pretrained:
     if not config.model.shard:  # else mrg_grpo.shards moves it there layer by layer
         model = model.to(config.model.resolved_device())
     model.requires_grad_(False)
-    return Pretrained(model, tokenizer, processor, family, stop_ids(path, tokenizer))
+    return Pretrained(model, tokenizer, processor, family, stops)
 
 
 def explain(path: str, error: Exception) -> str:
     """An exception of from_pretrained as one line with the remedy."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     if "trust_remote_code" in str(error):
         return (
             f"model.path {path}: the checkpoint wants to run code of its own; "
             "read it, then set model.trust_remote_code = true, or use a checkpoint without"
         )
     return (
-        f"model.path {path}: no usable checkpoint ({lines[0].rstrip('.')}); it takes config.json, tokenizer.json, "
+        f"model.path {path}: no usable checkpoint ({first_line(error)}); it takes config.json, tokenizer.json, "
         "preprocessor_config.json and safetensors as the hub has them"
     )
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says first, or its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def prepare_tokenizer(tokenizer: Any, family: Family, path: str) -> None:
@@ -121,14 +126,12 @@ def chat_template(path: str, tokenizer: Any) -> str:
 
 def stop_ids(path: str, tokenizer: Any) -> list[int]:
     """All stop ids of generation_config (its only setting we read), else the tokenizer's end of sequence."""
+    name = "generation_config.json"
     try:
-        stops = GenerationConfig.from_pretrained(path).eos_token_id
-    except OSError:
-        if (Path(path) / "generation_config.json").exists():
-            raise UserError(f"model.path {path}: generation_config.json is damaged; fetch it again") from None
-        stops = None
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"model.path {path}: generation_config.json is damaged ({error}); fetch it again") from error
+        there = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        stops = GenerationConfig.from_pretrained(path).eos_token_id if there else None
+    except Exception as error:  # as in load_pretrained
+        raise UserError(f"model.path {path}: {name} cannot be read ({first_line(error)}); fetch it again") from error
     if stops is None:
         stops = tokenizer.eos_token_id
     if stops is None:

@@ -216,6 +216,8 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             print(f"checkpoint passed over: {fault}")
         start = state.step
         print(f"resuming after step {start}")
+        if state.other_ranks:
+            print(state.other_ranks)
     run.cut_after(start)
     stream = StudyStream(splits["train"], size, config.run.seed)
     batches = stream.prompts(policy.encoder, start + 1, config.run.steps)

@@ -248,6 +248,9 @@ def blind_template(folder):
         (lambda f: (f / "config.json").write_text("{"), "no usable checkpoint"),
         (lambda f: (f / "tokenizer.json").unlink(), "no usable checkpoint"),
         (lambda f: [p.unlink() for p in f.glob("*processor*.json")], "no usable checkpoint"),
+        (lambda f: (f / "generation_config.json").write_text("{"), "generation_config.json cannot be read (It looks"),
+        (lambda f: (f / "generation_config.json").write_text("[1]"), "generation_config.json cannot be read ('list'"),
+        (lambda f: (f / "generation_config.json").write_text("[" * 50_000), "generation_config.json cannot be read"),
         (lambda f: edit(f, "config.json", lambda c: c.update(model_type="llava")), '"llava" is not supported'),
         (lambda f: edit(f, "config.json", lambda c: c.update(model_type="qwen2")), '"qwen2" is not supported'),
         (lambda f: edit(f, "config.json", lambda c: c.update(model_type="huatuo9")), "huatuo9"),
@@ -259,6 +262,13 @@ def test_what_does_not_fit_ends_in_one_line(damage, words, tmp_path):
     with pytest.raises(UserError) as error:
         Policy.load(setting(tmp_path))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_without_generation_config_the_tokenizers_end_is_the_stop(tmp_path):
+    write_checkpoint(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    policy = Policy.load(setting(tmp_path))
+    assert policy.stop_ids == [policy.tokenizer.eos_token_id]
 
 
 def test_the_processors_template_comes_before_the_tokenizers(tmp_path):

@@ -18,6 +18,7 @@ from mrg_grpo.projection import CHUNK_ELEMENTS
 N, G, P, T = 3, 2, 40, 12
 ALL = []
 QV = ["q_proj", "v_proj"]
+WITH_EMBEDDING = [*QV, "embed_tokens"]
 
 
 class Kept:
@@ -80,7 +81,7 @@ def prompt_batch(policy: Policy, padded: bool):
     return PromptBatch([Study(str(n), (), "", "train") for n in range(N)], ids, mask, {})
 
 
-@pytest.mark.parametrize("targets", [ALL, QV], ids=["all", "qv"])
+@pytest.mark.parametrize("targets", [ALL, QV, WITH_EMBEDDING], ids=["all", "qv", "with embedding"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
 def test_activations_and_cache_are_what_autograd_keeps(checkpoint, dtype, padded, targets):
@@ -106,7 +107,7 @@ def merged_weights(policy):
 
 
 def test_weights_are_what_the_policy_holds(checkpoint):
-    for targets in (ALL, QV):
+    for targets in (ALL, QV, WITH_EMBEDDING):
         config = settings(checkpoint, "bfloat16", targets)
         policy, sizes = Policy.load(config), plan.model_sizes(config)
         trained = policy.trainable()

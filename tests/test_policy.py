@@ -233,14 +233,20 @@ def test_merged_layers_equal_those_with_lora(checkpoint, dtype, rows, targets):
         assert ((merged(x) - want).abs().max() / want.abs().max()) < bound
 
 
-@pytest.mark.parametrize("kind", [{"use_dora": True}, {"lora_bias": True}, {"bias": "lora_only"}])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"use_dora": True}, {"lora_bias": True}, {"bias": "lora_only"},
+        {"trainable_token_indices": {"embed_tokens": list(range(60, 90))}},
+    ],
+)  # fmt: skip
 def test_an_adapter_that_is_more_than_two_matrices_is_not_merged(checkpoint, studies, kind, tmp_path):
     """Sampled is what trains, also with a foreign adapter of which merging would drop a part."""
     policy = load(checkpoint, "float32")
     lora = LoraConfig(r=4, target_modules=policy.family.lora_targets([]), **kind)
     other = get_peft_model(policy.model.unload(), lora)
     for name, parameter in other.named_parameters():
-        if "lora" in name:
+        if "lora" in name or "trainable_tokens" in name:
             parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)) * 0.2
     other.save_pretrained(tmp_path)
     policy = load(checkpoint, "float32", randomise=False, adapter=str(tmp_path))
@@ -250,6 +256,33 @@ def test_an_adapter_that_is_more_than_two_matrices_is_not_merged(checkpoint, stu
     rollout = sample(policy, prefix, ["one", "two"], 12, step=2)
     logps, _ = policy.logprobs(prefix, rollout.tokens, rollout.mask)
     assert (logps - rollout.logps).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens"], ["embed_tokens", "q_proj", "down_proj"]])
+def test_lora_on_the_embedding_is_sampled_and_trained_as_it_stands(checkpoint, studies, targets, tmp_path):
+    """The embedding stays unmerged among merged layers, and the tied lm_head does not move with it, as in PEFT."""
+    check_parity(load(checkpoint, targets=targets), studies, 3)
+    policy = load(checkpoint, "float32", targets=targets)
+    assert policy.merge_lora
+    prompts = policy.encoder.encode(studies)
+    rollout = sample(policy, policy.prefill(prompts), ["one", "two"], 20, step=2)
+    rows = torch.arange(2).repeat_interleave(G)
+    with torch.no_grad():
+        plain = full_sequence_logps(policy, prompts, rollout.tokens, rollout.mask, rows)
+        policy.save(str(tmp_path))
+        for parameter in policy.trainable():
+            parameter.zero_()
+        base = full_sequence_logps(policy, prompts, rollout.tokens, rollout.mask, rows)
+    for got, want, without, keep in zip(rollout.logps, plain, base, rollout.mask):
+        assert (got[keep] - want).abs().max() < 1e-4 < (want - without).abs().max()
+
+    loaded = load(checkpoint, "float32", randomise=False, adapter=str(tmp_path))
+    for parameter in loaded.trainable():
+        parameter.data += 0.1
+    with loaded.reference():  # the adapter that is gone on from, not the base
+        reference, _ = loaded.logprobs(loaded.prefill(prompts), rollout.tokens, rollout.mask)
+    assert (reference - rollout.logps).abs().max() < 1e-4
+    assert load(checkpoint, "float32", randomise=False, targets=targets).fresh
 
 
 def test_reports_that_ended_leave_the_batch_without_a_trace(checkpoint, studies, monkeypatch):

@@ -83,10 +83,17 @@ def test_two_ranks_take_the_steps_of_one(checkpoint, studies, tmp_path, case):
 
 
 def test_in_fp32_the_gradients_agree(checkpoint, studies, tmp_path):
-    """The same three steps from the same state: Adam's first steps would turn a last bit into a sign."""
+    """The same three steps from the same state: Adam's first steps would turn a last bit into a sign.
+
+    Three studies: two ranks share them unevenly, of four ranks one has none.
+    """
     config = setting(checkpoint, "float32", studies_per_step=3, learning_rate=1e-12)
-    one, two = three_steps(config, studies), on_ranks(2, tmp_path, three_steps, config, studies)
-    assert_same(one, two, grad=1e-5, moved=1e-8)
+    one = three_steps(config, studies)
+    for world in (2, 4):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        many = on_ranks(world, folder, three_steps, config, studies)
+        assert_same(one, many, grad=1e-5, moved=1e-8)
 
 
 @pytest.mark.slow
@@ -309,8 +316,8 @@ def test_torchrun_leaves_what_one_process_leaves(tmp_path, monkeypatch, request,
 
 
 @pytest.mark.slow
-def test_a_run_on_ranks_is_stopped_and_resumed_to_the_last_bit(tmp_path, monkeypatch, request):
-    """A signal that reaches one rank stops both after the same step."""
+def test_a_run_on_ranks_is_stopped_and_resumed_to_the_last_bit(tmp_path, monkeypatch, request, capsys):
+    """A signal that reaches one rank stops both after the same step; then on with one process, which says so."""
     monkeypatch.chdir(request.config.rootpath)
     with running(2, tmp_path, exits, command(tmp_path / "cut", 1000, "run.save_every=1000")) as processes:
         while not (tmp_path / "cut" / "metrics.jsonl").exists():
@@ -330,6 +337,10 @@ def test_a_run_on_ranks_is_stopped_and_resumed_to_the_last_bit(tmp_path, monkeyp
             assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "stderr").read_text()
     name = "adapter/adapter_model.safetensors"
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert "random numbers" not in (tmp_path / "stdout").read_text()  # the same number of ranks: nothing to say
+    capsys.readouterr()
+    assert main(command(tmp_path / "cut", done + 3, resume=True)) == 0
+    assert "ranks: 1, before 2; the same random numbers" in capsys.readouterr().out
 
 
 # ---- shares

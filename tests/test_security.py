@@ -1,13 +1,18 @@
-"""Nothing that is read can run: a scan of the source for calls that would let it, and links in a data folder."""
+"""Nothing that is read can run, by a scan of the source for calls that would let it; no path leaves the data folder."""
 
 import ast
 import json
 from pathlib import Path
 
 import pytest
+from fake_run import lines, write_run
+from PIL import Image
 
 from mrg_grpo.data import load_studies
 from mrg_grpo.errors import UserError
+from mrg_grpo.view import cases
+from mrg_grpo.view.page import Page, build
+from mrg_grpo.view.records import read_run
 
 FORBIDDEN = {
     "eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.execv", "os.spawnv", "pickle.load",
@@ -137,3 +142,78 @@ def test_a_link_inside_the_data_folder_is_the_users_own(tmp_path):
     assert Path(load("linked/0.png")[0]).is_file()
     with pytest.raises(UserError, match="lies outside"):
         load("linked/../../../x.png")
+
+
+# ---- the run page: pictures that a run's records name
+
+
+def page_with(run: Path, image: str, **settings) -> Page:
+    """The page of a run of which every record names this picture."""
+    write_run(run, **settings)
+    for name in ("rollouts.jsonl", "followed.jsonl", "predictions_before.jsonl", "predictions.jsonl"):
+        records = [json.loads(line) for line in (run / name).read_text().splitlines()]
+        lines(run / name, [record | {"images": [image]} for record in records])
+    return build(read_run(run), cases.Pictures(), None, stamp="1")
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A data folder with a picture, and beside it a folder whose name begins alike, with one that is nobody's."""
+    for name in ("data/images", "data-of-mine"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / name / "x.png")
+    (tmp_path / "data" / "images" / "link.png").symlink_to(tmp_path / "data-of-mine" / "x.png")
+    (tmp_path / "data" / "images" / "folder").symlink_to("../../data-of-mine")
+    return tmp_path / "data"
+
+
+OUTSIDE = {
+    "absolute": "{data}-of-mine/x.png",
+    "climbs": "{data}/images/../../data-of-mine/x.png",
+    "a link": "{data}/images/link.png",
+    "through a link": "{data}/images/folder/x.png",
+    "climbs through a link": "{data}/images/folder/../data-of-mine/x.png",
+    "relative to nothing": "x.png",
+    "the folder itself": "{data}/images/..",
+    "no path": "{data}/images/\0.png",
+    "an address of another kind": "file://{data}-of-mine/x.png",
+}
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_the_page_opens_no_picture_outside_the_data_folder(tmp_path, data, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path / "data-of-mine")
+    opened = []
+    monkeypatch.setattr(cases, "open_image", opened.append)
+    image = OUTSIDE[kind].format(data=data)
+    page = page_with(tmp_path / "run", image, data_form="iu_xray_r2gen", data_root=str(data))
+    assert not opened and page.pictures == []
+    shown = [*page.groups, *page.tests, *page.followed]
+    assert len(shown) == 19 and {tuple(case.unseen) for case in shown} == {
+        (f"image {image} lies outside the data folder {data} and was not opened",)
+    }
+    assert "1 pictures could not be opened" in page.notes[0]
+
+
+def test_the_page_of_a_phantom_run_opens_no_file(tmp_path, data, monkeypatch):
+    """Its data.root is "", which is not the folder that the command runs in."""
+    monkeypatch.chdir(data)
+    page = page_with(tmp_path / "run", "images/x.png")
+    assert page.pictures == [] and "images/x.png was not opened" in page.groups[0].unseen[0]
+
+
+@pytest.mark.parametrize("root", ["{data}", "{data}/../data", "{data}-linked", "."])
+@pytest.mark.parametrize("image", ["images/x.png", "images/../images/x.png", "phantom:7/train/12"])
+def test_the_page_opens_what_lies_inside(tmp_path, data, monkeypatch, root, image):
+    """The data folder may be named by a link, or from where the command runs, as the run itself had it."""
+    (tmp_path / "data-linked").symlink_to(data)
+    monkeypatch.chdir(data)
+    root = root.format(data=data)
+    name = image if image.startswith("phantom:") else f"{root}/{image}"
+    page = page_with(tmp_path / "run", name, data_form="iu_xray_r2gen", data_root=root)
+    assert len(page.pictures) == 1 and page.groups[0].unseen == [] and page.notes == []
+
+
+def test_a_picture_that_is_gone_is_said_in_its_place(tmp_path, data):
+    page = page_with(tmp_path / "run", f"{data}/gone.png", data_form="iu_xray_r2gen", data_root=str(data))
+    assert page.groups[0].unseen == [f"image {data}/gone.png is missing; check the data folder, or leave the study out"]

@@ -263,6 +263,34 @@ def test_changed_settings_are_named_and_those_that_change_the_meaning_refused(tm
         folder_of(tmp_path, grpo__decay=True, run__steps=300)
 
 
+def as_of_ranks(folder, ranks):
+    """Make a checkpoint one of so many ranks; None: of a version that did not record it."""
+    state = torch.load(folder / "state.pt", weights_only=True)
+    assert state.pop("ranks") == 1
+    torch.save(state | ({"ranks": ranks} if ranks else {}), folder / "state.pt")
+    sums = json.loads((folder / "checksums.json").read_text())
+    (folder / "checksums.json").write_text(json.dumps(sums | {"state.pt": checkpoint.sha256(folder / "state.pt")}))
+
+
+OTHER_RANKS = "ranks: 1, before 2; the same random numbers, sums in another order: no longer bit for bit"
+
+
+def test_another_number_of_ranks_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mrg_grpo.train.finish", lambda session: 0)
+    assert train(tmp_path, 1) == 0
+    as_of_ranks(tmp_path / "checkpoints" / "step-000001", 2)
+    capsys.readouterr()
+    assert train(tmp_path, 2, "--resume") == 0
+    assert OTHER_RANKS in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("before, said", [(1, ""), (2, OTHER_RANKS), (None, "")])
+def test_the_same_or_an_unknown_number_of_ranks_is_not_said(grpo, saved, before, said):
+    as_of_ranks(saved / "checkpoints" / "step-000002", before)
+    state = resume(saved, grpo.policy, grpo.optimizer)
+    assert state.step == 2 and state.other_ranks == said
+
+
 def test_two_processes_never_write_one_run(tmp_path, capsys):
     assert train(tmp_path, 1) == 0
     code = "import pathlib, sys, mrg_grpo.files as f; lock = f.locked(pathlib.Path(sys.argv[1])); print(1); input()"

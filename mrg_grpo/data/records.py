@@ -3,7 +3,8 @@
 Deliberate choices:
 1. A reader yields `Record`s with image names relative to one image folder; names are judged as text before any file is
    touched. Absolute names and names that climb out with `..` are refused. Symbolic links inside the data folder are the
-   user's own doing and are followed: data sets are often linked into place.
+   user's own doing and are followed: data sets are often linked into place. The run page follows them first and judges
+   where they end (`inside`): it is made to be handed on, of runs that may be someone else's.
 2. Tables are UTF-8, with or without a byte order mark. A table that is not is read as Latin-1, and a note says so.
 3. Split names are train, val and test; "valid", "validate", "validation" and "dev" mean val. Any other is an error:
    a public copy of IU X-Ray has its "test" key overwritten by blanks, and a lost test split must not pass unseen.
@@ -12,6 +13,7 @@ Deliberate choices:
 import csv
 import gzip
 import io
+import os
 import posixpath
 import zlib
 from collections.abc import Iterator, Sequence
@@ -91,9 +93,31 @@ def safe_relative(name: str, where: str) -> str:
     if not name or not name.isprintable() or "\\" in name:
         raise UserError(f"{where} names the image {name!r}; write a printable relative path with forward slashes")
     plain = posixpath.normpath(name) if "." in name or "//" in name else name
-    if plain.startswith(("/", "../")) or plain in ("..", ".") or plain[1:2] == ":":
+    if leaves(plain):
         raise UserError(f"{where} names the image {name!r}, which lies outside the data folder; use a path inside it")
     return plain
+
+
+def leaves(plain: str) -> bool:
+    """Whether a normalised name, relative to a folder, is of no file in that folder."""
+    return plain.startswith(("/", "../")) or plain in ("..", ".") or plain[1:2] == ":"
+
+
+def inside(path: str, folder: str | None) -> str:
+    """A path that a run recorded, `..` and links followed to the end; UserError if that is outside the data folder.
+
+    folder None: the run has none, so no file is inside.
+    """
+    if folder is None:
+        raise UserError(f"image {path} was not opened: the data of this run are no files")
+    try:
+        real = os.path.realpath(path)
+        outside = leaves(os.path.relpath(real, os.path.realpath(folder)))
+    except ValueError:  # a NUL byte; on Windows, another drive
+        outside = True
+    if outside:
+        raise UserError(f"image {path} lies outside the data folder {folder} and was not opened")
+    return real
 
 
 def unicode_text(text: str, where: str) -> str:

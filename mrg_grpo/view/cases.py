@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from mrg_grpo.conditions import CONDITIONS
-from mrg_grpo.data.images import open_image
+from mrg_grpo.data.images import PHANTOM_SCHEME, open_image
+from mrg_grpo.data.records import inside
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers.attribution import Attribution
 from mrg_grpo.prompt import parse_completion
@@ -72,34 +73,43 @@ class Case:
     reports: list[Report]
     lesson: str = ""
     numbers: dict[str, float] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)  # a line for each picture that is not shown
 
 
 class Pictures:
-    """Small JPEGs as data addresses, each picture once. One that cannot be opened is counted and left out."""
+    """Small JPEGs as data addresses, each picture once. One that cannot be opened is counted and left out.
+
+    The records of a run say which files, and a page is handed on: none is opened that lies outside the data folder.
+    """
 
     def __init__(self) -> None:
         self.data: list[str] = []
-        self.missing: set[str] = set()
+        self.missing: dict[str, str] = {}  # name -> why it is not shown
+        self.folder: str | None = None
         self._index: dict[str, int] = {}
         self._kept: dict[str, str] = {}
 
-    def begin(self) -> None:
+    def begin(self, folder: str | None) -> None:
         """A new page: what was drawn for the last one is kept, what is not asked for again does not go on it."""
-        self.data, self._index, self.missing = [], {}, set()
+        self.data, self._index, self.missing, self.folder = [], {}, {}, folder
 
-    def __call__(self, images: list[str] | None) -> list[int]:
-        return [index for image in (images or [])[:VIEWS] if (index := self._one(image)) is not None]
+    def __call__(self, images: list[str] | None) -> tuple[list[int], list[str]]:
+        """Names or addresses -> indices into `data`, and a line for each picture that is not there."""
+        wanted = (images or [])[:VIEWS]
+        shown = [index for image in wanted if (index := self._one(image)) is not None]
+        return shown, [self.missing[image] for image in wanted if image in self.missing]
 
     def _one(self, image: str) -> int | None:
         if image not in self._index:
-            if image not in self._kept:
-                try:
-                    self._kept[image] = data_address(open_image(image))
-                except UserError:
-                    self.missing.add(image)
-                    return None
+            try:
+                place = image if image.startswith(PHANTOM_SCHEME) else inside(image, self.folder)
+                if place not in self._kept:
+                    self._kept[place] = data_address(open_image(place))
+            except UserError as error:
+                self.missing[image] = str(error)
+                return None
             self._index[image] = len(self.data)
-            self.data.append(self._kept[image])
+            self.data.append(self._kept[place])
         return self._index[image]
 
 
@@ -138,7 +148,8 @@ def group_case(record: Record, pictures: Pictures, think: bool) -> Case:
     }
     taught = lesson(labels, [report.compliant for report in reports], advantages, reference.labels)
     step, study = int(record["step"]), str(record["study_id"])
-    return Case(f"{step}/{study}", study, step, pictures(record.get("images")), reference, reports, taught, numbers)
+    shown, unseen = pictures(record.get("images"))
+    return Case(f"{step}/{study}", study, step, shown, reference, reports, taught, numbers, unseen)
 
 
 def series_case(study: str, named: list[tuple[str, Record]], pictures: Pictures) -> Case:
@@ -160,7 +171,8 @@ def series_case(study: str, named: list[tuple[str, Record]], pictures: Pictures)
     numbers = {"gain in cosine": last - first, "cosine first": first, "cosine last": last,
                "disagreement": disagreement([report.labels for report in reports])}  # fmt: skip
     record = named[-1][1]
-    return Case(study, study, None, pictures(record.get("images")), _reference(record), reports, numbers=numbers)
+    shown, unseen = pictures(record.get("images"))
+    return Case(study, study, None, shown, _reference(record), reports, numbers=numbers, unseen=unseen)
 
 
 def colour(cases: list[Case], attribute: Attribute) -> int:

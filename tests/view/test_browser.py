@@ -157,6 +157,18 @@ def test_a_report_that_holds_markup_shows_as_text(page):
     assert page.run("return document.querySelectorAll('.text script, .text img').length") == 0
 
 
+def test_a_picture_that_is_not_shown_says_why_in_its_place(page, tmp_path):
+    """At both widths, without a scroll bar for a long path."""
+    path, image = tmp_path / "run", "/elsewhere/" + "long" * 40 + ".png"
+    write_run(path)
+    (path / "rollouts.jsonl").write_text(
+        "".join(json.dumps(record | {"images": [image]}) + "\n" for record in rollouts(path))
+    )
+    put_page(path)
+    page.driver.get((path / "page.html").as_uri())
+    assert image in page.text("#panel-groups .xrays p") and not page.all("#panel-groups .xrays img")
+
+
 def test_filters_and_order(page, folder):
     records = rollouts(folder)
     edema = [f"{r['step']}/{r['study_id']}" for r in records if r["reference_labels"][4] == 1]

@@ -162,7 +162,11 @@ def test_arithmetic_is_what_torch_counts(checkpoint):
     def linear(rows, weight, *_, **__):
         return 2 * rows[0] * rows[1] * weight[0]
 
-    known = {torch.ops.mkldnn._linear_pointwise: linear}  # torch counts its own products only
+    def added(_, left, right, **__):
+        return 2 * left[0] * left[1] * right[1]
+
+    # torch does not know these two
+    known = {torch.ops.mkldnn._linear_pointwise: linear, torch.ops.aten.addmm_: added}
     config = settings(checkpoint)
     policy, sizes, given = Policy.load(config), plan.model_sizes(config), shape(False)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=known) as counter:

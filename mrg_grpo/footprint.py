@@ -131,14 +131,12 @@ def kept_by_layer(m: Model, attention: float) -> float:
 
 
 def kept_by_lora(m: Model) -> float:
-    """Bytes a token leaves behind in one layer's LoRA modules: their inputs in fp32 and the rank between A and B."""
+    """Bytes a token leaves behind in one layer's LoRA: what its modules read, and the rank between A and B in fp32."""
     width = {"o_proj": m.queries, "down_proj": m.inner}
-    if m.size == 4:  # the same tensors that the base reads; attention's output is kept by attention itself
-        shared = {"o_proj": "", "k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
-        inputs = sum(width.get(name, m.hidden) for name in {shared.get(name, name) for name in m.targets} - {""})
-    else:  # each module casts its input to fp32 for itself
-        inputs = sum(width.get(name, m.hidden) for name in m.targets)
-    return 4 * (inputs + len(m.targets) * m.rank)
+    # the same tensors for all that read them; attention's output is kept by attention itself
+    shared = {"o_proj": "", "k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+    inputs = sum(width.get(name, m.hidden) for name in {shared.get(name, name) for name in m.targets} - {""})
+    return m.size * inputs + 4 * len(m.targets) * m.rank
 
 
 def prefill_graph(m: Model, s: Shape) -> float:
@@ -152,7 +150,7 @@ def prefill_graph(m: Model, s: Shape) -> float:
 def continuation_graph(m: Model, s: Shape) -> float:
     """What b reports keep: their own tensors, in each layer their prompts' keys and values, the projection's slopes."""
     own = 2 * m.size * m.keys
-    if m.size == 4 and "o_proj" in m.targets:  # attention's output in the order that the layer wants is a copy
+    if "o_proj" in m.targets:  # attention's output in the order that the layer wants is a copy
         own += m.size * m.queries
     tokens = s.micro * s.report
     prompts = s.shared(s.micro) * s.prompt * m.cache

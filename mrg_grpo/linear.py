@@ -1,12 +1,13 @@
-"""Frozen linear layers, with LoRA and without, in training: the same numbers in fewer passes over the activations.
+"""Frozen linear layers, with LoRA and without, in training: the same numbers in fewer passes and with less kept.
 
 m rows (tokens), W (out, in) frozen, A (r, in) and B (out, r) of LoRA (arXiv 2106.09685), s its scale:
 
     y  = x W' + s (x A') B'        dx = g W + s (g B) A        dA = s (g B)' x        dB = s g' (x A')
 
-PEFT writes x W', (x A') B', its multiple by s and the sum as four tensors of m x out; here the small product is added
-into the large one where it lies, forward and backward. And on a CPU in fp32 the large one is oneDNN's, which was faster
-than torch's own wherever we measured (docs/performance.md).
+PEFT writes x W', (x A') B', its multiple by s and the sum as four tensors of m x out, and beside a base in bf16, where
+the adapter is in fp32, keeps an fp32 copy of x for each layer. Here the small product is added into the large one,
+forward and backward, and kept is x as it came, which layers that read the same rows share. On a CPU in fp32 the large
+product is oneDNN's, which was faster than torch's own wherever we measured (docs/performance.md).
 
 `quicken` gives the layers of a loaded model these forward passes. Parameters, names and saved files stay PEFT's.
 """
@@ -29,8 +30,13 @@ def onednn(weight: Tensor) -> bool:
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """rows (m, in), weight (out, in) -> (m, out). No gradient."""
     if onednn(weight):
-        return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(rows, weight.contiguous(), bias, "none", [], "")
     return functional.linear(rows, weight, bias)
+
+
+def plus_product(large: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
+    """large + scale left right, (m, n) + (m, r) (r, n), summed in the dtype of the small ones; overwrites `large`."""
+    return large.to(left.dtype).addmm_(left, right, alpha=scale).to(large.dtype)
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -52,27 +58,27 @@ class _Frozen(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
-        return shaped(product(rows_of(grad), weight.t().contiguous()), grad), None, None
+        return shaped(product(rows_of(grad), weight.t()), grad), None, None
 
 
 class _WithLora(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, a, b, scale):
         rows = rows_of(x)
-        low = rows @ a.t()  # (m, r)
+        low = rows.to(a.dtype) @ a.t()  # (m, r)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scale = scale
-        return shaped(product(rows, weight, bias).addmm_(low, b.t(), alpha=scale), x)
+        return shaped(plus_product(product(rows, weight, bias), low, b.t(), scale), x)
 
     @staticmethod
     def backward(ctx, grad):
         rows, low, weight, a, b = ctx.saved_tensors
-        slopes = rows_of(grad)
-        inner = (slopes @ b).mul_(ctx.scale)  # (m, r)
-        grad_x = None
+        grad_x, slopes = None, rows_of(grad)
+        wide = slopes.to(a.dtype)
+        inner = (wide @ b).mul_(ctx.scale)  # (m, r)
         if ctx.needs_input_grad[0]:
-            grad_x = shaped(product(slopes, weight.t().contiguous()).addmm_(inner, a), grad)
-        return grad_x, None, None, inner.t() @ rows, (slopes.t() @ low).mul_(ctx.scale), None
+            grad_x = shaped(plus_product(product(slopes, weight.t()), inner, a), grad)
+        return grad_x, None, None, inner.t() @ rows.to(a.dtype), (wide.t() @ low).mul_(ctx.scale), None
 
 
 class FrozenLinear(nn.Linear):
@@ -87,9 +93,9 @@ class LoraLinear(lora.Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base, names = self.base_layer, self.active_adapters
-        a, b = (self.lora_A[names[0]].weight, self.lora_B[names[0]].weight) if len(names) == 1 else (None, None)
-        if a is None or not a.dtype == x.dtype == base.weight.dtype or self.training or self.disable_adapters:
-            return super().forward(x, *args, **kwargs)  # bf16 with an fp32 adapter; several adapters, dropout
+        if len(names) > 1 or self.training or self.disable_adapters or x.dtype != base.weight.dtype:
+            return super().forward(x, *args, **kwargs)
+        a, b = self.lora_A[names[0]].weight, self.lora_B[names[0]].weight
         return _WithLora.apply(x, base.weight, base.bias, a, b, self.scaling[names[0]])
 
 

@@ -23,14 +23,17 @@ class Two(nn.Module):
         return self.second(torch.tanh(self.first(x)))
 
 
-def pair(bias=True, dtype=torch.float32, **settings):
-    """The same model with PEFT's layers and quickened; B is not 0, which would hide the gradient of A."""
+def pair(bias=True, dtype=torch.float32, wide=False, **settings):
+    """The same model with PEFT's layers and quickened; B is not 0, which would hide the gradient of A.
+
+    wide: the adapter is in fp32, as PEFT has it beside a base in bf16.
+    """
     torch.manual_seed(0)
     lora = LoraConfig(r=4, lora_alpha=12, target_modules=["first"], **settings)
     slow = get_peft_model(Two(bias), lora).to(dtype).eval()
     for name, parameter in slow.named_parameters():
         if "lora" in name:
-            parameter.data = torch.randn(parameter.shape).to(dtype) * 0.3
+            parameter.data = torch.randn(parameter.shape).to(torch.float32 if wide else dtype) * 0.3
     quick = copy.deepcopy(slow)
     quicken(quick)
     return slow, quick
@@ -47,11 +50,11 @@ def close(got, want, dtype):
     return (got - want).abs().max() <= BOUND[dtype] * want.abs().max()
 
 
-@pytest.mark.parametrize("dtype", list(BOUND))
+@pytest.mark.parametrize("dtype, wide", [*((dtype, False) for dtype in BOUND), (torch.bfloat16, True)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(24,), (1, 24), (70, 24), (3, 5, 24), (0, 24)])
-def test_values_and_gradients_are_pefts(dtype, bias, shape):
-    slow, quick = pair(bias, dtype)
+def test_values_and_gradients_are_pefts(dtype, wide, bias, shape):
+    slow, quick = pair(bias, dtype, wide)
     inner = quick.get_base_model()
     assert type(inner.first) is LoraLinear and type(inner.second) is FrozenLinear
     assert [type(layer) for layer in (*inner.first.lora_A.values(), *inner.first.lora_B.values())] == [nn.Linear] * 2
@@ -76,21 +79,26 @@ def test_gradients_by_differences():
     assert torch.autograd.gradcheck(lambda *_: quick(x), (x, *parameters))
 
 
-def test_an_input_without_gradient_and_an_fp32_adapter_in_bf16():
-    slow, quick = pair(dtype=torch.bfloat16)
-    for model in (slow, quick):
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-    x = torch.randn(7, 24, dtype=torch.bfloat16)
-    assert torch.equal(quick(x), slow(x))  # PEFT's own way
+def test_an_input_without_gradient():
     slow, quick = pair()
     for model in (slow, quick):
-        model(x.float()).sum().backward()
-    for one, other in zip(quick.parameters(), slow.parameters()):
-        assert (one.grad is None) == (other.grad is None) and (
-            one.grad is None or close(one.grad, other.grad, torch.float32)
-        )
+        model(torch.ones(7, 24)).sum().backward()
+    for one, other in zip(quick.parameters(), slow.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        assert one.grad is None or close(one.grad, other.grad, torch.float32)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_kept_are_the_rows_as_they_came_and_the_rank_between(wide):
+    _, quick = pair(bias=False, dtype=torch.bfloat16 if wide else torch.float32, wide=wide)
+    layer, kept = quick.get_base_model().first, []
+    x = torch.randn(64, 24, requires_grad=True).to(layer.base_layer.weight.dtype)
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda _: None):
+        layer(x)
+    weights = {p.data_ptr() for p in quick.parameters()}
+    alive = [t for t in kept if t.data_ptr() not in weights]
+    assert [t.data_ptr() == x.data_ptr() for t in alive] == [True, False]
+    assert [(t.shape, t.dtype) for t in alive] == [((64, 24), x.dtype), ((64, 4), torch.float32)]
 
 
 def test_dropout_disabling_and_a_second_adapter_are_left_to_peft():

@@ -1,4 +1,4 @@
-"""Frozen linear layers, with LoRA and without, in training: the same numbers in fewer passes and with less kept.
+"""Frozen linear layers with LoRA, in training: PEFT's numbers in fewer passes and with less kept.
 
 m rows (tokens), W (out, in) frozen, A (r, in) and B (out, r) of LoRA (arXiv 2106.09685), s its scale:
 
@@ -6,10 +6,9 @@ m rows (tokens), W (out, in) frozen, A (r, in) and B (out, r) of LoRA (arXiv 210
 
 PEFT writes x W', (x A') B', its multiple by s and the sum as four tensors of m x out, and beside a base in bf16, where
 the adapter is in fp32, keeps an fp32 copy of x for each layer. Here the small product is added into the large one,
-forward and backward, and kept is x as it came, which layers that read the same rows share. On a CPU in fp32 the large
-product is oneDNN's, which was faster than torch's own wherever we measured (docs/performance.md).
+forward and backward, and kept is x as it came, which layers that read the same rows share.
 
-`quicken` gives the layers of a loaded model these forward passes. Parameters, names and saved files stay PEFT's.
+`quicken` gives the LoRA layers of a loaded model this forward pass. Parameters, names and saved files stay PEFT's.
 """
 
 from __future__ import annotations
@@ -20,18 +19,6 @@ import torch
 from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional
-
-
-def onednn(weight: Tensor) -> bool:
-    """Whether products with this weight go to oneDNN: fp32 on a CPU."""
-    return weight.is_cpu and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-
-
-def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """rows (m, in), weight (out, in) -> (m, out). No gradient."""
-    if onednn(weight):
-        return torch.ops.mkldnn._linear_pointwise(rows, weight.contiguous(), bias, "none", [], "")
-    return functional.linear(rows, weight, bias)
 
 
 def plus_product(large: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
@@ -49,18 +36,6 @@ def shaped(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(*like.shape[:-1], rows.shape[-1])
 
 
-class _Frozen(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(weight)
-        return shaped(product(rows_of(x), weight, bias), x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (weight,) = ctx.saved_tensors
-        return shaped(product(rows_of(grad), weight.t()), grad), None, None
-
-
 class _WithLora(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, a, b, scale):
@@ -68,7 +43,7 @@ class _WithLora(torch.autograd.Function):
         low = rows.to(a.dtype) @ a.t()  # (m, r)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scale = scale
-        return shaped(plus_product(product(rows, weight, bias), low, b.t(), scale), x)
+        return shaped(plus_product(functional.linear(rows, weight, bias), low, b.t(), scale), x)
 
     @staticmethod
     def backward(ctx, grad):
@@ -77,15 +52,8 @@ class _WithLora(torch.autograd.Function):
         wide = slopes.to(a.dtype)
         inner = (wide @ b).mul_(ctx.scale)  # (m, r)
         if ctx.needs_input_grad[0]:
-            grad_x = shaped(plus_product(product(slopes, weight.t()), inner, a), grad)
+            grad_x = shaped(plus_product(slopes @ weight, inner, a), grad)
         return grad_x, None, None, inner.t() @ rows.to(a.dtype), (wide.t() @ low).mul_(ctx.scale), None
-
-
-class FrozenLinear(nn.Linear):
-    """torch's linear layer; its weight has no gradient."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _Frozen.apply(x, self.weight, self.bias)
 
 
 class LoraLinear(lora.Linear):
@@ -100,9 +68,7 @@ class LoraLinear(lora.Linear):
 
 
 def quicken(model: nn.Module) -> None:
-    """Frozen linear layers and those with LoRA get the forward passes above; LoRA must be plain and not merged."""
+    """Linear layers with LoRA get the forward pass above; every LoRA must be plain, and not merged."""
     for layer in model.modules():
-        if type(layer) is lora.Linear and type(layer.base_layer) in (nn.Linear, FrozenLinear):
+        if type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear:
             layer.__class__ = LoraLinear
-        elif type(layer) is nn.Linear and not any(parameter.requires_grad for parameter in layer.parameters()):
-            layer.__class__ = FrozenLinear

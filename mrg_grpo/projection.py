@@ -13,8 +13,6 @@ This needs a frozen projection; where W trains (full fine-tuning, LoRA on lm_hea
 import torch
 from torch import Tensor, nn
 
-from mrg_grpo.linear import FrozenLinear
-
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once: 16 Mi numbers, 64 MiB in fp32."""
 
@@ -64,7 +62,7 @@ def token_logprobs(
     hidden: Tensor, lm_head: nn.Module, targets: Tensor, temperature: float, suppressed: Tensor
 ) -> tuple[Tensor, Tensor]:
     """hidden (M, D), targets (M,) -> their log-probabilities (M,) with gradient, and detached entropies (M,)."""
-    frozen = type(lm_head) in (nn.Linear, FrozenLinear) and lm_head.bias is None and not lm_head.weight.requires_grad
+    frozen = type(lm_head) is nn.Linear and lm_head.bias is None and not lm_head.weight.requires_grad
     if frozen:
         return _FrozenProjection.apply(hidden, lm_head.weight, targets, temperature, suppressed)
     logits = tempered(lm_head(hidden), temperature, suppressed)

@@ -214,7 +214,7 @@ def test_the_hand_written_token_equals_transformers_layers(checkpoint, studies):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-@pytest.mark.parametrize("rows", [(1,), (16,), (70,), (3, 5)])
+@pytest.mark.parametrize("rows", [1, 7, 16, 70])
 @pytest.mark.parametrize("targets", [[], ["v_proj", "up_proj"]])
 def test_merged_layers_equal_those_with_lora(checkpoint, dtype, rows, targets):
     """Packed by oneDNN in fp32, as they stand in the other dtypes; adapted all, in part or not, any number of rows."""
@@ -226,7 +226,7 @@ def test_merged_layers_equal_those_with_lora(checkpoint, dtype, rows, targets):
         merged = MergedLinear(*group)
         assert merged.packed == (dtype == "float32")
         assert len(merged.weights) == (1 if merged.packed or not targets else len(group))
-        x = torch.randn(*rows, group[0].in_features).to(group[0].weight.dtype)
+        x = torch.randn(rows, group[0].in_features).to(group[0].weight.dtype)
         want, bound = (
             torch.cat([part(x) for part in group], -1), {"float32": 1e-5, "bfloat16": 0.05, "float64": 1e-12}[dtype]
         )  # fmt: skip

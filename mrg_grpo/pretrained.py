@@ -136,4 +136,7 @@ def stop_ids(path: str, tokenizer: Any) -> list[int]:
         stops = tokenizer.eos_token_id
     if stops is None:
         raise UserError(f"model.path {path}: neither generation_config nor tokenizer names a stop token")
-    return stops if isinstance(stops, list) else [stops]
+    stops = stops if isinstance(stops, list) else [stops]
+    if not stops or not all(isinstance(stop, int) for stop in stops):
+        raise UserError(f"model.path {path}: {name} has eos_token_id {stops}; it must be one whole number or several")
+    return stops

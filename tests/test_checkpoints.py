@@ -249,6 +249,8 @@ def blind_template(folder):
         (lambda f: (f / "tokenizer.json").unlink(), "no usable checkpoint"),
         (lambda f: [p.unlink() for p in f.glob("*processor*.json")], "no usable checkpoint"),
         (lambda f: (f / "generation_config.json").write_text("{"), "generation_config.json cannot be read (It looks"),
+        (lambda f: edit(f, "generation_config.json", lambda c: c.update(eos_token_id=["x"])), "has eos_token_id"),
+        (lambda f: edit(f, "generation_config.json", lambda c: c.update(eos_token_id=[])), "has eos_token_id []"),
         (lambda f: (f / "generation_config.json").write_text("[1]"), "generation_config.json cannot be read ('list'"),
         (lambda f: (f / "generation_config.json").write_text("[" * 50_000), "generation_config.json cannot be read"),
         (lambda f: edit(f, "config.json", lambda c: c.update(model_type="llava")), '"llava" is not supported'),

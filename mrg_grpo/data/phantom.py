@@ -19,6 +19,7 @@ import functools
 import hashlib
 import json
 import random
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,10 +198,11 @@ def image_of(address: str) -> Image.Image:
     """The picture behind "phantom:SEED/SPLIT/INDEX"."""
     from mrg_grpo.data.phantom_draw import render
 
-    parts = address.removeprefix("phantom:").split("/")
-    if not address.startswith("phantom:") or len(parts) != 3 or not (parts[0].isdigit() and parts[2].isdigit()):
+    parts = re.fullmatch(r"phantom:([0-9]{1,9})/([^/]*)/([0-9]{1,9})", address)
+    if parts is None:
         raise UserError(f'{address}: not a phantom address; they look like "phantom:7/test/12"')
-    return Image.fromarray(render(sample_case(parts[1], int(parts[2]), int(parts[0]))))
+    seed, split, index = parts.groups()
+    return Image.fromarray(render(sample_case(split, int(index), int(seed))))
 
 
 def prevalence(split: str = "train", count: int = 8000) -> list[tuple[str, float, float, float, float]]:

@@ -93,9 +93,9 @@ class Pictures:
         """A new page: what was drawn for the last one is kept, what is not asked for again does not go on it."""
         self.data, self._index, self.missing, self.folder = [], {}, {}, folder
 
-    def __call__(self, images: list[str] | None) -> tuple[list[int], list[str]]:
-        """Names or addresses -> indices into `data`, and a line for each picture that is not there."""
-        wanted = (images or [])[:VIEWS]
+    def __call__(self, images: Any) -> tuple[list[int], list[str]]:
+        """A record's names or addresses -> indices into `data`, and a line for each picture that is not there."""
+        wanted = [str(image) for image in images[:VIEWS]] if isinstance(images, list) else []
         shown = [index for image in wanted if (index := self._one(image)) is not None]
         return shown, [self.missing[image] for image in wanted if image in self.missing]
 

@@ -144,7 +144,18 @@ def test_load_gives_disjoint_labelled_studies():
     assert phantom.SIZES == {"train": 8000, "val": 500, "test": 1000}
 
 
-@pytest.mark.parametrize("address", ["7/test/1", "phantom:7/test", "phantom:x/test/1", "phantom:7/test/-1", "phantom:"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "7/test/1",
+        "phantom:7/test",
+        "phantom:x/test/1",
+        "phantom:7/test/-1",
+        "phantom:",
+        "phantom:²/test/1",
+        "phantom:7/test/" + "9" * 5000,
+    ],
+)
 def test_a_malformed_address_is_one_line(address):
     with pytest.raises(UserError, match=re.escape(address)) as caught:
         phantom.image_of(address)

@@ -190,6 +190,14 @@ def test_pictures_that_are_gone_are_counted(tmp_path):
     assert page.groups[0].pictures == [] and "1 pictures could not be opened, such as /gone/x.png" in page.notes[0]
 
 
+@pytest.mark.parametrize("images", ['[{"a": 1}, 3]', '"phantom:7/train/0"', '["phantom:\\u00b2/train/0"]'])
+def test_pictures_that_are_no_names_are_left_out(tmp_path, images):
+    write_run(tmp_path)
+    path = tmp_path / "rollouts.jsonl"
+    path.write_text(path.read_text().replace('["phantom:7/train/0"]', images))
+    assert page_of(tmp_path).groups[0].pictures == []
+
+
 def test_the_command_writes_the_page_and_watches_until_the_run_is_done(tmp_path, capsys, monkeypatch):
     from mrg_grpo.view import watch
 

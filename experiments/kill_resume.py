@@ -85,6 +85,9 @@ def launch(folder: Path, board: mmap.mmap) -> int:
     output = os.open(printed(folder), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)
+    torch.set_num_threads(
+        1
+    )  # after a fork torch makes its pool anew, which two threads loading weights must not both do
     mark_phases(board)
     settings = [part for setting in [*SETTINGS, f"run.output_dir={folder}"] for part in ("--set", setting)]
     try:

@@ -85,9 +85,7 @@ def launch(folder: Path, board: mmap.mmap) -> int:
     output = os.open(printed(folder), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)
-    torch.set_num_threads(
-        1
-    )  # after a fork torch makes its pool anew, which two threads loading weights must not both do
+    torch.set_num_threads(1)  # makes torch's pool anew after the fork, before two threads that load weights both try
     mark_phases(board)
     settings = [part for setting in [*SETTINGS, f"run.output_dir={folder}"] for part in ("--set", setting)]
     try:

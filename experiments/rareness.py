@@ -8,29 +8,24 @@ val alone are counted. A sentence is without a label if `phantom_reader` finds n
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
+import iu_baselines
 import torch
+from attacks import sentences
 
 from mrg_grpo import embedded
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data import load_studies
 from mrg_grpo.data.phantom_reader import read_labels
 from mrg_grpo.labelers import load_labeler
 from mrg_grpo.metrics.clinical import clinical_statistics, metrics_from_sums
 
-OF_CHEXBERT = {None: BLANK, 1: POSITIVE, 0: NEGATIVE, -1: UNCERTAIN}
 F1 = "f1_micro_13_uncertain_positive"
-
-
-def sentences(report: str) -> list[str]:
-    return [part for part in re.split(r"(?<=[.!?])\s+", report.strip()) if re.search("[A-Za-z]", part)]
 
 
 def described(reports: Sequence[str], labels: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -54,12 +49,9 @@ def described(reports: Sequence[str], labels: Sequence[Sequence[int]]) -> dict[s
 
 
 def real(folder: Path) -> dict[str, float]:
-    annotation = json.loads((folder / "annotation.json").read_text(encoding="utf-8"))
-    reports = {record["id"]: record["report"] for split in ("train", "val") for record in annotation[split]}
-    rows = [json.loads(line) for line in (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["id"] in reports]
-    labels = [[OF_CHEXBERT[row["chexbert"][name]] for name in CONDITIONS] for row in rows]
-    return described([reports[row["id"]] for row in rows], labels)
+    splits = iu_baselines.load(folder).values()
+    reports = [report for texts, _ in splits for report in texts]
+    return described(reports, [row for _, labels in splits for row in labels.tolist()])
 
 
 def agreement(form: str) -> float:

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
+from mrg_grpo.data import FORMS
 from mrg_grpo.errors import UserError
 
 
@@ -121,6 +122,11 @@ class DataConfig:
     """Keep the XXXX that stands for de-identified words in IU X-Ray."""
     incomplete: str = "drop"
     """Studies without a report or a wished view: "drop" them, counted and named, or "keep" them."""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether pictures are drawn on demand, so that there are no files and no root."""
+        return self.form.startswith("phantom")
 
 
 @dataclass
@@ -330,15 +336,7 @@ CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16", "float64"),
     "reward.mccs.weighting": ("none", "rarity"),
     "data.incomplete": ("keep", "drop"),
-    "data.form": (
-        "phantom",
-        "phantom_rare",
-        "iu_xray_r2gen",
-        "iu_xray_kaggle",
-        "iu_xray_xml",
-        "mimic_cxr_r2gen",
-        "mimic_cxr",
-    ),
+    "data.form": FORMS,
 }
 POSITIVE = (
     "run.steps", "run.save_every", "run.decode_batch", "run.rollouts_every", "lora.rank", "lora.alpha",
@@ -378,7 +376,7 @@ def check(config: Config) -> Config:
         raise UserError(f'data.views: {config.data.views!r} must be "all", "frontal" or a number')
     if not set(config.data.sections) <= {"findings", "impression"} or not config.data.sections:
         raise UserError(f'data.sections: {config.data.sections} may name "findings" and "impression"')
-    if not config.data.form.startswith("phantom") and not config.data.root:
+    if not config.data.drawn and not config.data.root:
         raise UserError(f"data.root: {config.data.form} needs the folder of the data set; add root under [data]")
     return config
 

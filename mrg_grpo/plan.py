@@ -108,7 +108,7 @@ def step_shape(config: Config, images: float) -> Shape:
         merged=config.sampling.merge_lora,
         patches=round(images * tokens * merge**2),
         patch_width=3 * getattr(vision, "temporal_patch_size", 1) * patch**2,
-        padded=not config.data.form.startswith("phantom"),  # phantom prompts are all of one length
+        padded=not config.data.drawn,  # phantom prompts are all of one length
         passes=grpo.inner_passes,
     )
 
@@ -137,7 +137,7 @@ def images_per_study(config: Config, given: float | None) -> tuple[float, float,
     """(most, mean, where from) images of a training study: counted where the data lie here, else given or assumed."""
     if given is not None:
         return given, given, "given"
-    if config.data.form.startswith("phantom") or Path(config.data.root).is_dir():
+    if config.data.drawn or Path(config.data.root).is_dir():
         counts = [len(study.images) for study in read_splits(config)["train"]]
         return max(counts), sum(counts) / len(counts), "counted"
     if config.data.views.isdigit():

@@ -195,10 +195,11 @@ def test_the_page_opens_no_picture_outside_the_data_folder(tmp_path, data, monke
     assert "1 pictures could not be opened" in page.notes[0]
 
 
-def test_the_page_of_a_phantom_run_opens_no_file(tmp_path, data, monkeypatch):
+@pytest.mark.parametrize("form", ["phantom", "phantom_rare"])
+def test_the_page_of_a_phantom_run_opens_no_file(tmp_path, data, monkeypatch, form):
     """Its data.root is "", which is not the folder that the command runs in."""
     monkeypatch.chdir(data)
-    page = page_with(tmp_path / "run", "images/x.png")
+    page = page_with(tmp_path / "run", "images/x.png", data_form=form)
     assert page.pictures == [] and "images/x.png was not opened" in page.groups[0].unseen[0]
 
 

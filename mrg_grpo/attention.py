@@ -12,11 +12,13 @@ the prompt is copied per report.
 Deliberate choices:
 * Plain matrix products, the same on every device. The softmax is in at least fp32.
 * The backward pass computes the scores again from the log-sum-exp (as FlashAttention does, arXiv 2205.14135), so no
-  scores outlive their layer.
+  scores outlive their layer. Powers are of 2, with log2(e) in the scale, as there: on a CPU too these are cheaper.
 * A prompt without padding and a layer without a window need no mask.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+LOG2_E = math.log2(math.e)
 NAME = "mrg_grpo_shared_prefix"
 """The attn_implementation under which transformers' layers find `attention_forward`."""
 
@@ -97,14 +100,14 @@ def _scores(query, key, prefix_key, tokens, prefix_mask, hidden) -> tuple[Tensor
 
 
 def _attend(query, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden) -> tuple[Tensor, Tensor]:
-    """Grouped query (n, h, m, d) -> output (n, h, m, d) and log-sum-exp of the scores (n, h, m, 1)."""
-    on_prefix, on_own = _scores(query * scale, key, prefix_key, tokens, prefix_mask, hidden)
+    """Grouped query (n, h, m, d) -> output (n, h, m, d) and log2 of the scores' sum of exponentials (n, h, m, 1)."""
+    on_prefix, on_own = _scores(query * (scale * LOG2_E), key, prefix_key, tokens, prefix_mask, hidden)
     top = torch.maximum(on_prefix.amax(-1, keepdim=True), on_own.amax(-1, keepdim=True))  # (n, h, m, 1)
-    on_prefix.sub_(top).exp_()
-    on_own.sub_(top).exp_()
+    on_prefix.sub_(top).exp2_()
+    on_own.sub_(top).exp2_()
     total = on_prefix.sum(-1, keepdim=True) + on_own.sum(-1, keepdim=True)
     out = on_prefix.to(query.dtype) @ prefix_value + _own(on_own.to(query.dtype), value)
-    return (out / total).to(query.dtype), top + total.log()
+    return (out / total).to(query.dtype), top + total.log2()
 
 
 def _attend_at_once(query, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden) -> Tensor:
@@ -137,17 +140,17 @@ class _PrefixAttention(torch.autograd.Function):
         scale, tokens, prefix_mask, hidden = ctx.settings
         n, h, m, d = query.shape
         per_report = (n, h, key.shape[2], -1, d)
+        on_prefix, on_own = _scores(query * (scale * LOG2_E), key, prefix_key, tokens, prefix_mask, hidden)
         query = query * scale
-        on_prefix, on_own = _scores(query, key, prefix_key, tokens, prefix_mask, hidden)
         delta = (grad * out).sum(-1, keepdim=True)  # (n, h, m, 1): sum over keys of weight * its gradient
 
-        weights = on_prefix.sub_(lse).exp_().to(grad.dtype)  # (n, h, m, P)
+        weights = on_prefix.sub_(lse).exp2_().to(grad.dtype)  # (n, h, m, P)
         grad_prefix_value = weights.transpose(-1, -2) @ grad if ctx.needs_input_grad[4] else None
         slope = (grad @ prefix_value.transpose(-1, -2)).sub_(delta).mul_(weights)
         grad_query = slope @ prefix_key
         grad_prefix_key = slope.transpose(-1, -2) @ query if ctx.needs_input_grad[3] else None
 
-        weights = on_own.sub_(lse).exp_().to(grad.dtype).view(*per_report[:3], -1, on_own.shape[-1])
+        weights = on_own.sub_(lse).exp2_().to(grad.dtype).view(*per_report[:3], -1, on_own.shape[-1])
         grad = grad.view(per_report)
         grad_value = weights.transpose(-1, -2) @ grad
         slope = (grad @ value.transpose(-1, -2)).sub_(delta.view(*per_report[:3], -1, 1)).mul_(weights)

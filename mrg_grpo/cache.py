@@ -63,8 +63,9 @@ class DecodeCache:
     """Room for `room` own tokens of each of g reports of n studies; `length` tokens of it are used."""
 
     def __init__(self, keys: list[Tensor], values: list[Tensor], studies: Tensor, group: int, room: int) -> None:
-        self.studies, self.length = studies, 0
-        self.masks: dict[str, Tensor | None] = {}  # as in ContinuationCache
+        self.studies, self.room, self.length = studies, room, 0
+        self.masks: dict[str, Tensor | None] = {}  # as in ContinuationCache; for a Decoder of all `room` tokens
+        self.rotations: dict[str, tuple[Tensor, Tensor]] = {}  # for a Decoder: (room, n, 1, 1, head_dim) each
         self.prefix_keys = [k.detach().index_select(0, studies) for k in keys]
         self.prefix_values = [v.detach().index_select(0, studies) for v in values]
         shapes = [(len(studies), k.shape[1], group, room, k.shape[3]) for k in keys]
@@ -82,6 +83,11 @@ class DecodeCache:
         own_values[:, :, :, self.length : end] = values.view(n, g, *values.shape[1:]).transpose(1, 2)
         return own_keys[:, :, :, :end], own_values[:, :, :, :end]
 
+    def mask(self, kind: str) -> Tensor | None:
+        """What the token that is written now sees of its prompt: (n, 1, P), None for all."""
+        mask = self.masks[kind]
+        return mask if mask is None or mask.shape[1] == 1 else mask[:, self.length : self.length + 1]
+
     def advance(self, tokens: int = 1) -> None:
         """All layers have written their `tokens`; the next ones go behind them."""
         self.length += tokens
@@ -91,6 +97,8 @@ class DecodeCache:
         if len(studies) < len(self.studies):
             self.prefix_keys = [k[studies] for k in self.prefix_keys]
             self.prefix_values = [v[studies] for v in self.prefix_values]
+            self.masks = {kind: mask if mask is None else mask[studies] for kind, mask in self.masks.items()}
+            self.rotations = {kind: (cos[:, studies], sin[:, studies]) for kind, (cos, sin) in self.rotations.items()}
         self.studies = self.studies[studies]
         self.keys = [self._kept(k, studies, reports) for k in self.keys]
         self.values = [self._kept(v, studies, reports) for v in self.values]

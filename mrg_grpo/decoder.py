@@ -4,9 +4,9 @@ b reports, D hidden size, H query and h key-value heads, d head size.
 
 transformers runs a layer for any number of tokens; for one token most of the time goes into starting small operations.
 So `Decoder` is the text model laid out for that: LoRA folded into copies of the weights, layers that read the same rows
-multiplied as one, queries and keys rotated together, norms as one operation, and attention that reads the shared prompt
-(mrg_grpo.attention). The model itself is not touched. Where LoRA is not merged a token takes the way of a whole
-continuation, which is also what the tests hold this one to.
+multiplied as one, queries and keys rotated together by angles that are computed once for all tokens, norms as one
+operation, and attention that reads the shared prompt (mrg_grpo.attention). The model itself is not touched. Where LoRA
+is not merged a token takes the way of a whole continuation, which is also what the tests hold this one to.
 """
 
 from __future__ import annotations
@@ -104,15 +104,15 @@ class DecoderLayer:
         return hidden + self.after_mlp(self.down(self.activation(gate) * up))
 
     def attend(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], cache: DecodeCache) -> Tensor:
-        b, d = len(hidden), self.d
+        b, d, n, heads = len(hidden), self.d, len(cache.studies), self.widths[0] // self.d
         rows = self.query_key_value(hidden)  # (b, (H + 2 h) d)
         both, value = rows.split([self.widths[0] + self.widths[1], self.widths[2]], dim=-1)
-        both, heads = both.view(b, -1, d), self.widths[0] // d
+        both = both.view(n, b // n, -1, d)  # (n, g, H + h, d)
         if self.query_norm and self.key_norm:
-            both = torch.cat([self.query_norm(both[:, :heads]), self.key_norm(both[:, heads:])], dim=1)
-        both = rotated(both, *rotation).unsqueeze(2)  # (b, H + h, 1, d)
+            both = torch.cat([self.query_norm(both[:, :, :heads]), self.key_norm(both[:, :, heads:])], dim=2)
+        both = rotated(both, *rotation).view(b, -1, 1, d)  # (b, H + h, 1, d)
         own = cache.update(both[:, heads:], value.view(b, -1, 1, d), self.index)
-        prompt, mask = cache.prefix(self.index), cache.masks[self.kind]
+        prompt, mask = cache.prefix(self.index), cache.mask(self.kind)
         out = prefix_attention(both[:, :heads], *own, *prompt, self.scaling, mask, self.window)  # (b, 1, H, d)
         return self.out(out.reshape(b, -1))
 
@@ -126,10 +126,18 @@ class Decoder:
         self.layers = [DecoderLayer(layer, family) for layer in text.layers]
         self.norm, self.lm_head = norm(text.norm, family.plain_norms), MergedLinear(lm_head)
 
-    def __call__(self, embeds: Tensor, positions: Tensor, cache: DecodeCache) -> Tensor:
-        """Embeddings (b, D) of one token per report at positions (b, 1) -> last hidden (b, D). Writes the cache."""
-        rotations = self.family.rotations(self.text, embeds, self.family.continuation_positions(positions))
-        hidden = embeds
+    def rotations(self, hidden: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosines and sines of positions (n, T) by kind of layer, as `rotated` takes them: (T, n, 1, 1, d) each."""
+        angles = self.family.rotations(self.text, hidden, self.family.continuation_positions(positions))
+        return {
+            kind: (cos.transpose(0, 1)[:, :, None, None], turned(sin).transpose(0, 1)[:, :, None, None])
+            for kind, (cos, sin) in angles.items()
+        }
+
+    def __call__(self, embeds: Tensor, cache: DecodeCache) -> Tensor:
+        """Embeddings (b, D) of one token per report -> last hidden (b, D). Writes the cache."""
+        t, hidden = cache.length, embeds
+        rotations = {kind: (cos[t], sin[t]) for kind, (cos, sin) in cache.rotations.items()}
         for layer in self.layers:
             hidden = layer(hidden, rotations, cache)
         return self.norm(hidden)
@@ -140,7 +148,16 @@ class Decoder:
         return [*inner, self.lm_head]
 
 
+def turned(sin: Tensor) -> Tensor:
+    """Sines (..., d) with the sign of their first half turned, as `rotated` takes them."""
+    first, second = sin.chunk(2, dim=-1)
+    return torch.cat([-first, second], dim=-1)
+
+
 def rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864) in the half-split form: heads (b, H, d), cos and sin (b, 1, d)."""
+    """Rotary position embedding (arXiv 2104.09864) in the half-split form: heads (n, g, H, d), cos, sin (n, 1, 1, d).
+
+    sin is `turned`, once for all tokens and layers.
+    """
     first, second = heads.chunk(2, dim=-1)
-    return torch.addcmul(heads * cos, torch.cat([-second, first], dim=-1), sin)
+    return torch.addcmul(heads * cos, torch.cat([second, first], dim=-1), sin)

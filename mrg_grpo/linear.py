@@ -1,4 +1,4 @@
-"""Frozen linear layers with LoRA, in training: PEFT's numbers in fewer passes and with less kept.
+"""Layers of the model in fewer passes: frozen linear layers with LoRA, and the cutting of pictures into patches.
 
 m rows (tokens), W (out, in) frozen, A (r, in) and B (out, r) of LoRA (arXiv 2106.09685), s its scale:
 
@@ -8,7 +8,10 @@ PEFT writes x W', (x A') B', its multiple by s and the sum as four tensors of m 
 the adapter is in fp32, keeps an fp32 copy of x for each layer. Here the small product is added into the large one,
 forward and backward, and kept is x as it came, which layers that read the same rows share.
 
-`quicken` gives the LoRA layers of a loaded model this forward pass. Parameters, names and saved files stay PEFT's.
+Qwen's vision towers project patches by a convolution whose kernel is the whole patch. That is one product, and it is
+run as one here (docs/performance.md has both).
+
+`quicken` gives these layers of a loaded model their forward pass. Parameters, names and saved files stay what they are.
 """
 
 from __future__ import annotations
@@ -67,8 +70,19 @@ class LoraLinear(lora.Linear):
         return _WithLora.apply(x, base.weight, base.bias, a, b, self.scaling[names[0]])
 
 
+class PatchProjection(nn.Conv3d):
+    """A convolution with one kernel's worth of picture at a time: (m, channels, *kernel) -> (m, out, 1, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] != self.kernel_size:
+            return super().forward(x)
+        return functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None, None]
+
+
 def quicken(model: nn.Module) -> None:
-    """Linear layers with LoRA get the forward pass above; every LoRA must be plain, and not merged."""
+    """Layers of these kinds get the forward passes above; every LoRA must be plain, and not merged."""
     for layer in model.modules():
         if type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear:
             layer.__class__ = LoraLinear
+        elif type(layer) is nn.Conv3d and not any(layer.padding):
+            layer.__class__ = PatchProjection

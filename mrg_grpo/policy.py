@@ -257,7 +257,8 @@ class Policy:
         The position of a report token is the number of REAL prompt tokens + its place + rope_delta: with the padded
         length instead, log-probabilities are off by 0.1 and nothing fails.
         """
-        positions = self._place(prefix, tokens, cache, first)
+        positions = self._place(prefix, cache, first, tokens.shape[1])
+        positions = positions.repeat_interleave(len(tokens) // len(positions), 0)
         return (
             self.family.text_model(self.base)(
                 inputs_embeds=self.base.get_input_embeddings()(tokens),
@@ -269,13 +270,13 @@ class Policy:
             )
         ).last_hidden_state
 
-    def _place(self, prefix: Prefix, tokens: Tensor, cache: ContinuationCache | DecodeCache, first: int) -> Tensor:
-        """Positions of tokens (b, T), as `_continue` says; the cache learns which prompt tokens they see."""
-        studies, (b, width) = cache.studies, tokens.shape
-        place = torch.arange(first, first + width, device=tokens.device)
-        seen = prefix.lengths[studies].unsqueeze(1) + place  # (n, T) real tokens in front of each
+    def _place(self, prefix: Prefix, cache: ContinuationCache | DecodeCache, first: int, width: int) -> Tensor:
+        """Positions (n, width) of the tokens from `first` on; the cache learns which prompt tokens they see."""
+        studies = cache.studies
+        place = torch.arange(first, first + width, device=studies.device)
+        seen = prefix.lengths[studies].unsqueeze(1) + place  # (n, width) real tokens in front of each
         cache.masks = self.family.prefix_masks(prefix.attention_mask[studies], prefix.padded, seen)
-        return (seen + prefix.rope_deltas[studies].unsqueeze(1)).repeat_interleave(b // len(studies), 0)
+        return seen + prefix.rope_deltas[studies].unsqueeze(1)
 
     # ---- move 3: through the prompt
 
@@ -295,12 +296,13 @@ class Policy:
 
     def next_logits(self, prefix: Prefix, tokens: Tensor, cache: DecodeCache) -> Tensor:
         """Feed one token per report (b,) -> tempered logits of the one after it (b, V)."""
-        rows = tokens.unsqueeze(1)  # (b, 1)
         if self.decoder:
-            positions = self._place(prefix, rows, cache, cache.length)
-            hidden = self.decoder(self.base.get_input_embeddings()(tokens), positions, cache)
+            if not cache.rotations:  # of all tokens that there is room for
+                positions = self._place(prefix, cache, 0, cache.room)
+                cache.rotations = self.decoder.rotations(prefix.last_hidden, positions)
+            hidden = self.decoder(self.base.get_input_embeddings()(tokens), cache)
         else:
-            hidden = self._continue(prefix, rows, cache, cache.length)[:, 0]
+            hidden = self._continue(prefix, tokens.unsqueeze(1), cache, cache.length)[:, 0]
         cache.advance()
         return self._logits(hidden)
 

@@ -12,6 +12,7 @@ This needs a frozen projection; where W trains (full fine-tuning, LoRA on lm_hea
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once: 16 Mi numbers, 64 MiB in fp32."""
@@ -23,15 +24,21 @@ def tempered(logits: Tensor, temperature: float, suppressed: Tensor) -> Tensor:
     In at least fp32. The one place where this distribution is defined: sampling, training and reference call it.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    return logits.index_fill(-1, suppressed, -torch.inf)
+    return logits.index_fill_(-1, suppressed, -torch.inf)
 
 
-def logps_and_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tempered logits (M, V), targets (M,) -> log p(target) (M,), entropy in nats (M,), probabilities (M, V)."""
-    all_logps = logits.log_softmax(dim=-1)
-    probabilities = all_logps.exp()
-    entropy = -torch.where(probabilities > 0, probabilities * all_logps, 0.0).sum(dim=-1)  # 0 log 0 = 0
-    return all_logps.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropy, probabilities
+def logps_and_entropy(logits: Tensor, targets: Tensor, suppressed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tempered logits (M, V), targets (M,) -> log p(target) (M,), entropy in nats (M,), probabilities (M, V).
+
+    Overwrites the suppressed ids. Each logit is read as seldom as can be: with z* the largest, p* its probability,
+
+        log sum exp(z - z*) = -log p*        log p(y) = z_y - z* + log p*        entropy = z* - log p* - sum p z
+    """
+    probabilities = logits.softmax(dim=-1)
+    top, log_top = logits.amax(dim=-1), probabilities.amax(dim=-1).log()  # (M,)
+    logps = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - top + log_top
+    mean = torch.linalg.vecdot(probabilities, logits.index_fill_(-1, suppressed, 0.0))  # 0 * -inf is no number
+    return logps, (top - log_top - mean).clamp(min=0), probabilities
 
 
 class _FrozenProjection(torch.autograd.Function):
@@ -41,7 +48,7 @@ class _FrozenProjection(torch.autograd.Function):
         logps, entropies, slopes = [], [], []
         for h, y in zip(hidden.split(rows), targets.split(rows)):
             logits = tempered(h @ weight.T, temperature, suppressed)  # (m, V)
-            logp, entropy, probabilities = logps_and_entropy(logits, y)
+            logp, entropy, probabilities = logps_and_entropy(logits, y, suppressed)
             logps.append(logp)
             entropies.append(entropy)
             if ctx.needs_input_grad[0]:
@@ -66,5 +73,5 @@ def token_logprobs(
     if frozen:
         return _FrozenProjection.apply(hidden, lm_head.weight, targets, temperature, suppressed)
     logits = tempered(lm_head(hidden), temperature, suppressed)
-    logps, entropy, _ = logps_and_entropy(logits, targets)
-    return logps, entropy.detach()
+    entropy = logps_and_entropy(logits.detach().clone(), targets, suppressed)[1]
+    return -functional.cross_entropy(logits, targets, reduction="none"), entropy

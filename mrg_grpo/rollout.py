@@ -112,28 +112,25 @@ def decode(
     studies = torch.arange(len(prefix.lengths), device=device) if studies is None else studies
     count = len(studies) * group
     kind = torch.promote_types(prefix.last_hidden.dtype, torch.float32)
-    tokens = torch.zeros(count, max_tokens, dtype=torch.long, device=device)
-    logps = torch.zeros(count, max_tokens, dtype=kind, device=device)
-    lengths = torch.full((count,), max_tokens, device=device)
+    tokens = torch.zeros(max_tokens, count, dtype=torch.long, device=device)  # written a row at a time
+    chances = torch.zeros(max_tokens, count, dtype=kind, device=device)
     stops = torch.tensor(policy.stop_ids, dtype=torch.long, device=device)
-    uniform = None if uniform is None else uniform.to(device)
+    numbers = None if uniform is None else uniform.to(device).t().contiguous()  # (max_tokens, count)
 
-    rows = torch.arange(count, device=device)  # (b,) rows of the output in the batch
-    ended = torch.zeros(count, dtype=torch.bool, device=device)  # of those
+    rows = torch.arange(count, device=device)  # (b,) places of the batch's reports in the output
     cache = DecodeCache(prefix.keys, prefix.values, studies, group, max_tokens)
     logits = policy.first_logits(prefix, studies, group)
     for t in range(max_tokens):
         probabilities = torch.softmax(logits, dim=-1)  # (b, V)
-        chosen = logits.argmax(dim=-1) if uniform is None else pick(probabilities, uniform[rows, t])
-        tokens[rows, t] = chosen
-        logps[rows, t] = probabilities.gather(1, chosen.unsqueeze(1)).squeeze(1).log()
-        stopping = torch.isin(chosen, stops) & ~ended
-        lengths[rows] = torch.where(stopping, t + 1, lengths[rows])
-        ended = ended | stopping
+        chosen = logits.argmax(dim=-1) if numbers is None else pick(probabilities, numbers[t][rows])  # (b,)
+        tokens[t].index_copy_(0, rows, chosen)
+        chances[t].index_copy_(0, rows, probabilities.gather(1, chosen.unsqueeze(1)).squeeze(1))
         if t + 1 == max_tokens:
             break
         if (t + 1) % CHECK_EVERY == 0:
-            alive = policy.in_step(~ended.view(len(cache.studies), -1).cpu())  # (n, g); the only wait for the device
+            unfinished = ~torch.isin(tokens[: t + 1, rows], stops).any(dim=0)  # (b,)
+            unfinished = unfinished.view(len(cache.studies), -1).cpu()  # (n, g); the only wait for the device
+            alive = policy.in_step(unfinished)
             keep = alive.any(dim=1).nonzero().squeeze(1)  # (n',)
             if len(keep) == 0:
                 break
@@ -142,17 +139,16 @@ def decode(
                 reports = (~alive[keep]).long().argsort(dim=1, stable=True)[:, :width]  # (n', g'), unfinished first
                 places = (keep.unsqueeze(1) * alive.shape[1] + reports).flatten().to(device)  # (b',)
                 cache.keep(keep.to(device), reports.to(device))
-                rows, chosen, ended = rows[places], chosen[places], ended[places]
+                rows, chosen = rows[places], chosen[places]
         logits = policy.next_logits(prefix, chosen, cache)
 
-    width = int(lengths.max())
-    mask = torch.arange(width, device=device) < lengths.unsqueeze(1)
-    tokens, logps = tokens[:, :width] * mask, logps[:, :width] * mask
-    last = tokens.gather(1, (lengths - 1).unsqueeze(1)).squeeze(1)
-    texts = policy.tokenizer.batch_decode(
-        [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist())], skip_special_tokens=True
-    )
-    return Rollout(tokens, mask, logps, torch.isin(last, stops), texts)
+    stopping = torch.isin(tokens, stops)  # (max_tokens, count)
+    mask = stopping.cumsum(0) - stopping.long() == 0  # up to and including the first stop
+    width = int(mask.sum(0).max())
+    tokens, mask, chances, stopping = (x[:width].t().contiguous() for x in (tokens, mask, chances, stopping))
+    rollout = Rollout(tokens * mask, mask, chances.log().masked_fill(~mask, 0), (stopping & mask).any(dim=1), [])
+    rollout.texts = policy.tokenizer.batch_decode(rollout.token_lists(), skip_special_tokens=True)
+    return rollout
 
 
 def sample_groups(policy: Policy, prefix: Prefix, study_ids: list[str], config: Config, step: int) -> Rollout:

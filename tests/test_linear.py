@@ -1,4 +1,4 @@
-"""Quickened LoRA layers against PEFT's: values, gradients, what is kept, and when they step aside."""
+"""Quickened layers against PEFT's and torch's own: values, gradients, what is kept, and when they step aside."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mrg_grpo.linear import LoraLinear, quicken
+from mrg_grpo.linear import LoraLinear, PatchProjection, quicken
 
 BOUND = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 2e-2}
 
@@ -116,3 +116,23 @@ def test_dropout_disabling_and_a_second_adapter_are_left_to_peft():
         model.add_adapter("other", LoraConfig(r=2, target_modules=["first"], init_lora_weights=False))
         model.base_model.set_adapter(["default", "other"])
     assert torch.allclose(quick(x), slow(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", BOUND)
+def test_patches_are_projected_as_by_the_convolution(bias, dtype):
+    torch.manual_seed(0)
+    slow = nn.Sequential(nn.Conv3d(3, 10, kernel_size=(2, 4, 4), stride=(2, 4, 4), bias=bias)).to(dtype)
+    quick = copy.deepcopy(slow)
+    quicken(quick)
+    assert type(quick[0]) is PatchProjection and list(quick.state_dict()) == list(slow.state_dict())
+    for shape in ((7, 3, 2, 4, 4), (2, 3, 4, 8, 8)):  # one patch each; several
+        pixels = torch.randn(shape, dtype=dtype)
+        for got, want in zip(results(quick, pixels), results(slow, pixels), strict=True):
+            assert got.shape == want.shape and close(got, want, dtype)
+
+
+def test_a_convolution_that_pads_is_left_alone():
+    padded = nn.Sequential(nn.Conv3d(3, 10, kernel_size=2, padding=1))
+    quicken(padded)
+    assert type(padded[0]) is nn.Conv3d

@@ -315,7 +315,18 @@ def products(record: dict) -> str:
         for row in record["training"]
     ]
     trained = ["tokens trained together", "PEFT's layers", "quickened", "times as fast"]
-    return f"{record['threads']} threads.\n\n{table(head, rows)}\n\n{table(trained, training)}"
+    patches = [
+        [
+            f"{row['patches']:,}",
+            f"{row['convolution']:.1f} ms",
+            f"{row['product']:.1f} ms",
+            f"{row['convolution'] / row['product']:.1f}",
+        ]
+        for row in record["patches"]
+    ]
+    projected = ["patches projected", "convolution", "quickened", "times as fast"]
+    tables = table(head, rows), table(trained, training), table(projected, patches)
+    return "\n\n".join([f"{record['threads']} threads.", *tables])
 
 
 def pairs(rows: list[dict]) -> str:

@@ -6,7 +6,8 @@ All linear layers of the benchmark's text model and its projection, one after th
 they lie and not from the nearest cache. First as one token of every report has them: torch's own product, as it stands
 and with the few rows as columns, and mrg_grpo.decoder.MergedLinear, each layer for itself ("packed") and those of the
 same rows together ("joined", as sampling runs). Then as training has them, forward and backward with LoRA: PEFT's
-layers, and the same quickened (mrg_grpo.linear). Rounds go through the ways in turn; the median counts. Writes
+layers, and the same quickened (mrg_grpo.linear). Last the projection of a picture's patches in the vision tower, as the
+convolution it is written as and quickened. Rounds go through the ways in turn; the median counts. Writes
 results/products.json.
 """
 
@@ -69,6 +70,16 @@ def measure_training(rows: int, rounds: int) -> dict[str, float]:
     return medians({"peft": lambda: run(slow), "quickened": lambda: run(quick)}, rounds)
 
 
+def measure_patches(patches: int, rounds: int) -> dict[str, float]:
+    """Milliseconds for the projection of `patches` patches of 14 x 14 pixels, two frames of three colours each."""
+    slow = nn.Sequential(nn.Conv3d(3, 192, kernel_size=(2, 14, 14), stride=(2, 14, 14), bias=False))
+    quick = copy.deepcopy(slow)
+    quicken(quick)
+    pixels = torch.randn(patches, 3, 2, 14, 14)
+    with torch.no_grad():
+        return medians({"convolution": lambda: slow(pixels), "product": lambda: quick(pixels)}, rounds)
+
+
 def medians(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Milliseconds of each way, taken in turn; the first tenth of the rounds warms up."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -84,15 +95,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64])
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--patches", type=int, nargs="+", default=[256, 1024, 2048])
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [{"rows": n, **measure(n, options.rounds)} for n in options.rows]
     tokens = [{"tokens": n, **measure_training(n, max(10, options.rounds // 10))} for n in options.tokens]
-    for row in (*rows, *tokens):
+    patches = [{"patches": n, **measure_patches(n, max(10, options.rounds // 10))} for n in options.patches]
+    for row in (*rows, *tokens, *patches):
         print({name: round(value, 2) for name, value in row.items()})
-    performance_page.keep(RESULTS, {"threads": options.threads, "milliseconds": rows, "training": tokens})
+    performance_page.keep(
+        RESULTS, {"threads": options.threads, "milliseconds": rows, "training": tokens, "patches": patches}
+    )
 
 
 if __name__ == "__main__":

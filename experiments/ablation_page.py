@@ -199,15 +199,15 @@ def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
         for judge, name in (("labeler", F1), ("reader", F1), ("labeler", COSINE)):
             i = bootstrap(result.statistics(judge, sorted(result.records)), metrics_from_sums)[name]
             cells.append((float(i.value), float(i.low), float(i.high)))
-        groups[result.arm.name] = cells
+        groups[result.arm.title] = cells
     series = ["micro F1, 13 conditions", "micro F1 by the generator's reader", "clinical cosine"]
     studies = len(next(iter(results[0].records.values()))["studies"])
     note = f"{studies:,} test studies, 95% intervals over studies, all seeds together"
-    panels = {title: {r.arm.name: curve(r, name) for r in results} for name, title in CURVES.items()}
+    panels = {title: {r.arm.title: curve(r, name) for r in results} for name, title in CURVES.items()}
     return {
         f"ablation_{bench.name}.svg": charts.bars(bench.experiment.question, groups, series, note=note),
         f"ablation_{bench.name}_training.svg": charts.lines(
-            f"{bench.name}: over training, mean of the seeds", panels, "share of the run's steps"
+            f"{bench.experiment.question}: over training, mean of the seeds", panels, "share of the run's steps"
         ),
     }
 

@@ -1,13 +1,14 @@
 """Bar and line charts as plain SVG text: no dependency, the same bytes for the same numbers, readable on any page.
 
-Every chart carries its own title, its axis from a stated minimum to a stated maximum, and its legend.
+Every chart carries its own title, axes in round numbers, and its legend.
 """
 
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from html import escape
 from pathlib import Path
 
-COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#edae49", "#7b4ea3", "#00798c", "#8d6a4f", "#e377c2", "#5f6b73", "#b5bd00",
+COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#edae49", "#7b4ea3", "#f07c1d", "#8d6a4f", "#e377c2", "#5f6b73", "#b5bd00",
            "#111111")  # fmt: skip
 FONT = 'font-family="Helvetica, Arial, sans-serif"'
 Point = tuple[float, float]
@@ -22,7 +23,7 @@ def bars(
     note: str = "",
 ) -> str:
     """Horizontal bars: for each group one bar per series, (value, low, high) with a whisker, or None for no bar."""
-    left, width, bar, gap, top = 190, 470, 13, 14, 58 + 18 * ((len(series) + 1) // 2)
+    left, width, bar, gap, top = 250, 470, 13, 14, 58 + 18 * ((len(series) + 1) // 2)
     row = len(series) * bar + gap
     height = top + row * len(groups) + 40
     scale = lambda value: left + width * (min(max(value, low), high) - low) / (high - low)  # noqa: E731
@@ -66,16 +67,16 @@ def lines(
     for p, (panel, curves) in enumerate(shown):
         x0, y0 = pad + (p % 2) * (wide + pad), top + 24 + (p // 2) * (tall + 60)
         points = [point for curve in curves.values() for point in curve] + ([(0.0, 0.0)] if from_zero else [])
-        (left, right), (low, high) = _range([x for x, _ in points]), _range([y for _, y in points])
+        across, up = ticks([x for x, _ in points]), ticks([y for _, y in points])
+        left, right, low, high = across[0], across[-1], up[0], up[-1]
         at = lambda x, y: (x0 + wide * (x - left) / (right - left), y0 + tall * (1 - (y - low) / (high - low)))  # noqa: E731, B023
         parts.append(_text(x0, y0 - 8, panel, 13, weight="bold"))
-        for tick in range(5):
-            value = low + (high - low) * tick / 4
+        for value in up:
             y = at(left, value)[1]
-            parts += [_line(x0, y, x0 + wide, y, "#ddd"), _text(x0 - 4, y + 4, f"{value:.3g}", 10, "#555", "end")]
-        for value in (left, right):
+            parts += [_line(x0, y, x0 + wide, y, "#ddd"), _text(x0 - 4, y + 4, f"{value:g}", 10, "#555", "end")]
+        for value in across:
             parts.append(_text(at(value, low)[0], y0 + tall + 14, f"{value:g}", 10, "#555", "middle"))
-        parts.append(_text(x0 + wide / 2, y0 + tall + 14, x_name, 10, "#555", "middle"))
+        parts.append(_text(x0 + wide / 2, y0 + tall + 27, x_name, 10, "#555", "middle"))
         for name, curve in curves.items():
             if curve:
                 path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in curve))
@@ -90,10 +91,18 @@ def write(path: Path, svg: str) -> None:
     path.write_text(svg, encoding="utf-8")
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Smallest and largest, never equal."""
+def ticks(values: Sequence[float], most: int = 6) -> list[float]:
+    """At most `most` + 1 round numbers at equal steps, the first and last of which enclose the values."""
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    if high == low:
+        low, high = low - 0.5, high + 0.5
+    power = Decimal(10) ** (Decimal(high - low) / most).adjusted()
+    for step in (power * part for part in (1, 2, Decimal("2.5"), 5, 10, 20)):
+        first = (Decimal(low) / step).to_integral_value(ROUND_FLOOR)
+        last = (Decimal(high) / step).to_integral_value(ROUND_CEILING)
+        if last - first <= most:
+            return [float((first + i) * step) for i in range(int(last - first) + 1)]
+    raise AssertionError("20 times the power of ten below a step always suffices")
 
 
 def _svg(width: float, height: float, parts: Sequence[str]) -> str:

@@ -197,6 +197,17 @@ def test_axes_that_begin_at_zero():
     assert ">5<" in charts.lines("t", {"p": {"a": [(2.0, 4.0), (4.0, 8.0)]}})  # ticks 4, 5, 6, 7, 8
 
 
+@pytest.mark.parametrize("values, want", [
+    ((4.0, 8.0), [4, 5, 6, 7, 8]),
+    ((0.1991, 0.9956), [0, 0.2, 0.4, 0.6, 0.8, 1]),
+    ((0.0062, 0.0184), [0.005, 0.0075, 0.01, 0.0125, 0.015, 0.0175, 0.02]),
+    ((-3.0, 12_345.0), [-2500, 0, 2500, 5000, 7500, 10_000, 12_500]),
+    ((2.0, 2.0), [1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.6]),
+])  # fmt: skip
+def test_ticks_are_round_and_enclose_what_is_drawn(values, want):
+    assert charts.ticks(values) == want
+
+
 # ---- start
 
 

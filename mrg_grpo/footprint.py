@@ -177,7 +177,7 @@ def mlp(m: Model) -> float:
 
 def logits_chunk(m: Model, tokens: float) -> float:
     """Logits, probabilities and their products in fp32, of the tokens that are projected at once."""
-    return 4.25 * 4 * min(tokens * m.vocabulary, max(CHUNK_ELEMENTS, m.vocabulary))
+    return 3 * 4 * min(tokens * m.vocabulary, max(CHUNK_ELEMENTS, m.vocabulary))
 
 
 def vision_activations(m: Model, patches: float) -> float:

@@ -11,7 +11,6 @@ resident set is what is alive and not what was.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import os
@@ -104,10 +103,11 @@ def run_steps(folder: str, one: dict, steps: int) -> None:
 def measure(folder: str, one: dict) -> dict[str, float]:
     """Two steps in this process: bytes of the peak above idle."""
     from mrg_grpo.embedded import base_path
+    from mrg_grpo.train import give_back_freed_memory
 
     run_steps(str(base_path()), {"studies": 1, "group": 2, "micro": 2, "tokens": 4, "images": 1}, 1)
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    give_back_freed_memory()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     idle = field("VmRSS")
     run_steps(folder, one, 2)

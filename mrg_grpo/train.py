@@ -56,8 +56,8 @@ from mrg_grpo.stream import StudyStream
 
 RARITY = "rarity_weights.json"
 TRIM_EVERY = 10
-"""Steps between hand-backs of freed memory. The C library keeps what was freed, in pieces among what is in use: without
-this the resident set of a run of 2,000 steps rises by a tenth (docs/resume.md)."""
+"""Steps between hand-backs of freed memory. The C library keeps what was freed, in pieces among what is in use: more of
+them the longer a run goes (docs/resume.md)."""
 
 
 class StopSignal:

@@ -70,10 +70,7 @@ def prefix_attention(
     grouped = query.reshape(n, g, h, -1, d).transpose(1, 2).reshape(n, h, -1, d)  # (n, h, m, d)
     hidden = _hidden_own(tokens, t, window, query.device)
     arguments = (grouped, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden)
-    if torch.is_grad_enabled():
-        out = _PrefixAttention.apply(*arguments)
-    else:
-        out = _attend_at_once(*arguments) if tokens == 1 else _attend(*arguments)[0]
+    out = _PrefixAttention.apply(*arguments) if torch.is_grad_enabled() else _attend(*arguments)[0]
     return out.view(n, h, g, -1, tokens, d).permute(0, 2, 4, 1, 3, 5).reshape(n * g, tokens, -1, d)
 
 
@@ -110,15 +107,42 @@ def _attend(query, key, value, prefix_key, prefix_value, scale, tokens, prefix_m
     return (out / total).to(query.dtype), top + total.log2()
 
 
-def _attend_at_once(query, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden) -> Tensor:
-    """`_attend` for sampling: one softmax over both parts, no log-sum-exp, a copy of the few scores.
+def attend_once(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    scale: float,
+    prefix_mask: Tensor | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """`prefix_attention` for the one token that every report writes next: query (n, g, H, d) -> (n, g, H, d).
 
-    A token costs mostly the number of its operations, on a GPU too; of a whole report the scores are too large to copy.
+    The same products, and one softmax over both parts: a token costs mostly the number of its operations, on a GPU too.
+    So products take the operands they are made for, (n * h or n * h * g, rows, columns), with scale and sum inside.
     """
-    on_prefix, on_own = _scores(query * scale, key, prefix_key, tokens, prefix_mask, hidden)
-    weights = torch.softmax(torch.cat([on_prefix, on_own], -1), -1).to(query.dtype)  # (n, h, m, P + t)
+    n, h, g, t, d = key.shape
+    r = query.shape[2] // h
+    first = 0 if window is None else max(0, t - window)  # the oldest own token that is seen
+    key, value = key[:, :, :, first:].flatten(0, 2), value[:, :, :, first:].flatten(0, 2)  # (n h g, t, d)
+    grouped = query.unflatten(2, (h, r)).transpose(1, 2).reshape(n * h, g * r, d)
+    on_prefix = scaled_product(grouped, prefix_key.flatten(0, 1).transpose(1, 2), scale)  # (n h, g r, P)
+    on_own = scaled_product(grouped.view(n * h * g, r, d), key.transpose(1, 2), scale)  # (n h g, r, t)
+    if prefix_mask is not None:
+        on_prefix.view(n, h * g * r, -1).masked_fill_(~prefix_mask, -torch.inf)
+    kind = torch.promote_types(query.dtype, torch.float32)
+    weights = torch.softmax(torch.cat([on_prefix, on_own.view(n * h, g * r, -1)], -1), -1, kind).to(query.dtype)
     on_prefix, on_own = weights.split([on_prefix.shape[-1], on_own.shape[-1]], -1)
-    return on_prefix @ prefix_value + _own(on_own, value)
+    out = (on_prefix @ prefix_value.flatten(0, 1)).view(n * h * g, r, d)
+    out = out.baddbmm_(on_own.view(n * h * g, r, -1), value)
+    return out.view(n, h, g, r, d).transpose(1, 2).reshape(n, g, h * r, d)
+
+
+def scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """scale * left right, (b, m, k) and (b, k, n) -> (b, m, n), in one operation."""
+    out = left.new_empty(len(left), left.shape[1], right.shape[2])
+    return torch.baddbmm(out, left, right, beta=0, alpha=scale)  # beta = 0: what is in it does not count
 
 
 def _own(weights: Tensor, own: Tensor) -> Tensor:

@@ -83,6 +83,13 @@ class DecodeCache:
         own_values[:, :, :, self.length : end] = values.view(n, g, *values.shape[1:]).transpose(1, 2)
         return own_keys[:, :, :, :end], own_values[:, :, :, :end]
 
+    def write(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (n, g, heads, head_dim) of one token of every report -> all so far, grouped."""
+        end = self.length + 1
+        self.keys[layer][:, :, :, self.length].copy_(keys.transpose(1, 2))
+        self.values[layer][:, :, :, self.length].copy_(values.transpose(1, 2))
+        return self.keys[layer][:, :, :, :end], self.values[layer][:, :, :, :end]
+
     def mask(self, kind: str) -> Tensor | None:
         """What the token that is written now sees of its prompt: (n, 1, P), None for all."""
         mask = self.masks[kind]

@@ -20,7 +20,7 @@ from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrg_grpo.attention import prefix_attention
+from mrg_grpo.attention import attend_once
 from mrg_grpo.cache import DecodeCache
 from mrg_grpo.families import Family
 
@@ -110,11 +110,11 @@ class DecoderLayer:
         both = both.view(n, b // n, -1, d)  # (n, g, H + h, d)
         if self.query_norm and self.key_norm:
             both = torch.cat([self.query_norm(both[:, :, :heads]), self.key_norm(both[:, :, heads:])], dim=2)
-        both = rotated(both, *rotation).view(b, -1, 1, d)  # (b, H + h, 1, d)
-        own = cache.update(both[:, heads:], value.view(b, -1, 1, d), self.index)
+        both = rotated(both, *rotation)
+        own = cache.write(both[:, :, heads:], value.view(n, b // n, -1, d), self.index)
         prompt, mask = cache.prefix(self.index), cache.mask(self.kind)
-        out = prefix_attention(both[:, :heads], *own, *prompt, self.scaling, mask, self.window)  # (b, 1, H, d)
-        return self.out(out.reshape(b, -1))
+        out = attend_once(both[:, :, :heads], *own, *prompt, self.scaling, mask, self.window)  # (n, g, H, d)
+        return self.out(out.view(b, -1))
 
 
 class Decoder:

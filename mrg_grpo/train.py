@@ -55,9 +55,6 @@ from mrg_grpo.sft import cosine, sft_loss
 from mrg_grpo.stream import StudyStream
 
 RARITY = "rarity_weights.json"
-TRIM_EVERY = 10
-"""Steps between hand-backs of freed memory. The C library keeps what was freed, in pieces among what is in use: more of
-them the longer a run goes (docs/resume.md)."""
 
 
 class StopSignal:
@@ -232,10 +229,9 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     with StopSignal() as stop, Live(config, start) as live:
         for number, prompts in batches:
             metrics, sample = guard.attempt(step, number, prompts.to(policy.device))
+            give_back_freed_memory()
             run.append("metrics.jsonl", {"step": number, **metrics})
             live.step(number, metrics, sample)
-            if number % TRIM_EVERY == 0:
-                give_back_freed_memory()
             last = number == config.run.steps
             if config.run.eval_every and number % config.run.eval_every == 0 and not last and splits.get("val"):
                 validate(session, number, live)
@@ -254,7 +250,10 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
 
 
 def give_back_freed_memory() -> None:
-    """Hand freed memory of the heap back to the system, where the C library can: glibc."""
+    """Hand freed memory of the heap back to the system, where the C library can: glibc.
+
+    It keeps what was freed, in pieces among what is in use: more of them the longer a run goes (docs/resume.md).
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)

@@ -76,19 +76,16 @@ class DecodeCache:
         return self.prefix_keys[layer], self.prefix_values[layer]
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        end = self.length + keys.shape[2]
-        own_keys, own_values = self.keys[layer_idx], self.values[layer_idx]
-        n, _, g = own_keys.shape[:3]
-        own_keys[:, :, :, self.length : end] = keys.view(n, g, *keys.shape[1:]).transpose(1, 2)
-        own_values[:, :, :, self.length : end] = values.view(n, g, *values.shape[1:]).transpose(1, 2)
-        return own_keys[:, :, :, :end], own_values[:, :, :, :end]
+        n, g = len(self.studies), self.keys[layer_idx].shape[2]
+        return self.write(keys.view(n, g, *keys.shape[1:]), values.view(n, g, *values.shape[1:]), layer_idx)
 
     def write(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (n, g, heads, head_dim) of one token of every report -> all so far, grouped."""
-        end = self.length + 1
-        self.keys[layer][:, :, :, self.length].copy_(keys.transpose(1, 2))
-        self.values[layer][:, :, :, self.length].copy_(values.transpose(1, 2))
-        return self.keys[layer][:, :, :, :end], self.values[layer][:, :, :, :end]
+        """Keys and values (n, g, heads, tokens, head_dim) of the tokens that run now -> all so far, grouped."""
+        end = self.length + keys.shape[3]
+        own_keys, own_values = self.keys[layer], self.values[layer]
+        own_keys[:, :, :, self.length : end] = keys.transpose(1, 2)
+        own_values[:, :, :, self.length : end] = values.transpose(1, 2)
+        return own_keys[:, :, :, :end], own_values[:, :, :, :end]
 
     def mask(self, kind: str) -> Tensor | None:
         """What the token that is written now sees of its prompt: (n, 1, P), None for all."""

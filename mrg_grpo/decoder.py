@@ -111,7 +111,7 @@ class DecoderLayer:
         if self.query_norm and self.key_norm:
             both = torch.cat([self.query_norm(both[:, :, :heads]), self.key_norm(both[:, :, heads:])], dim=2)
         both = rotated(both, *rotation)
-        own = cache.write(both[:, :, heads:], value.view(n, b // n, -1, d), self.index)
+        own = cache.write(both[:, :, heads:].unsqueeze(3), value.view(n, b // n, -1, 1, d), self.index)
         prompt, mask = cache.prefix(self.index), cache.mask(self.kind)
         out = attend_once(both[:, :, :heads], *own, *prompt, self.scaling, mask, self.window)  # (n, g, H, d)
         return self.out(out.view(b, -1))

@@ -84,5 +84,5 @@ def quicken(model: nn.Module) -> None:
     for layer in model.modules():
         if type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear:
             layer.__class__ = LoraLinear
-        elif type(layer) is nn.Conv3d and not any(layer.padding):
+        elif type(layer) is nn.Conv3d and layer.groups == 1 and not any(layer.padding):
             layer.__class__ = PatchProjection

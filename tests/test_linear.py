@@ -132,7 +132,8 @@ def test_patches_are_projected_as_by_the_convolution(bias, dtype):
             assert got.shape == want.shape and close(got, want, dtype)
 
 
-def test_a_convolution_that_pads_is_left_alone():
-    padded = nn.Sequential(nn.Conv3d(3, 10, kernel_size=2, padding=1))
-    quicken(padded)
-    assert type(padded[0]) is nn.Conv3d
+@pytest.mark.parametrize("setting", [{"padding": 1}, {"padding": "same"}, {"groups": 2}])
+def test_a_convolution_that_is_more_than_one_product_is_left_alone(setting):
+    model = nn.Sequential(nn.Conv3d(4, 10, kernel_size=2, **setting))
+    quicken(model)
+    assert type(model[0]) is nn.Conv3d

@@ -305,28 +305,22 @@ def products(record: dict) -> str:
         for row in record["milliseconds"]
     ]
     head = ["reports written together", *ways.values(), "the last, times as fast as the first"]
-    training = [
-        [
-            f"{row['tokens']:,}",
-            f"{row['peft']:.1f} ms",
-            f"{row['quickened']:.1f} ms",
-            f"{row['peft'] / row['quickened']:.2f}",
-        ]
-        for row in record["training"]
-    ]
-    trained = ["tokens trained together", "PEFT's layers", "quickened", "times as fast"]
-    patches = [
-        [
-            f"{row['patches']:,}",
-            f"{row['convolution']:.1f} ms",
-            f"{row['product']:.1f} ms",
-            f"{row['convolution'] / row['product']:.1f}",
-        ]
-        for row in record["patches"]
-    ]
-    projected = ["patches projected", "convolution", "quickened", "times as fast"]
-    tables = table(head, rows), table(trained, training), table(projected, patches)
+    training = two_ways(record["training"], "tokens", "peft")
+    patches = two_ways(record["patches"], "patches", "convolution", "product")
+    tables = (
+        table(head, rows),
+        table(["tokens trained together", "PEFT's layers", "quickened", "times as fast"], training),
+        table(["patches projected", "convolution", "quickened", "times as fast"], patches),
+    )
     return "\n\n".join([f"{record['threads']} threads.", *tables])
+
+
+def two_ways(rows: list[dict], size: str, slow: str, quick: str = "quickened") -> list[list[str]]:
+    """Cells of rows that hold milliseconds of two ways: size, each way, how many times the second is as fast."""
+    return [
+        [f"{row[size]:,}", f"{row[slow]:.1f} ms", f"{row[quick]:.1f} ms", f"{row[slow] / row[quick]:.2f}"]
+        for row in rows
+    ]
 
 
 def pairs(rows: list[dict]) -> str:

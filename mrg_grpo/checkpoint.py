@@ -117,7 +117,7 @@ def resume(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> R
         torch.save(vars(State.of(policy, optimizer)), content)
     resumed, sent = ranks.from_first((resumed, content.getvalue()))
     if not ranks.first():
-        state = torch.load(io.BytesIO(sent), map_location=policy.device, weights_only=True)
+        state = torch.load(io.BytesIO(sent), map_location="cpu", weights_only=True)
         State(**state).restore(policy, optimizer)
     return resumed
 
@@ -136,7 +136,8 @@ def read_newest(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer)
         if fault:
             damaged.append(f"{folder.name}: {fault}")
             continue
-        state = torch.load(folder / "state.pt", map_location=policy.device, weights_only=True)
+        # the optimiser takes its moments to their parameters, and leaves step counters here, where AdamW counts
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         load_adapter(policy, folder / "adapter")
         optimizer.load_state_dict(state["optimizer"])
         remove_old(run_dir, state["step"])  # a kill may have come between writing this one and removing the oldest

@@ -152,8 +152,8 @@ def test_commands_from_start_to_report(card, at_root, tmp_path):
     folder, picture = tmp_path / "run", tmp_path / "x.png"
     Image.new("L", (64, 64), 90).save(picture)
     small = [
-        f"model.device={NAME}", f"run.output_dir={folder}", "run.save_every=1", "run.eval_every=1",
-        "run.eval_studies=2", "run.test_studies=2", "run.follow_studies=1", "grpo.group_size=2",
+        f"model.device={NAME}", "model.dtype=bfloat16", f"run.output_dir={folder}", "run.save_every=1",
+        "run.eval_every=1", "run.eval_studies=2", "run.test_studies=2", "run.follow_studies=1", "grpo.group_size=2",
         "grpo.studies_per_step=2", "grpo.inner_passes=2", "grpo.decay=false", "sampling.max_tokens=16",
         "sft.batch_size=2",
     ]  # fmt: skip

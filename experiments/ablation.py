@@ -32,7 +32,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ablation_record import record_of
+from ablation_record import record_of, validation_of
 
 from mrg_grpo import embedded
 from mrg_grpo.config import load_config
@@ -90,6 +90,8 @@ class Experiment:
     claims: tuple[Claim, ...] = field(default=())
     settings: tuple[str, ...] = ()
     """Of all its arms, `table.key=value`."""
+    choosing: bool = False
+    """Arms to choose a default from: the final adapters also decode the whole validation split, which decides."""
 
     def arm(self, name: str) -> Arm:
         for arm in self.arms:
@@ -144,7 +146,8 @@ def finished(bench: Bench, arm: Arm, seed: int) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["fingerprint"] == wanted:
             if path != own:
-                keep(own, record | {"arm": arm.name, "title": arm.title})
+                record |= {"arm": arm.name, "title": arm.title}
+                keep(own, record)
             return record
         if path == own:
             print(f"{own}: of other settings or weights; it is made anew")
@@ -161,12 +164,25 @@ def keep(path: Path, record: dict[str, Any]) -> None:
 
 def run_arm(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
     """The arm's record, from its file if it is finished; else the arm is run, or goes on where it was stopped."""
-    record = finished(bench, arm, seed)
-    if record is not None:
+    record, folder = finished(bench, arm, seed), bench.runs / bench.fingerprint(arm, seed)
+    missing = bench.experiment.choosing and "validation" not in (record or {})
+    if record is None or (missing and not (folder / "adapter").is_dir()):
+        record = run_anew(bench, arm, seed, folder)
+    else:
         print(f"{bench.name}: {arm.name} seed {seed} is finished", flush=True)
-        return record
+    if missing:
+        settings = bench.settings(arm, seed)
+        words = [word for setting in settings for word in ("--set", setting)]
+        call(["evaluate", bench.config, *words, "--adapter", str(folder / "adapter"), "--split", "val",
+              "-o", str(folder / "evaluate-val")])  # fmt: skip
+        validation = validation_of(folder / "evaluate-val", load_config(bench.config, settings))
+        record |= {"validation": validation}
+        keep(bench.record_path(arm, seed), record)
+    return record
+
+
+def run_anew(bench: Bench, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     print(f"{bench.name}: {arm.name} seed {seed}: {arm.title}", flush=True)
-    folder = bench.runs / bench.fingerprint(arm, seed)
     settings = bench.settings(arm, seed)
     if arm.start:
         run_arm(bench, bench.experiment.arm(arm.start), seed)

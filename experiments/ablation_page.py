@@ -182,6 +182,22 @@ def signal_table(results: Sequence[Result]) -> list[str]:
     return lines
 
 
+def choice_table(results: Sequence[Result]) -> list[str]:
+    """What a default is chosen by: the final adapters on the whole validation split, all seeds together."""
+    lines = ["| arm | seeds | micro F1, 13, validation | clinical cosine, validation |", "|---|---|---|---|"]
+    for result in results:
+        kept = [record["validation"] for record in result.records.values() if "validation" in record]
+        if not kept:
+            continue
+        parts = [clinical_statistics(unpacked(v["labels"]), unpacked(v["reference_labels"])) for v in kept]
+        numbers = bootstrap(torch.stack(parts).sum(dim=0), metrics_from_sums)
+        cells = [
+            f"{float(i.value):.3f} [{float(i.low):.3f}, {float(i.high):.3f}]" for i in (numbers[F1], numbers[COSINE])
+        ]
+        lines.append(f"| {result.arm.title} | {len(kept)} | {' | '.join(cells)} |")
+    return lines if len(lines) > 2 else []
+
+
 def curve(result: Result, name: str) -> list[tuple[float, float]]:
     """Mean over the seeds that have a value at the same place of the run."""
     points: dict[float, list[float]] = {}
@@ -223,6 +239,8 @@ def section(bench: Bench, results: Sequence[Result]) -> str:
     lines += [f"![results](images/ablation_{bench.name}.svg)", "", *efficacy_table(results, control), ""]
     lines += [*claims, ""] if claims else []
     lines += [*description_table(results), "", *signal_table(results), ""]
+    choice = choice_table(results)
+    lines += [*choice, ""] if choice else []
     lines += [f"![over training](images/ablation_{bench.name}_training.svg)", ""]
     return "\n".join(lines)
 

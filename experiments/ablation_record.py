@@ -55,6 +55,17 @@ def record_of(folder: Path, command: str, config: Config) -> dict[str, Any]:
     }
 
 
+def validation_of(folder: Path, config: Config) -> dict[str, Any]:
+    """What `evaluate --split val` wrote -> studies, and labels as `record_of` keeps them."""
+    rows = read_predictions([str(folder / "predictions.jsonl")]).rows
+    label = config_labeler(config).label
+    return {
+        "studies": [row.study_id for row in rows],
+        "labels": packed(label([row.prediction for row in rows])),
+        "reference_labels": packed(label([row.reference for row in rows])),
+    }
+
+
 def behaviour(folder: Path, steps: Sequence[dict[str, Any]]) -> dict[str, list[list[float]]]:
     """Curves over the run: name -> [[share of the run's steps, value], ...]. Sampled reports, then validation."""
     total = len(steps)

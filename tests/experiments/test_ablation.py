@@ -17,7 +17,7 @@ import ablation_record
 import pytest
 import torch
 from ablation import Arm, Bench, Claim, Experiment
-from ablation_record import behaviour, packed, record_of, thinned, unpacked
+from ablation_record import behaviour, packed, record_of, thinned, unpacked, validation_of
 from fake_run import write_run
 
 from mrg_grpo.config import load_config
@@ -56,7 +56,7 @@ def called(bench, monkeypatch):
 
     def fake(words):
         settings = dict(word.split("=", 1) for word in words if "=" in word)
-        folder = Path(settings["run.output_dir"])
+        folder = Path(settings.get("run.output_dir", bench.runs / "elsewhere"))
         calls.append((words[0], settings, "--resume" in words))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "adapter").mkdir(exist_ok=True)
@@ -99,6 +99,23 @@ def test_an_arm_that_two_experiments_share_runs_once(bench, called):
     assert ablation.run_arm(beside, other.arms[0], 0)["fingerprint"] == record["fingerprint"] and len(called) == 1
     kept = json.loads((bench.results / "other" / "m0.2-seed0.json").read_text())
     assert kept["arm"] == "m0.2" and kept["title"] == "margin 0.2"
+
+
+def test_arms_to_choose_from_are_judged_on_the_validation_split_too(bench, called, monkeypatch):
+    monkeypatch.setattr(ablation, "validation_of", lambda folder, config: {"labels": str(folder)})
+    choosing = replace(bench, experiment=replace(TOY, name="choice", choosing=True))
+    plain = ablation.run_arm(bench, ARMS[1], 0)
+    assert "validation" not in plain and len(called) == 1
+    record = ablation.run_arm(choosing, ARMS[1], 0)  # the run is there, its adapter alone is asked
+    folder = bench.runs / bench.fingerprint(ARMS[1], 0)
+    assert [name for name, _, _ in called] == ["train", "evaluate"]
+    assert record["validation"] == {"labels": str(folder / "evaluate-val")} and record.items() > plain.items()
+    assert ablation.run_arm(choosing, ARMS[1], 0) == record and len(called) == 2
+    choosing.record_path(ARMS[1], 0).unlink()
+    (folder / "adapter").rmdir()
+    (folder / "evaluation.json").unlink()
+    ablation.run_arm(choosing, ARMS[1], 0)  # a record of another experiment is there, the adapter is not
+    assert [name for name, _, _ in called] == ["train", "evaluate", "train", "evaluate"]
 
 
 def test_a_stopped_arm_goes_on_and_a_done_run_is_only_recorded(bench, called):
@@ -212,7 +229,7 @@ def made_record(folder, arm, seed, wrong):
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = load_config(folder / "config.toml")
     return {"arm": arm, "title": arm, "seed": seed, "fingerprint": "x", "command": "c",
-            **record_of(folder, "train", config)}  # fmt: skip
+            **record_of(folder, "train", config), "validation": validation_of(folder, config)}  # fmt: skip
 
 
 def test_labels_are_kept_and_read_back():
@@ -293,6 +310,16 @@ def test_the_page_has_its_tables_and_keeps_what_is_not_its_own(written):
     for picture in ("ablation_toy.svg", "ablation_toy_training.svg"):
         root = ElementTree.parse(page.parent / "images" / picture).getroot()
         assert root.tag.endswith("svg") and f"images/{picture}" in text
+
+
+def test_a_choice_shows_what_decides_it(written):
+    bench, page = written
+    heads, rule, good, bad = ablation_page.choice_table(ablation_page.results_of(bench))
+    assert f"{heads}\n{rule}\n{good}\n{bad}" in page.read_text()
+    tested = ablation_page.efficacy_table(ablation_page.results_of(bench), None)[2:]
+    for choice, row in zip((good, bad), tested):  # the same reports here: the same numbers
+        assert choice.split(" | ")[2].split()[0] == row.split(" | ")[2].split()[0]
+    assert good.split(" | ")[2] > bad.split(" | ")[2]
 
 
 def test_the_control_is_not_tested_against_itself(written):

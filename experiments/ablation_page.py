@@ -1,11 +1,14 @@
 """docs/ablations.md out of the kept records: one section per experiment, rewritten between its two markers.
 
+Records of another configuration make a page of the same kind in their own folder.
+
 Deliberate choices
 * An arm's number is that of all its seeds together: statistics of a study are summed over seeds, studies are resampled.
   The interval speaks of studies, not of seeds; the smallest and largest seed stand beside it.
 * Tests against the control: paired approximate randomisation over studies (10,000 swaps, two-sided), all seeds of a
   study swapped together, on the seeds that both arms have.
-* Two judges: the labeler that rewarded, and the phantom generator's own reader, which no reward has seen.
+* Two judges: the labeler that rewarded, and the phantom generator's own reader, which no reward has seen. It knows no
+  other reports: other data have the labeler alone.
 """
 
 from __future__ import annotations
@@ -13,12 +16,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import charts
 import torch
-from ablation import Arm, Bench
+from ablation import PAGE, Arm, Bench
 from ablation_record import MARGIN, unpacked
 from torch import Tensor
 
@@ -27,6 +29,12 @@ from mrg_grpo.metrics.clinical import clinical_statistics, metrics_from_sums
 from mrg_grpo.metrics.intervals import bootstrap, bootstrap_difference, randomisation_test
 
 F1, COSINE = "f1_micro_13_uncertain_positive", "clinical_cosine"
+SHOWN = (
+    ("labeler", F1, "micro F1, 13 conditions"),
+    ("reader", F1, "micro F1 by the generator's reader"),
+    ("labeler", COSINE, "clinical cosine"),
+)
+"""Judge, metric and name of the bars."""
 TESTED = {F1: "micro F1, 13", "f1_macro_13_uncertain_positive": "macro F1, 13", COSINE: "clinical cosine"}
 DESCRIBED = {
     "mccs": "MCCS", "polarity_accuracy": "polarity accuracy", "omission_rate": "omission",
@@ -86,9 +94,16 @@ def results_of(bench: Bench) -> list[Result]:
     return found
 
 
+def judges(results: Sequence[Result]) -> list[str]:
+    """The reader knows phantom reports alone."""
+    known = all("reader_labels" in record for result in results for record in result.records.values())
+    return ["labeler", "reader"] if known else ["labeler"]
+
+
 def efficacy_table(results: Sequence[Result], control: Result | None) -> list[str]:
     """Each arm's main numbers by both judges, with p against the control."""
-    heads = [*TESTED.values(), "micro F1 by the generator's reader"]
+    columns = {"labeler": TESTED, "reader": {F1: "micro F1 by the generator's reader"}}
+    heads = [head for judge in judges(results) for head in columns[judge].values()]
     tested = f" | p against {control.arm.name}" if control else ""
     lines = [
         f"| arm | seeds | {' | '.join(f'{head}{tested}' for head in heads)} | micro F1, seeds |",
@@ -97,10 +112,10 @@ def efficacy_table(results: Sequence[Result], control: Result | None) -> list[st
     for result in results:
         seeds = sorted(result.records)
         cells: list[str] = []
-        for judge, names in (("labeler", tuple(TESTED)), ("reader", (F1,))):
+        for judge in judges(results):
             numbers = bootstrap(result.statistics(judge, seeds), metrics_from_sums)
             tests = p_values(result, control, judge) if control else {}
-            for name in names:
+            for name in columns[judge]:
                 i = numbers[name]
                 cells.append(f"{float(i.value):.3f} [{float(i.low):.3f}, {float(i.high):.3f}]")
                 cells += [f"{tests[name]:.4f}" if tests else "-"] if control else []
@@ -142,9 +157,10 @@ def description_table(results: Sequence[Result]) -> list[str]:
 
 
 def claim_table(bench: Bench, results: Sequence[Result]) -> list[str]:
-    """Each claim with its difference; it holds where the interval of both judges' micro F1 lies above 0."""
+    """Each claim with its difference; it holds where the interval of each judge's micro F1 lies above 0."""
     by_name = {result.arm.name: result for result in results}
-    columns = (("labeler", F1, "micro F1"), ("labeler", COSINE, "clinical cosine"), ("reader", F1, "micro F1, reader"))
+    columns = [("labeler", F1, "micro F1"), ("labeler", COSINE, "clinical cosine"), ("reader", F1, "micro F1, reader")]
+    columns = [column for column in columns if column[0] in judges(results)]
     lines = [f"| claim | {' | '.join(head for _, _, head in columns)} | seen here |", "|---" * (2 + len(columns)) + "|"]
     for claim in bench.experiment.claims:
         if claim.better not in by_name or claim.than not in by_name:
@@ -210,13 +226,14 @@ def curve(result: Result, name: str) -> list[tuple[float, float]]:
 def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
     """File name -> SVG: the results with intervals, and the behaviour over training."""
     groups: dict[str, list[tuple[float, float, float] | None]] = {}
+    shown = [(judge, name, title) for judge, name, title in SHOWN if judge in judges(results)]
     for result in results:
         cells: list[tuple[float, float, float] | None] = []
-        for judge, name in (("labeler", F1), ("reader", F1), ("labeler", COSINE)):
+        for judge, name, _ in shown:
             i = bootstrap(result.statistics(judge, sorted(result.records)), metrics_from_sums)[name]
             cells.append((float(i.value), float(i.low), float(i.high)))
         groups[result.arm.title] = cells
-    series = ["micro F1, 13 conditions", "micro F1 by the generator's reader", "clinical cosine"]
+    series = [title for _, _, title in shown]
     studies = len(next(iter(results[0].records.values()))["studies"])
     note = f"{studies:,} test studies, 95% intervals over studies, all seeds together"
     panels = {title: {r.arm.title: curve(r, name) for r in results} for name, title in CURVES.items()}
@@ -232,6 +249,7 @@ def section(bench: Bench, results: Sequence[Result]) -> str:
     """What stands between an experiment's markers."""
     control = next((result for result in results if result.arm.name == bench.experiment.control), None)
     script = f"experiments/ablate_{bench.experiment.name}.py"
+    script += f" --config {bench.config}" if bench.page != PAGE else ""
     claims = claim_table(bench, results)
     records = [record for result in results for record in result.records.values()]
     lines = [f"## {bench.experiment.question}{' (quick)' if bench.label else ''}", ""]
@@ -245,15 +263,15 @@ def section(bench: Bench, results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def write_page(bench: Bench, page: Path) -> None:
+def write_page(bench: Bench) -> None:
     """Put the experiment's section and pictures in place; nothing where no arm is finished."""
-    results = results_of(bench)
+    results, page = results_of(bench), bench.page
     if not results:
         print(f"{bench.name}: no records yet, {page} stays as it is")
         return
     for name, svg in pictures(bench, results).items():
         charts.write(page.parent / "images" / name, svg)
-    text = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8") if page.exists() else f"# Ablations of {bench.config}\n"
     page.write_text(placed(text, bench.name, section(bench, results)), encoding="utf-8")
     print(f"{page}: {bench.name}")
 

@@ -36,6 +36,7 @@ def record_of(folder: Path, command: str, config: Config) -> dict[str, Any]:
     scored, reference = score_predictions(predictions, labeler, margin=MARGIN)
     intervals = bootstrap(scored.statistics, scored.metric, RESAMPLES)
     steps = lines(folder / "metrics.jsonl")
+    phantom = config.data.form.startswith("phantom")
     header = (folder / "config.toml").read_text(encoding="utf-8") if (folder / "config.toml").exists() else ""
     return {
         "versions": [line[2:] for line in header.splitlines() if line.startswith("# ")],
@@ -44,7 +45,7 @@ def record_of(folder: Path, command: str, config: Config) -> dict[str, Any]:
         "studies": [row.study_id for row in rows],
         "labels": packed(labeler.label([row.prediction for row in rows])),  # by the labeler of the references
         "reference_labels": packed(reference),
-        "reader_labels": packed(read_labels([row.prediction for row in rows])),
+        **({"reader_labels": packed(read_labels([row.prediction for row in rows]))} if phantom else {}),
         "compliant": "".join(str(int(bool(row.compliant))) for row in rows),
         "words": [len(row.prediction.split()) for row in rows],
         "notes": scored.notes,

@@ -21,7 +21,7 @@ from ablation_record import behaviour, packed, record_of, thinned, unpacked, val
 from fake_run import write_run
 
 from mrg_grpo.config import load_config
-from mrg_grpo.data.phantom import load
+from mrg_grpo.data.phantom import export, load
 from mrg_grpo.errors import UserError
 
 EXPERIMENTS = [
@@ -275,15 +275,15 @@ def written(tmp_path_factory, request):
         Claim("?", "absent", "bad"),
     )
     experiment = Experiment("toy", "A question", arms, control="bad", claims=claims)
-    bench = Bench(experiment, runs=folder / "runs", results=folder / "results")
+    page = folder / "docs" / "ablations.md"
+    bench = Bench(experiment, runs=folder / "runs", results=folder / "results", page=page)
     for arm, wrong in ((arms[0], 12), (arms[1], 1)):
         record = made_record(folder / arm.name, arm.name, 0, wrong)
         for seed in (0, 1):
             ablation.keep(bench.record_path(arm, seed), record | {"seed": seed})
-    page = folder / "docs" / "ablations.md"
     page.parent.mkdir()
     page.write_text("# Head\n\n<!-- ablation other -->\nkept\n<!-- ablation other -->\n\nthe end\n")
-    ablation_page.write_page(bench, page)
+    ablation_page.write_page(bench)
     return bench, page
 
 
@@ -305,7 +305,7 @@ def test_the_page_has_its_tables_and_keeps_what_is_not_its_own(written):
     assert "the good one" in text and "never run" not in text
     claims = [line for line in text.splitlines() if line.startswith("| Good beats") or line.startswith("| Bad beats")]
     assert claims[0].endswith("holds |") and claims[1].endswith("the opposite |")
-    ablation_page.write_page(bench, page)
+    ablation_page.write_page(bench)
     assert page.read_text() == text  # written twice, it stays the same
     for picture in ("ablation_toy.svg", "ablation_toy_training.svg"):
         root = ElementTree.parse(page.parent / "images" / picture).getroot()
@@ -346,15 +346,64 @@ def test_two_steps_of_every_kind_of_arm(tmp_path, monkeypatch):
     after = Arm("after", "rarity, from that", ("reward.mccs.weighting=rarity",), start="sft")
     hidden = Arm("hidden", "not to be shown", shown=False)  # the same as mccs: recorded, not run again
     experiment = replace(TOY, arms=(ARMS[1], ARMS[2], after, hidden))
-    bench = Bench(experiment, short, runs=tmp_path / "runs", results=tmp_path / "results")
+    page = tmp_path / "docs" / "ablations.md"
+    bench = Bench(experiment, short, runs=tmp_path / "runs", results=tmp_path / "results", page=page)
     for name in ("mccs", "sft", "after", "hidden"):
         ablation.run_arm(bench, experiment.arm(name), 0)
-    page = tmp_path / "docs" / "ablations.md"
     page.parent.mkdir()
     page.write_text("# Head\n")
-    ablation_page.write_page(bench, page)
+    ablation_page.write_page(bench)
     text = page.read_text()
     assert "| MCCS | 1 |" in text and "| token-level | 1 |" in text and "not to be shown" not in text
     record = json.loads(bench.record_path(after, 0).read_text())
     assert record["steps"] == 2 and len(record["studies"]) == 6 and record["behaviour"]["mentioned"]
     assert [path.parent.name for path in tmp_path.glob("runs/*/rarity_weights.json")] == [record["fingerprint"]]
+
+
+@pytest.mark.slow
+def test_the_same_arms_on_other_data_leave_the_projects_records_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablation_record, "RESAMPLES", 50)
+    for split, count in (("train", 12), ("val", 3), ("test", 4)):
+        export(tmp_path / "data", split, count)
+    config = tmp_path / "my.toml"
+    config.write_text(
+        f"""
+        [data]
+        form = "iu_xray_r2gen"
+        root = "{tmp_path / "data"}"
+        [reward.weights]
+        mccs = 0.75
+        format = 0.25
+        [grpo]
+        group_size = 2
+        studies_per_step = 2
+        decay = false
+        """
+    )
+    own = [*Path("experiments/results").rglob("*"), Path("docs/ablations.md")]
+    before = {path: path.stat().st_mtime_ns for path in own}
+    words = ["--config", str(config), "--out", str(tmp_path / "out"), "--arms", "base", "mccs", "sft-studies", "nlg",
+             "--set", "run.steps=2", "--set", "sampling.max_tokens=24", "--set", "sft.batch_size=2"]  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["ablate_rewards.py", *words])
+    ablation.main(ablate_rewards.EXPERIMENT)
+    text = (tmp_path / "out" / "ablations.md").read_text()
+    assert text.startswith(f"# Ablations of {config}")
+    assert f"`python experiments/ablate_rewards.py --config {config}`" in text
+    assert "| GRPO, BLEU and ROUGE-L | 1 |" in text and "generator's reader" not in text
+    assert (tmp_path / "out" / "images" / "ablation_rewards.svg").exists()
+    records = sorted(path.name for path in (tmp_path / "out" / "records" / "rewards").iterdir())
+    assert records == ["base-seed0.json", "mccs-seed0.json", "nlg-seed0.json", "sft-studies-seed0.json"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+    monkeypatch.setattr("sys.argv", ["ablate_rare.py", "--config", str(config)])
+    with pytest.raises(SystemExit) as left:
+        ablation.main(ablate_rare.EXPERIMENT)
+    assert left.value.code == 2 and "is an experiment on data.form=phantom_rare" in capsys.readouterr().err
+
+
+def test_names_on_a_hub_stand_for_themselves_and_files_for_their_bytes(tmp_path):
+    assert ablation.digest("FreedomIntelligence/HuatuoGPT-Vision-7B-Qwen2.5VL").startswith("FreedomIntelligence/")
+    (tmp_path / "a.safetensors").write_bytes(b"one")
+    (tmp_path / "b.safetensors").write_bytes(b"two")
+    (tmp_path / "whole").write_bytes(b"onetwo")
+    assert ablation.digest(str(tmp_path)) == ablation.digest(str(tmp_path / "whole"))

@@ -111,38 +111,38 @@ def attend_once(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
+    prompt_key: Tensor,
+    prompt_value: Tensor,
     scale: float,
-    prefix_mask: Tensor | None = None,
-    window: int | None = None,
+    prompt_mask: Tensor | None = None,
 ) -> Tensor:
     """`prefix_attention` for the one token that every report writes next: query (n, g, H, d) -> (n, g, H, d).
 
+    own key and value (n * h * g, t, d), prompt's key (n * h, d, P) and value (n * h, P, d), prompt_mask (n, 1, P).
     The same products, and one softmax over both parts: a token costs mostly the number of its operations, on a GPU too.
-    So products take the operands they are made for, (n * h or n * h * g, rows, columns), with scale and sum inside.
+    So products take the operands they are made for, (batch, rows, columns), with scale and sum inside.
     """
-    n, h, g, t, d = key.shape
-    r = query.shape[2] // h
-    first = 0 if window is None else max(0, t - window)  # the oldest own token that is seen
-    key, value = key[:, :, :, first:].flatten(0, 2), value[:, :, :, first:].flatten(0, 2)  # (n h g, t, d)
-    grouped = query.unflatten(2, (h, r)).transpose(1, 2).reshape(n * h, g * r, d)
-    on_prefix = scaled_product(grouped, prefix_key.flatten(0, 1).transpose(1, 2), scale)  # (n h, g r, P)
-    on_own = scaled_product(grouped.view(n * h * g, r, d), key.transpose(1, 2), scale)  # (n h g, r, t)
-    if prefix_mask is not None:
-        on_prefix.view(n, h * g * r, -1).masked_fill_(~prefix_mask, -torch.inf)
+    n, g, heads, d = query.shape
+    groups, reports = prompt_value.shape[0], key.shape[0]  # n * h, n * h * g
+    h = groups // n
+    grouped = query.view(n, g, h, -1, d).transpose(1, 2).reshape(groups, -1, d)  # (n h, g r, d)
+    on_prompt = scaled_product(grouped, prompt_key, scale)  # (n h, g r, P)
+    on_own = scaled_product(grouped.view(reports, -1, d), key.transpose(1, 2), scale)  # (n h g, r, t)
+    if prompt_mask is not None:
+        on_prompt.view(n, -1, on_prompt.shape[-1]).masked_fill_(~prompt_mask, -torch.inf)
     kind = torch.promote_types(query.dtype, torch.float32)
-    weights = torch.softmax(torch.cat([on_prefix, on_own.view(n * h, g * r, -1)], -1), -1, kind).to(query.dtype)
-    on_prefix, on_own = weights.split([on_prefix.shape[-1], on_own.shape[-1]], -1)
-    out = (on_prefix @ prefix_value.flatten(0, 1)).view(n * h * g, r, d)
-    out = out.baddbmm_(on_own.view(n * h * g, r, -1), value)
-    return out.view(n, h, g, r, d).transpose(1, 2).reshape(n, g, h * r, d)
+    scores = torch.cat([on_prompt, on_own.view(groups, -1, on_own.shape[-1])], -1)
+    weights = torch.softmax(scores, -1, kind).to(query.dtype)
+    on_prompt, on_own = weights.split_with_sizes([on_prompt.shape[-1], on_own.shape[-1]], -1)
+    out = (on_prompt @ prompt_value).view(reports, -1, d)
+    out = out.baddbmm_(on_own.view(reports, -1, on_own.shape[-1]), value)
+    return out.view(n, h, g, -1, d).transpose(1, 2).reshape(n, g, heads, d)
 
 
 def scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
     """scale * left right, (b, m, k) and (b, k, n) -> (b, m, n), in one operation."""
-    out = left.new_empty(len(left), left.shape[1], right.shape[2])
-    return torch.baddbmm(out, left, right, beta=0, alpha=scale)  # beta = 0: what is in it does not count
+    out = left.new_empty(left.shape[0], left.shape[1], right.shape[2])
+    return out.baddbmm_(left, right, beta=0, alpha=scale)  # beta = 0: what is in it does not count
 
 
 def _own(weights: Tensor, own: Tensor) -> Tensor:

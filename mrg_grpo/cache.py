@@ -60,7 +60,11 @@ class ContinuationCache:
 
 
 class DecodeCache:
-    """Room for `room` own tokens of each of g reports of n studies; `length` tokens of it are used."""
+    """Room for `room` own tokens of each of g reports of n studies; `length` tokens of it are used.
+
+    A `Decoder` asks with `write_once` and `prompts`, whose views are made once for all tokens, transformers' layers
+    with `update` and `prefix`.
+    """
 
     def __init__(self, keys: list[Tensor], values: list[Tensor], studies: Tensor, group: int, room: int) -> None:
         self.studies, self.room, self.length = studies, room, 0
@@ -71,21 +75,32 @@ class DecodeCache:
         shapes = [(len(studies), k.shape[1], group, room, k.shape[3]) for k in keys]
         self.keys = [k.new_empty(shape) for k, shape in zip(keys, shapes)]
         self.values = [v.new_empty(shape) for v, shape in zip(values, shapes)]
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        pairs = zip(self.prefix_keys, self.prefix_values)
+        self.prompts = [(k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)) for k, v in pairs]
+        self._own = [(k.flatten(0, 2), v.flatten(0, 2)) for k, v in zip(self.keys, self.values)]
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
         return self.prefix_keys[layer], self.prefix_values[layer]
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        n, g = len(self.studies), self.keys[layer_idx].shape[2]
-        return self.write(keys.view(n, g, *keys.shape[1:]), values.view(n, g, *values.shape[1:]), layer_idx)
-
-    def write(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (n, g, heads, tokens, head_dim) of the tokens that run now -> all so far, grouped."""
-        end = self.length + keys.shape[3]
-        own_keys, own_values = self.keys[layer], self.values[layer]
-        own_keys[:, :, :, self.length : end] = keys.transpose(1, 2)
-        own_values[:, :, :, self.length : end] = values.transpose(1, 2)
+        own_keys, own_values = self.keys[layer_idx], self.values[layer_idx]
+        n, g, end = len(self.studies), own_keys.shape[2], self.length + keys.shape[2]
+        own_keys[:, :, :, self.length : end] = keys.view(n, g, *keys.shape[1:]).transpose(1, 2)
+        own_values[:, :, :, self.length : end] = values.view(n, g, *values.shape[1:]).transpose(1, 2)
         return own_keys[:, :, :, :end], own_values[:, :, :, :end]
+
+    def write_once(self, keys: Tensor, values: Tensor, layer: int, window: int | None) -> tuple[Tensor, Tensor]:
+        """Keys and values (n, g, heads, head_dim) of the one token that runs now -> all that it sees of its report's,
+        (n * heads * g, t, head_dim); window: the last `window` of them, itself included."""
+        self.keys[layer].select(3, self.length).copy_(keys.transpose(1, 2))
+        self.values[layer].select(3, self.length).copy_(values.transpose(1, 2))
+        end = self.length + 1
+        first = 0 if window is None else max(0, end - window)
+        own_keys, own_values = self._own[layer]
+        return own_keys[:, first:end], own_values[:, first:end]
 
     def mask(self, kind: str) -> Tensor | None:
         """What the token that is written now sees of its prompt: (n, 1, P), None for all."""
@@ -106,6 +121,7 @@ class DecodeCache:
         self.studies = self.studies[studies]
         self.keys = [self._kept(k, studies, reports) for k in self.keys]
         self.values = [self._kept(v, studies, reports) for v in self.values]
+        self._lay_out()
 
     @staticmethod
     def _kept(own: Tensor, studies: Tensor, reports: Tensor) -> Tensor:

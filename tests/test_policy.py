@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from PIL import Image
-from tiny import write_checkpoint
+from tiny import WINDOW, write_checkpoint
 from transformers import AutoModelForImageTextToText
 
 from mrg_grpo.cache import DecodeCache
@@ -203,11 +203,11 @@ def test_the_hand_written_token_equals_transformers_layers(checkpoint, studies):
     rows = torch.arange(len(studies))
     with torch.no_grad():
         prefix = policy.prefill(policy.encoder.encode(studies))
-        caches = [DecodeCache(prefix.keys, prefix.values, rows, G, 8) for _ in range(2)]
-        for t in range(6):
+        caches = [DecodeCache(prefix.keys, prefix.values, rows, G, WINDOW + 6) for _ in range(2)]
+        for t in range(WINDOW + 4):  # own tokens fall out of the window too
             with policy.merged():
-                by_hand = policy.next_logits(prefix, tokens[:, t], caches[0])
-            plain = policy.next_logits(prefix, tokens[:, t], caches[1])
+                by_hand = policy.next_logits(prefix, tokens[:, t % T], caches[0])
+            plain = policy.next_logits(prefix, tokens[:, t % T], caches[1])
             seen = plain.isfinite()
             # transformers' norms round to fp32 on the way, these do not
             assert torch.equal(seen, by_hand.isfinite()) and (by_hand[seen] - plain[seen]).abs().max() < 1e-5

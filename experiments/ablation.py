@@ -26,6 +26,7 @@ import json
 import os
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ class Arm:
     start: str = ""
     """An arm of the same experiment whose adapter this one continues; "" is the embedded base."""
     same_time_as: str = ""
-    """An arm of the same experiment; this one takes as many steps as fit the time of its steps."""
+    """An arm of the same experiment; this one takes as many steps as fit the time of its steps, by probes of both."""
     shown: bool = True
     """False for an arm that only makes a start for others."""
 
@@ -241,31 +242,36 @@ def call(words: Sequence[str]) -> None:
 
 
 def steps_in_time(bench: Bench, arm: Arm, seed: int, folder: Path, settings: list[str]) -> int:
-    """Steps that fit the other arm's time, by the seconds of a few steps; a stopped run keeps what it began with."""
+    """Steps that fit the time of the other arm's; a stopped run keeps what it began with.
+
+    By a few steps of both, one right after the other: the seconds of whole runs are of whatever else the machine did.
+    """
     if (folder / "config.toml").exists():
         return load_config(folder / "config.toml").run.steps
     other = bench.experiment.arm(arm.same_time_as)
-    budget = run_arm(bench, other, seed)["seconds_in_steps"]
-    # one for all arms of this command: their steps cost the same, and a loaded minute must not give one of them fewer
-    probe = bench.runs / f"{bench.fingerprint(other, seed)}-{arm.command}-probe"
+    theirs = bench.settings(other, seed)
+    name = bench.fingerprint(other, seed)  # one pair of probes for all arms of this command: their steps cost the same
     with PROBING:
-        if not (probe / "evaluation.json").exists():
-            shutil.rmtree(probe, ignore_errors=True)  # stopped half-way
-            more = [f"run.output_dir={probe}", f"run.steps={PROBE}", "run.eval_every=0", "run.test_studies=2"]
-            call([arm.command, bench.config, *[w for s in (*settings, *more) for w in ("--set", s)]])
-    lines = (probe / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    seconds = [json.loads(line)["seconds/step"] for line in lines][2:]  # the first ones warm up
-    return max(1, round(budget / (sum(seconds) / len(seconds))))
+        slow = seconds_of_a_step(bench, other.command, theirs, bench.runs / f"{name}-probe")
+        fast = seconds_of_a_step(bench, arm.command, settings, bench.runs / f"{name}-{arm.command}-probe")
+    return max(1, round(load_config(bench.config, theirs).run.steps * slow / fast))
+
+
+def seconds_of_a_step(bench: Bench, command: str, settings: Sequence[str], folder: Path) -> float:
+    """Median of PROBE steps of the command, without the first ones, which warm up."""
+    if not (folder / "evaluation.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)  # stopped half-way
+        more = [f"run.output_dir={folder}", f"run.steps={PROBE}", "run.eval_every=0", "run.test_studies=2"]
+        call([command, bench.config, *[w for s in (*settings, *more) for w in ("--set", s)]])
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return statistics.median([json.loads(line)["seconds/step"] for line in lines][2:])
 
 
 def run_all(bench: Bench, pairs: Sequence[tuple[Arm, int]], jobs: int) -> None:
     """Arms and seeds, `jobs` at a time; those that others build on come first, so that none is run twice at once."""
 
-    def grounds(arm: Arm) -> list[Arm]:
-        return [bench.experiment.arm(name) for name in (arm.start, arm.same_time_as) if name]
-
-    needed = [(ground, seed) for arm, seed in pairs for ground in grounds(arm)]
-    first = list(dict.fromkeys([*needed, *(pair for pair in pairs if not grounds(pair[0]))]))
+    needed = [(bench.experiment.arm(arm.start), seed) for arm, seed in pairs if arm.start]
+    first = list(dict.fromkeys([*needed, *(pair for pair in pairs if not pair[0].start)]))
     later = [pair for pair in pairs if pair not in first]
     for wave in (first, later):
         with ThreadPoolExecutor(jobs) as pool:

@@ -142,8 +142,8 @@ def test_an_arm_from_anothers_adapter_runs_that_first(bench, called):
 
 def test_token_level_training_gets_the_time_of_the_other_arm(bench, called):
     ablation.run_arm(bench, ARMS[2], 0)
-    assert [name for name, _, _ in called] == ["train", "sft", "sft"]  # the other arm, the probe, the arm
-    assert called[2][1]["run.steps"] == "24"  # 12 seconds at 0.5 a step, the two slow first steps left out
+    assert [name for name, _, _ in called] == ["train", "sft", "sft"]  # a probe of either, the arm
+    assert called[2][1]["run.steps"] == "24"  # 4 steps of 3 seconds at 0.5 a step, the two slow first ones left out
     bench.record_path(ARMS[2], 0).unlink()
     (bench.runs / bench.fingerprint(ARMS[2], 0) / "evaluation.json").unlink()
     ablation.run_arm(bench, ARMS[2], 0)
@@ -155,10 +155,11 @@ def test_token_level_training_gets_the_time_of_the_other_arm(bench, called):
 
 def test_arms_side_by_side_run_what_they_build_on_first_and_once(bench, called):
     ablation.run_all(bench, [(arm, seed) for seed in (0, 1) for arm in (ARMS[4], ARMS[2])], jobs=4)
-    assert {name for name, _, _ in called[:4]} == {"sft", "train"}  # of each seed the short sft and the timed arm
-    assert [call[1]["run.steps"] for call in called[:4]].count("3") == 2
-    assert len(called) == 4 + 2 * (1 + 2)  # then of each seed the arm behind the short sft, a probe and an arm
-    assert all(bench.record_path(arm, seed).exists() for arm in ARMS[1:] for seed in (0, 1))
+    names = [name for name, _, _ in called]
+    assert names.count("sft") == 2 * (1 + 1 + 1) and names.count("train") == 2 * (1 + 1)
+    continued = [i for i, (_, settings, _) in enumerate(called) if "model.adapter" in settings]
+    assert continued == [8, 9]  # of each seed the short sft, two probes and an arm; then what builds on the short one
+    assert all(bench.record_path(arm, seed).exists() for arm in ARMS[2:] for seed in (0, 1))
 
 
 def test_a_failing_arm_ends_those_that_wait(bench, monkeypatch):
@@ -310,6 +311,17 @@ def test_the_page_has_its_tables_and_keeps_what_is_not_its_own(written):
     for picture in ("ablation_toy.svg", "ablation_toy_training.svg"):
         root = ElementTree.parse(page.parent / "images" / picture).getroot()
         assert root.tag.endswith("svg") and f"images/{picture}" in text
+
+
+def test_a_claim_needs_every_seed(written):
+    bench, _ = written
+    good, bad = ablation_page.results_of(bench)
+    lucky = ablation_page.Result(good.arm, {0: good.records[0], 1: bad.records[1]})
+    first = ablation_page.claim_table(bench, [lucky, bad])[2]
+    low = float(first.split(" | ")[1].split("[")[1].split(",")[0])
+    assert low > 0 and first.endswith("not shown |")  # over studies it looks sure
+    one = [ablation_page.Result(result.arm, {0: result.records[0]}) for result in (good, bad)]
+    assert ablation_page.claim_table(bench, one)[2].endswith("holds (one seed) |")
 
 
 def test_a_choice_shows_what_decides_it(written):

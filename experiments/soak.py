@@ -3,9 +3,12 @@
     python experiments/soak.py                 # 2,000 steps of the embedded default, about 80 minutes on two cores
     python experiments/soak.py --steps 40      # a look
 
-Starts the real command in a process of its own and looks at it from outside after every step: resident set size, open
-files, threads. Memory is judged from step 100 on, where pools and caches have filled: the median of the last hundred
-steps over that of steps 101 to 200 (of fewer steps: of the last and the second tenth). Writes results/soak.json.
+Starts the real command in a process of its own and looks at it from outside within 20 ms of every step's end: memory,
+open files, threads. Memory is judged from step 100 on, where pools and caches have filled: the median of the last
+hundred steps over that of steps 101 to 200 (of fewer steps: of the last and the second tenth). Judged is what the
+process holds itself (RssAnon): the rest of its resident set is program code in files, which the kernel reads and drops
+as it likes.
+Writes results/soak.json, and a line per look to RUN/looks.jsonl.
 """
 
 from __future__ import annotations
@@ -27,9 +30,11 @@ RESULTS = ROOT / "experiments" / "results" / "soak.json"
 
 @dataclass
 class Look:
-    """The process after a step."""
+    """The process after a step, MiB = 2**20 bytes."""
 
     step: int
+    anonymous_mib: float
+    """Of its resident set what is in no file."""
     rss_mib: float
     open_files: int
     threads: int
@@ -39,21 +44,24 @@ def look(pid: int, step: int) -> Look:
     """From /proc (Linux)."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     open_files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    return Look(step, int(status["VmRSS"].split()[0]) / 1024, open_files, int(status["Threads"]))
+    anonymous, rss = (int(status[name].split()[0]) / 1024 for name in ("RssAnon", "VmRSS"))
+    return Look(step, anonymous, rss, open_files, int(status["Threads"]))
 
 
 def watch(process: subprocess.Popen, metrics: Path) -> Iterator[Look]:
     """A look whenever metrics.jsonl has grown, until the process ends."""
-    seen = 0
+    size = 0
     while process.poll() is None:
-        steps = metrics.read_text().count("\n") if metrics.exists() else 0
-        if steps > seen:
-            seen = steps
+        grown = metrics.stat().st_size if metrics.exists() else 0
+        if grown > size:
+            size = grown
             try:
-                yield look(process.pid, steps)
+                now = look(process.pid, 0)  # the next step has begun: first the look, then which one it is of
             except (FileNotFoundError, ProcessLookupError, KeyError):  # it has just ended
                 return
-        time.sleep(0.2)
+            now.step = metrics.read_text().count("\n")
+            yield now
+        time.sleep(0.02)
 
 
 def growth(values: list[float]) -> float:
@@ -72,7 +80,11 @@ def main() -> None:
     command = ["train", "experiments/phantom.toml", *(part for x in settings for part in ("--set", x))]
     start = time.time()
     process = subprocess.Popen([sys.executable, "-m", "mrg_grpo", *command], cwd=ROOT)
-    looks = list(watch(process, options.run / "metrics.jsonl"))
+    looks = []
+    for now in watch(process, options.run / "metrics.jsonl"):
+        looks.append(now)
+        with (options.run / "looks.jsonl").open("a") as file:
+            file.write(json.dumps(asdict(now)) + "\n")
     if process.wait() or not looks:
         sys.exit(f"the run ended with {process.returncode}")
     training = [x for x in looks if x.step < options.steps]  # after the last one the test split is decoded
@@ -83,6 +95,7 @@ def main() -> None:
         "skipped": sum(row.get("skipped", 0.0) for row in numbers),
         "not_finite": sum(not math.isfinite(value) for row in numbers for value in row.values()),
         "minutes": round((time.time() - start) / 60, 1),
+        "memory_growth": growth([x.anonymous_mib for x in training]),
         "rss_growth": growth([x.rss_mib for x in training]),
         "open_files_first_and_last": [training[0].open_files, training[-1].open_files],
         "open_files_growth": growth([float(x.open_files) for x in training]),

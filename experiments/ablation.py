@@ -184,17 +184,16 @@ def run_arm(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
     else:
         print(f"{bench.name}: {arm.name} seed {seed} is finished", flush=True)
     if missing:
-        settings = bench.settings(arm, seed)
-        words = [word for setting in settings for word in ("--set", setting)]
-        call(["evaluate", bench.config, *words, "--adapter", str(folder / "adapter"), "--split", "val",
-              "-o", str(folder / "evaluate-val")])  # fmt: skip
-        validation = validation_of(folder / "evaluate-val", load_config(bench.config, settings))
-        record |= {"validation": validation}
+        settings, output = bench.settings(arm, seed), folder / "evaluate-val"
+        words = ["evaluate", bench.config, *options(settings), "--adapter", str(folder / "adapter")]
+        call([*words, "--split", "val", "-o", str(output)])
+        record |= {"validation": validation_of(output, load_config(bench.config, settings))}
         keep(bench.record_path(arm, seed), record)
     return record
 
 
 def run_anew(bench: Bench, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
+    """The arm's run, after what it builds on, and its record."""
     print(f"{bench.name}: {arm.name} seed {seed}: {arm.title}", flush=True)
     settings = bench.settings(arm, seed)
     if arm.start:
@@ -225,7 +224,7 @@ def carry_out(bench: Bench, arm: Arm, folder: Path, settings: list[str]) -> str:
     steps = load_config(bench.config, settings).run.steps
     settings = [*settings, f"run.eval_every={max(1, steps // 5)}", f"run.output_dir={folder}"]
     words = ["evaluate" if arm.command == "none" else arm.command, bench.config]
-    words += [word for setting in settings for word in ("--set", setting)]
+    words += options(settings)
     shown = shlex.join(["mrg-grpo", *words])
     done = folder / "evaluation.json"
     if done.exists():
@@ -233,6 +232,11 @@ def carry_out(bench: Bench, arm: Arm, folder: Path, settings: list[str]) -> str:
     more = ["--base"] if arm.command == "none" else ["--resume"] if (folder / "config.toml").exists() else []
     call([*words, *more])
     return shown
+
+
+def options(settings: Sequence[str]) -> list[str]:
+    """Settings as a command line has them."""
+    return [word for setting in settings for word in ("--set", setting)]
 
 
 def call(words: Sequence[str]) -> None:
@@ -262,7 +266,7 @@ def seconds_of_a_step(bench: Bench, command: str, settings: Sequence[str], folde
     if not (folder / "evaluation.json").exists():
         shutil.rmtree(folder, ignore_errors=True)  # stopped half-way
         more = [f"run.output_dir={folder}", f"run.steps={PROBE}", "run.eval_every=0", "run.test_studies=2"]
-        call([command, bench.config, *[w for s in (*settings, *more) for w in ("--set", s)]])
+        call([command, bench.config, *options([*settings, *more])])
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return statistics.median([json.loads(line)["seconds/step"] for line in lines][2:])
 

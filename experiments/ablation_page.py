@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mrg_grpo.data.phantom import SEED, case_labels, sample_case
 from mrg_grpo.metrics.clinical import clinical_statistics, metrics_from_sums
-from mrg_grpo.metrics.intervals import bootstrap, bootstrap_difference, randomisation_test
+from mrg_grpo.metrics.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
 
 F1, COSINE = "f1_micro_13_uncertain_positive", "clinical_cosine"
 SHOWN = (
@@ -116,13 +116,16 @@ def efficacy_table(results: Sequence[Result], control: Result | None) -> list[st
             numbers = bootstrap(result.statistics(judge, seeds), metrics_from_sums)
             tests = p_values(result, control, judge) if control else {}
             for name in columns[judge]:
-                i = numbers[name]
-                cells.append(f"{float(i.value):.3f} [{float(i.low):.3f}, {float(i.high):.3f}]")
+                cells.append(with_interval(numbers[name]))
                 cells += [f"{tests[name]:.4f}" if tests else "-"] if control else []
         ones = [record["metrics"][F1][0] for record in result.records.values()]
         cells.append(f"{min(ones):.3f} to {max(ones):.3f}" if len(ones) > 1 else "one")
         lines.append(f"| {result.arm.title} | {len(seeds)} | {' | '.join(cells)} |")
     return lines
+
+
+def with_interval(number: Interval) -> str:
+    return f"{float(number.value):.3f} [{float(number.low):.3f}, {float(number.high):.3f}]"
 
 
 def p_values(result: Result, control: Result, judge: str) -> dict[str, float]:
@@ -219,9 +222,7 @@ def choice_table(results: Sequence[Result]) -> list[str]:
             continue
         parts = [clinical_statistics(unpacked(v["labels"]), unpacked(v["reference_labels"])) for v in kept]
         numbers = bootstrap(torch.stack(parts).sum(dim=0), metrics_from_sums)
-        cells = [
-            f"{float(i.value):.3f} [{float(i.low):.3f}, {float(i.high):.3f}]" for i in (numbers[F1], numbers[COSINE])
-        ]
+        cells = [with_interval(numbers[name]) for name in (F1, COSINE)]
         lines.append(f"| {result.arm.title} | {len(kept)} | {' | '.join(cells)} |")
     return lines if len(lines) > 2 else []
 

@@ -6,7 +6,7 @@ program wait for the card is counted.
 
     card = Worker()                        # a process of its own: torch takes such a device once, and for good
     card(function, *arguments)             # its result, or its exception
-    worker.shutdown()
+    card.shutdown()
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ Deliberate choices
 from __future__ import annotations
 
 import argparse
-import functools
 import hashlib
 import json
 import random
@@ -193,7 +192,6 @@ def load(
     return {split: [study(split, i) for i in range(size)] for split, size in (sizes or SIZES).items()}
 
 
-@functools.lru_cache(maxsize=256)
 def image_of(address: str) -> Image.Image:
     """The picture behind "phantom:SEED/SPLIT/INDEX"."""
     from mrg_grpo.data.phantom_draw import render

@@ -132,7 +132,9 @@ class CheXbert:
         lengths = torch.tensor([len(row) for row in ids])
         padded = torch.tensor([row + [self.tokenizer.pad_token_id] * (longest - len(row)) for row in ids])
         mask = (torch.arange(longest) < lengths[:, None]).long()
-        return self.net(padded.to(self.device), mask.to(self.device))
+        # oneDNN's GELU keeps 27 KB for every shape that it meets, and batches of reports have ever new ones
+        with torch.backends.mkldnn.flags(enabled=False):
+            return self.net(padded.to(self.device), mask.to(self.device))
 
 
 def clean(report: str) -> str:

@@ -1,28 +1,25 @@
 """Labels of reference reports: each text is labelled once per run, however often its study comes up."""
 
-import hashlib
-
 import torch
 from torch import Tensor
 
 
 class ReferenceLabels:
-    """texts -> class ids (B, 14), kept by content hash.
+    """texts -> class ids (B, 14), kept by the text, which is the study's own string.
 
-    Deliberate choice: kept as tuples. Small tensors that stay alive lie between the large ones of a step and keep the
-    heap from shrinking.
+    Deliberate choice: kept as bytes, one a label. Small tensors that stay alive lie between the large ones of a step and
+    keep the heap from shrinking.
     """
 
     def __init__(self, labeler) -> None:
         self.labeler = labeler
-        self.rows: dict[bytes, tuple[int, ...]] = {}
+        self.rows: dict[str, bytes] = {}
         self.device = torch.device("cpu")
 
     def __call__(self, texts: list[str]) -> Tensor:
-        keys = [hashlib.sha256(text.encode()).digest() for text in texts]
-        new = {key: text for key, text in zip(keys, texts) if key not in self.rows}
+        new = list(dict.fromkeys(text for text in texts if text not in self.rows))
         if new:
-            labels = self.labeler.label(list(new.values()))
+            labels = self.labeler.label(new)
             self.device = labels.device
-            self.rows.update(zip(new, map(tuple, labels.tolist())))
-        return torch.tensor([self.rows[key] for key in keys], device=self.device).view(-1, 14)
+            self.rows.update(zip(new, map(bytes, labels.tolist())))
+        return torch.tensor([list(self.rows[text]) for text in texts], device=self.device).view(-1, 14)

@@ -7,8 +7,8 @@ from torch import Tensor
 class ReferenceLabels:
     """texts -> class ids (B, 14), kept by the text, which is the study's own string.
 
-    Deliberate choice: kept as bytes, one a label. Small tensors that stay alive lie between the large ones of a step and
-    keep the heap from shrinking.
+    Deliberate choice: kept as bytes, one a label. Small tensors that stay alive lie between the large ones of a step
+    and keep the heap from shrinking.
     """
 
     def __init__(self, labeler) -> None:

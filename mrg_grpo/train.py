@@ -55,6 +55,8 @@ from mrg_grpo.sft import cosine, sft_loss
 from mrg_grpo.stream import StudyStream
 
 RARITY = "rarity_weights.json"
+M_ARENA_MAX = -8
+"""glibc's number for it, malloc.h."""
 
 
 class StopSignal:
@@ -168,6 +170,7 @@ def sft(config: Config, resume: bool = False) -> int:
 
 def prepare(config: Config, resume: bool, command: str) -> Session:
     """Run folder, data, policy and labeler, each refused in one line where it is not usable."""
+    one_heap()
     require_tensorboard(config)
     run = RunDir(config, resume, command)
     splits = load_splits(config)
@@ -249,14 +252,22 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     return 0
 
 
+def one_heap() -> None:
+    """Have all threads take memory from one heap, where the C library can: glibc.
+
+    It gives worker threads heaps of their own, and `give_back_freed_memory` does not reach the freed ends of those.
+    """
+    if hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
 def give_back_freed_memory() -> None:
     """Hand freed memory of the heap back to the system, where the C library can: glibc.
 
     It keeps what was freed, in pieces among what is in use: more of them the longer a run goes (docs/resume.md).
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:
-        trim(0)
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def decoded(session: Session, studies: list[Study], progress: str = "") -> Judged:

@@ -420,3 +420,40 @@ def test_freed_memory_goes_back_to_the_system():
     before = resident()
     give_back_freed_memory()
     assert before - resident() > 150e6 and all(piece.sum() == 10_000 for piece in kept)
+
+
+WORKER = """
+import os, sys, threading
+from pathlib import Path
+import torch
+from mrg_grpo.train import give_back_freed_memory, one_heap
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+if sys.argv[1] == "one heap":
+    one_heap()
+torch.ones(7_500_000)  # 30 MB: glibc gives back no piece below twice the largest freed so far
+both = threading.Barrier(2)
+
+def work():
+    pieces = [torch.ones(10_000) for _ in range(1000)]
+    both.wait()
+
+workers = [threading.Thread(target=work) for _ in range(2)]
+before = resident()
+for move in (threading.Thread.start, threading.Thread.join):
+    for worker in workers:
+        move(worker)
+give_back_freed_memory()
+print(resident() - before)
+"""
+
+
+def test_memory_that_worker_threads_freed_goes_back_too():
+    """40 MB each, allocated and freed by two threads at once: in a heap of its own it stays."""
+    left = {}
+    for way in ("one heap", "as it comes"):
+        done = subprocess.run([sys.executable, "-c", WORKER, way], capture_output=True, text=True, check=True)
+        left[way] = int(done.stdout)
+    assert left["one heap"] < 5e6 < 30e6 < left["as it comes"]

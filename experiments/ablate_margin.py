@@ -6,7 +6,7 @@ A higher margin pays nothing for more of the reports (nothing to tell them apart
 All arms are judged by MCCS at 0.2 in the tables, whatever they were rewarded with.
 
 The default is to be the margin with the highest micro F1 on the validation split, all seeds together; the test split
-has no say in it. This rule was written when seed 0 alone had run, and none had been judged on that split.
+has no say in it. This rule was written when seed 0 alone had run, and none had been judged on that split. It chose 0.6.
 """
 
 from ablation import Arm, Experiment, main
@@ -15,8 +15,8 @@ EXPERIMENT = Experiment(
     name="margin",
     question="Which margin",
     arms=tuple(Arm(f"m{m}", f"MCCS, m = {m}", (f"reward.mccs.margin={m}",)) for m in (0.0, 0.2, 0.4, 0.6, 0.8)),
-    control="m0.2",
-    quick=("m0.0", "m0.4", "m0.8", "m0.2"),
+    control="m0.6",
+    quick=("m0.0", "m0.4", "m0.8", "m0.6"),
     choosing=True,
 )
 

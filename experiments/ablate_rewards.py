@@ -18,7 +18,8 @@ EXPERIMENT = Experiment(
     question="Which reward",
     arms=(
         Arm("base", "warm start only", command="none"),
-        Arm("mccs", "GRPO, MCCS (margin 0.2)"),
+        Arm("mccs", "GRPO, MCCS (margin 0.6)"),
+        Arm("mccs-0.2", "GRPO, MCCS (margin 0.2)", ("reward.mccs.margin=0.2",)),
         Arm("sft", "token-level, same time", command="sft", same_time_as="mccs"),
         Arm("sft-1e-3", "token-level, same time, rate 1e-3", ("sft.learning_rate=1e-3",), "sft", same_time_as="mccs"),
         Arm(
@@ -45,6 +46,7 @@ EXPERIMENT = Experiment(
         Claim("NLG rewards help clinical efficacy", "nlg", "base"),
         Claim("Label rewards help it more than NLG rewards", "mccs", "nlg"),
         Claim("MCCS beats CE-F1", "mccs", "ce_f1"),
+        Claim("MCCS beats CE-F1", "mccs-0.2", "ce_f1"),
         Claim("The sign helps", "ccs", "unsigned"),
         Claim("The margin helps", "mccs", "ccs"),
         Claim("Rarity weights help", "rarity", "mccs"),

@@ -40,7 +40,7 @@ from typing import Any
 from ablation_record import record_of, validation_of
 
 from mrg_grpo import embedded
-from mrg_grpo.config import load_config
+from mrg_grpo.config import MccsConfig, load_config
 from mrg_grpo.config_text import to_toml
 from mrg_grpo.errors import UserError
 
@@ -132,6 +132,8 @@ class Bench:
         """Twelve hexadecimal digits of everything that the arm's numbers follow from."""
         config = load_config(self.config, self.settings(arm, seed))
         config.run.output_dir = ""
+        if arm.command != "train" or not config.reward.weights.get("mccs"):
+            config.reward.mccs = MccsConfig(margin=0.0)  # nothing follows from it: a new default makes no new arm
         others = [self.fingerprint(self.experiment.arm(name), seed) for name in (arm.start, arm.same_time_as) if name]
         files = (config.model.path or embedded.base_path(), config.labeler.path or embedded.labeler_path())
         whole = [arm.command, to_toml(config), bool(arm.start), *others, *(digest(str(file)) for file in files)]

@@ -213,8 +213,16 @@ def test_shared_arms_of_the_four_experiments():
         for arm in experiment.arms
     }
     default = prints["rewards", "mccs"]
-    assert default == prints["margin", "m0.2"] == prints["format", "mccs"] == prints["group", "g8"]
+    assert default == prints["margin", "m0.6"] == prints["format", "mccs"] == prints["group", "g8"]
     assert prints["rewards", "ce_f1"] == prints["format", "ce_f1"]
+
+
+def test_arms_without_mccs_outlive_a_new_margin():
+    rewards = EXPERIMENTS[0]
+    moved = Bench(rewards, added=("reward.mccs.margin=0.3",))
+    same = {arm.name for arm in rewards.arms if moved.fingerprint(arm, 0) == Bench(rewards).fingerprint(arm, 0)}
+    with_mccs = {"mccs", "rarity", "mccs-0.2", "sft", "sft-1e-3"}  # the last two have its time
+    assert same == {arm.name for arm in rewards.arms} - with_mccs | {"mccs-0.2"}
 
 
 # ---- records and page

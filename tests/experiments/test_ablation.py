@@ -94,11 +94,11 @@ def test_a_record_of_other_settings_is_made_anew(bench, called, monkeypatch):
 
 def test_an_arm_that_two_experiments_share_runs_once(bench, called):
     record = ablation.run_arm(bench, ARMS[1], 0)
-    other = Experiment("other", "Another", (Arm("m0.2", "margin 0.2", ("reward.mccs.margin=0.2",)),), control="m0.2")
+    other = Experiment("other", "Another", (Arm("m0.6", "margin 0.6", ("reward.mccs.margin=0.6",)),), control="m0.6")
     beside = replace(bench, experiment=other)
     assert ablation.run_arm(beside, other.arms[0], 0)["fingerprint"] == record["fingerprint"] and len(called) == 1
-    kept = json.loads((bench.results / "other" / "m0.2-seed0.json").read_text())
-    assert kept["arm"] == "m0.2" and kept["title"] == "margin 0.2"
+    kept = json.loads((bench.results / "other" / "m0.6-seed0.json").read_text())
+    assert kept["arm"] == "m0.6" and kept["title"] == "margin 0.6"
 
 
 def test_arms_to_choose_from_are_judged_on_the_validation_split_too(bench, called, monkeypatch):
@@ -221,8 +221,8 @@ def test_arms_without_mccs_outlive_a_new_margin():
     rewards = EXPERIMENTS[0]
     moved = Bench(rewards, added=("reward.mccs.margin=0.3",))
     same = {arm.name for arm in rewards.arms if moved.fingerprint(arm, 0) == Bench(rewards).fingerprint(arm, 0)}
-    with_mccs = {"mccs", "rarity", "mccs-0.2", "sft", "sft-1e-3"}  # the last two have its time
-    assert same == {arm.name for arm in rewards.arms} - with_mccs | {"mccs-0.2"}
+    moving = {"mccs", "rarity", "sft", "sft-1e-3"}  # the last two have the time of the first
+    assert same == {arm.name for arm in rewards.arms} - moving
 
 
 # ---- records and page

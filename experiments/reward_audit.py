@@ -95,10 +95,10 @@ def clinical_rewards(train_labels: Tensor) -> dict[str, Reward]:
         "unsigned cosine": unsigned_cosine,
         "CCS": clinical_cosine,
         "MCCS 0.2": lambda a, b: mccs(a, b, 0.2),
-        "MCCS 0.4": lambda a, b: mccs(a, b, 0.4),
+        "MCCS 0.6": lambda a, b: mccs(a, b, 0.6),
         "rarity CCS": lambda a, b: clinical_cosine(a, b, rare),
         "rarity MCCS 0.2": lambda a, b: mccs(a, b, 0.2, rare),
-        "rarity MCCS 0.4": lambda a, b: mccs(a, b, 0.4, rare),
+        "rarity MCCS 0.6": lambda a, b: mccs(a, b, 0.6, rare),
     }
 
 

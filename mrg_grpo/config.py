@@ -145,10 +145,14 @@ class LabelerConfig:
     """Folder or hub id of chexbert.pth's tokenizer; "" is bert-base-uncased."""
 
 
+MARGIN = 0.6
+"""m of MCCS, which the paper does not state: of five the best on the phantom's validation split (docs/ablations.md)."""
+
+
 @dataclass
 class MccsConfig:
-    margin: float = 0.4
-    """m in max((CCS - m) / (1 - m), 0). The paper does not state it: a choice."""
+    margin: float = MARGIN
+    """m in max((CCS - m) / (1 - m), 0)."""
     weighting: str = "none"
     """"none" as in the paper, or "rarity": each signed entry weighted by -log of its share of the training split."""
     zero_vectors: float = 1.0

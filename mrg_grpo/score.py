@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mrg_grpo.conditions import CONDITIONS
+from mrg_grpo.config import MARGIN
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import writing
@@ -45,7 +46,7 @@ def evaluation_of(
     language: str = "raw",
     resamples: int = RESAMPLES,
     seed: int = 0,
-    margin: float = 0.4,
+    margin: float = MARGIN,
 ) -> Evaluation:
     """`mrg_grpo.evaluate.Judged` -> Evaluation. train gives the baselines their reports, labeler labels them;
     margin is that of the judged statistics, for the baselines' MCCS."""
@@ -104,7 +105,7 @@ def evaluate_scored(
     language: str,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    margin: float = 0.4,
+    margin: float = MARGIN,
 ) -> Evaluation:
     """Intervals of every metric and condition, for the system and for each baseline."""
     clinical = scored.statistics[:, :WIDTH]
@@ -138,7 +139,7 @@ def compare_systems(first: Scored, second: Scored, names: tuple[str, str], resam
 
 
 def score_predictions(
-    predictions: Predictions, labeler, language: str = "raw", metrics: Sequence[str] = (), margin: float = 0.4
+    predictions: Predictions, labeler, language: str = "raw", metrics: Sequence[str] = (), margin: float = MARGIN
 ) -> tuple[Scored, Tensor]:
     """A read prediction file -> its statistics, and the references' class ids (S, 14).
 

@@ -13,6 +13,8 @@ Deliberate choices:
 
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +134,23 @@ class CheXbert:
         lengths = torch.tensor([len(row) for row in ids])
         padded = torch.tensor([row + [self.tokenizer.pad_token_id] * (longest - len(row)) for row in ids])
         mask = (torch.arange(longest) < lengths[:, None]).long()
-        # oneDNN's GELU keeps 27 KB for every shape that it meets, and batches of reports have ever new ones
-        with torch.backends.mkldnn.flags(enabled=False):
+        with without_onednn():
             return self.net(padded.to(self.device), mask.to(self.device))
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """Within: torch's own kernels on a CPU.
+
+    oneDNN's GELU keeps 27 KB for every shape that it meets, and batches of reports have ever new ones. (torch's own
+    `mkldnn.flags` sets TF32 too, and warns of it.)
+    """
+    onednn: Any = torch.backends.mkldnn
+    before, onednn.enabled = onednn.enabled, False
+    try:
+        yield
+    finally:
+        onednn.enabled = before
 
 
 def clean(report: str) -> str:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, FIVE, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.config import MARGIN
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, signed_vectors
 
 LABEL_SETS: dict[str, tuple[int, ...]] = {
@@ -127,7 +128,7 @@ def clinical_statistics(
     generated: Tensor,
     reference: Tensor,
     *,
-    margin: float = 0.4,
+    margin: float = MARGIN,
     weights: Tensor | None = None,
     zero_vectors: float = 1.0,
     think: Tensor | None = None,

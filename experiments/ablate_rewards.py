@@ -5,7 +5,7 @@
 Every GRPO arm has the settings of experiments/phantom.toml and a task term of weight 0.75 beside the format term of
 0.25; the term alone differs. Token-level training goes on from the same base, on the same references, for the time that
 the MCCS arm's steps take; at its own learning rate and at that of GRPO, since neither was tuned. In that time it sees
-about eighteen times as many studies, so one arm sees only those that GRPO sees, 8 a step for 150 steps. MCCS and CE-F1
+six to nine times as many studies, so one arm sees only those that GRPO sees, 8 a step for 150 steps. MCCS and CE-F1
 without the format term and without thinking: ablate_format.py.
 """
 

@@ -270,7 +270,7 @@ def section(bench: Bench, results: Sequence[Result]) -> str:
     lines += [f"![results](images/ablation_{bench.name}.svg)", "", *efficacy_table(results, control), ""]
     lines += [*claims, ""] if claims else []
     lines += [*description_table(results), "", *signal_table(results), ""]
-    choice = choice_table(results)
+    choice = choice_table(results) if bench.experiment.choosing else []  # records of shared arms have it too
     lines += [*choice, ""] if choice else []
     lines += [f"![over training](images/ablation_{bench.name}_training.svg)", ""]
     return "\n".join(lines)

@@ -73,22 +73,23 @@ def growth(values: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "soak")
+    parser.add_argument("--run", type=Path, default=Path("runs/soak"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     settings = [f"run.steps={options.steps}", f"run.output_dir={options.run}"]
     command = ["train", "experiments/phantom.toml", *(part for x in settings for part in ("--set", x))]
+    run = ROOT / options.run
     start = time.time()
     process = subprocess.Popen([sys.executable, "-m", "mrg_grpo", *command], cwd=ROOT)
     looks = []
-    for now in watch(process, options.run / "metrics.jsonl"):
+    for now in watch(process, run / "metrics.jsonl"):
         looks.append(now)
-        with (options.run / "looks.jsonl").open("a") as file:
+        with (run / "looks.jsonl").open("a") as file:
             file.write(json.dumps(asdict(now)) + "\n")
     if process.wait() or not looks:
         sys.exit(f"the run ended with {process.returncode}")
     training = [x for x in looks if x.step < options.steps]  # after the last one the test split is decoded
-    numbers = [json.loads(line) for line in (options.run / "metrics.jsonl").read_text().splitlines()]
+    numbers = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     result = {
         "command": "mrg-grpo " + " ".join(command),
         "steps": len(numbers),

@@ -83,7 +83,7 @@ def test_real_xrays_from_check_to_report(shared, tiny, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_evaluate_is_scored_again_by_score_to_the_same_numbers(tmp_path, capsys):
-    settings = [f"run.output_dir={tmp_path}", "data.form=phantom", "sampling.max_tokens=120", "reward.mccs.margin=0.4"]
+    settings = [f"run.output_dir={tmp_path}", "data.form=phantom", "sampling.max_tokens=120"]
     assert run("evaluate", CONFIG, settings, "--split", "val") == 0
     assert main(["score", str(tmp_path / "predictions.jsonl"), "-o", str(tmp_path / "again.json")]) == 0
     first, again = (json.loads((tmp_path / name).read_text()) for name in ("evaluation.json", "again.json"))

@@ -335,7 +335,10 @@ def test_a_claim_needs_every_seed(written):
 def test_a_choice_shows_what_decides_it(written):
     bench, page = written
     heads, rule, good, bad = ablation_page.choice_table(ablation_page.results_of(bench))
-    assert f"{heads}\n{rule}\n{good}\n{bad}" in page.read_text()
+    table = f"{heads}\n{rule}\n{good}\n{bad}"
+    assert table not in page.read_text()  # its records have it from an experiment that chooses; this one does not
+    ablation_page.write_page(replace(bench, experiment=replace(bench.experiment, choosing=True)))
+    assert table in page.read_text()
     tested = ablation_page.efficacy_table(ablation_page.results_of(bench), None)[2:]
     for choice, row in zip((good, bad), tested):  # the same reports here: the same numbers
         assert choice.split(" | ")[2].split()[0] == row.split(" | ")[2].split()[0]

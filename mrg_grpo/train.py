@@ -55,8 +55,10 @@ from mrg_grpo.sft import cosine, sft_loss
 from mrg_grpo.stream import StudyStream
 
 RARITY = "rarity_weights.json"
-M_ARENA_MAX = -8
-"""glibc's number for it, malloc.h."""
+M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1
+"""glibc's numbers for them, malloc.h."""
+TRIM_EVERY = 10
+"""Steps. What has been handed back must be fetched again, page by page: after every step that cost 5% of it."""
 
 
 class StopSignal:
@@ -170,7 +172,7 @@ def sft(config: Config, resume: bool = False) -> int:
 
 def prepare(config: Config, resume: bool, command: str) -> Session:
     """Run folder, data, policy and labeler, each refused in one line where it is not usable."""
-    one_heap()
+    settle_heap()
     require_tensorboard(config)
     run = RunDir(config, resume, command)
     splits = load_splits(config)
@@ -232,7 +234,8 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     with StopSignal() as stop, Live(config, start) as live:
         for number, prompts in batches:
             metrics, sample = guard.attempt(step, number, prompts.to(policy.device))
-            give_back_freed_memory()
+            if number % TRIM_EVERY == 0:
+                give_back_freed_memory()
             run.append("metrics.jsonl", {"step": number, **metrics})
             live.step(number, metrics, sample)
             last = number == config.run.steps
@@ -252,13 +255,17 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     return 0
 
 
-def one_heap() -> None:
-    """Have all threads take memory from one heap, where the C library can: glibc.
+def settle_heap() -> None:
+    """Have all threads use one heap that keeps what a step frees for the next, where the C library can: glibc.
 
     It gives worker threads heaps of their own, and `give_back_freed_memory` does not reach the freed ends of those.
+    Large blocks and the end of a heap go back to the system many times a step, and each page is then cleared anew.
     """
-    if hasattr(ctypes.CDLL(None), "mallopt"):
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_ARENA_MAX, 1)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # larger ones it does not take
+        libc.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def give_back_freed_memory() -> None:

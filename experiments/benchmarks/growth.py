@@ -7,8 +7,8 @@ The model of the benchmark (see `cases`), one study, G = 8 reports of 128 tokens
 changed twice: with all reports sampled together, the fastest, and with sampling and training in batches of a fixed
 size, where memory must not grow. Each point is a process of its own: one step to warm up, then the median of some.
 Memory is the peak of the resident set minus what it was when the model was loaded, in a second process in which glibc
-hands freed memory back at once, so that the resident set is what is alive; with glibc as it comes, what it keeps of
-freed memory is in the peak too, and that number stands beside it. Each point is kept in results/growth.json as soon as
+hands freed memory back at once, so that the resident set is what is alive; as in a run, where freed memory is kept for
+the next step, it is in the peak too, and that number stands beside it. Each point is kept in results/growth.json as soon as
 it is measured; `performance_page` makes docs/performance.md of it.
 
 A prompt of P tokens is the largest square picture that leaves room for the question, and then text.
@@ -33,6 +33,7 @@ from experiments.benchmarks.step_against_trl import MICRO_BATCH, peak_gflops, ru
 from mrg_grpo.batch import PromptBatch
 from mrg_grpo.data.study import Study
 from mrg_grpo.files import write_whole
+from mrg_grpo.train import settle_heap
 
 RESULTS = performance_page.RESULTS / "growth.json"
 BETA = 0.04
@@ -152,8 +153,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.point:
-        if options.memory:
-            hand_back_freed_memory()
+        hand_back_freed_memory() if options.memory else settle_heap()
         point = Point(**json.loads(options.point))
         print(json.dumps(measure(point, options.checkpoint, options.images, options.steps)))
         return

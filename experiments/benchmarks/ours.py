@@ -16,6 +16,7 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.policy import Policy
 from mrg_grpo.rewards import Rewards
+from mrg_grpo.train import settle_heap
 
 
 class NoLabels:
@@ -51,6 +52,7 @@ def measure(
     steps: int,
     micro_batch: int = 0,
 ) -> dict:
+    settle_heap()  # as every run does
     grpo = build(configuration(case, checkpoint, beta, micro_batch))
     paths = cases.pictures(case, images, (steps + 1) * case.studies)
     before = cases.rss_mib()

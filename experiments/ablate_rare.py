@@ -4,7 +4,7 @@
 
 The same arms as in ablate_rewards.py on the data set `phantom_rare` (docs/phantom.md): a positive or uncertain finding
 comes up as often as in IU X-Ray, 0.62 times a report, and denials fill the rest. The base was warm-started on phantom
-reports, in which findings are three times as frequent and incidental ones are not spoken of: like a model that comes
+reports, whose pictures show 2.6 times as many and whose incidental ones are not spoken of: like a model that comes
 from other hospitals. Rarity weights are those of these training references.
 """
 
@@ -21,6 +21,7 @@ EXPERIMENT = replace(
     question="Which reward, where findings are rare",
     settings=("data.form=phantom_rare",),
     arms=tuple(arm for arm in ablate_rewards.EXPERIMENT.arms if arm.name not in LEFT_OUT),
+    claims=tuple(c for c in ablate_rewards.EXPERIMENT.claims if not {c.better, c.than} & set(LEFT_OUT)),
 )
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from typing import Any
 from ablation_record import record_of, validation_of
 
 from mrg_grpo import embedded
-from mrg_grpo.config import MccsConfig, load_config
+from mrg_grpo.config import MccsConfig, RewardConfig, load_config
 from mrg_grpo.config_text import to_toml
 from mrg_grpo.errors import UserError
 
@@ -81,6 +81,8 @@ class Claim:
     text: str
     better: str
     than: str
+    of_paper: bool = False
+    """Stands at the top of the page too."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,24 @@ class Bench:
         """Twelve hexadecimal digits of everything that the arm's numbers follow from."""
         config = load_config(self.config, self.settings(arm, seed))
         config.run.output_dir = ""
-        if arm.command != "train" or not config.reward.weights.get("mccs"):
-            config.reward.mccs = MccsConfig(margin=0.0)  # nothing follows from it: a new default makes no new arm
+        leave_unread(config.reward, trained=arm.command == "train")
         others = [self.fingerprint(self.experiment.arm(name), seed) for name in (arm.start, arm.same_time_as) if name]
         files = (config.model.path or embedded.base_path(), config.labeler.path or embedded.labeler_path())
         whole = [arm.command, to_toml(config), bool(arm.start), *others, *(digest(str(file)) for file in files)]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:12]
+
+
+def leave_unread(reward: RewardConfig, trained: bool) -> None:
+    """Settings of the cosine terms that no weighted term reads get one value: a new default makes no new arm."""
+    cosine, signed, margin = (
+        trained and any(reward.weights.get(name) for name in names)
+        for names in (("mccs", "ccs", "unsigned_cosine"), ("mccs", "ccs"), ("mccs",))
+    )
+    reward.mccs = MccsConfig(
+        margin=reward.mccs.margin if margin else 0.0,
+        weighting=reward.mccs.weighting if signed else "none",
+        zero_vectors=reward.mccs.zero_vectors if cosine else 1.0,
+    )
 
 
 @cache
@@ -207,7 +221,7 @@ def run_anew(bench: Bench, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     config = load_config(bench.config, settings)
     record = {
         "arm": arm.name, "title": arm.title, "seed": seed, "fingerprint": bench.fingerprint(arm, seed),
-        "command": command, **record_of(folder, arm.command, config),
+        "command": command, "config": to_toml(config), **record_of(folder, arm.command, config),
     }  # fmt: skip
     keep(bench.record_path(arm, seed), record)
     return record

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import charts
 import torch
-from ablation import PAGE, Arm, Bench
+from ablation import PAGE, Arm, Bench, Claim
 from ablation_record import MARGIN, unpacked
 from torch import Tensor
 
@@ -37,7 +37,7 @@ SHOWN = (
 """Judge, metric and name of the bars."""
 TESTED = {F1: "micro F1, 13", "f1_macro_13_uncertain_positive": "macro F1, 13", COSINE: "clinical cosine"}
 DESCRIBED = {
-    "mccs": "MCCS", "polarity_accuracy": "polarity accuracy", "omission_rate": "omission",
+    "mccs": f"MCCS at {MARGIN}", "polarity_accuracy": "polarity accuracy", "omission_rate": "omission",
     "hallucination_rate": "hallucination", "uncertainty_agreement": "uncertainty agreement",
     "format_compliance": "compliance", "report_length": "words",
 }  # fmt: skip
@@ -45,9 +45,14 @@ SPOKEN = {"bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr"}
 CURVES = {
     "report_length": "words of a report, validation", "mentioned": "conditions mentioned, sampled reports",
     "uncertain_share": "share of mentions that are uncertain", "polarity_accuracy": "polarity accuracy, validation",
-    "clinical_cosine": "clinical cosine, validation", "zero_reward": "share of reports paid 0 by the task term",
+    "clinical_cosine": "clinical cosine, validation", F1: "micro F1, validation",
+    "sampled_cosine": "clinical cosine, sampled reports", "zero_reward": "share of reports paid 0 by the task term",
     "groups_without_spread": "share of groups without spread",
 }  # fmt: skip
+
+
+SEEDS_NEEDED = 3
+"""Of both arms, before a claim is said to hold: with two, chance alone parts them in one case of six."""
 
 
 @dataclass
@@ -82,16 +87,31 @@ def generator_labels(studies: Sequence[str]) -> Tensor:
 
 
 def results_of(bench: Bench) -> list[Result]:
-    """The arms that have records, in the experiment's order."""
+    """The arms that have records of the settings they have now, in the experiment's order."""
     found = []
     for arm in bench.experiment.arms:
-        records = {}
-        for path in sorted((bench.results / bench.name).glob(f"{arm.name}-seed*.json")):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            records[record["seed"]] = record
+        records = {
+            r["seed"]: r for r in records_of(bench, arm) if r["fingerprint"] == bench.fingerprint(arm, r["seed"])
+        }
         if records and arm.shown:
             found.append(Result(arm, records))
     return found
+
+
+def records_of(bench: Bench, arm: Arm) -> list[dict[str, Any]]:
+    """All that are kept, those of earlier settings too."""
+    paths = sorted((bench.results / bench.name).glob(f"{arm.name}-seed*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def left_out(bench: Bench) -> list[str]:
+    """Arms and seeds whose records are of other settings or weights than the arm has now."""
+    return [
+        f"{arm.name} seed {record['seed']}"
+        for arm in bench.experiment.arms
+        for record in records_of(bench, arm)
+        if record["fingerprint"] != bench.fingerprint(arm, record["seed"])
+    ]
 
 
 def judges(results: Sequence[Result]) -> list[str]:
@@ -124,8 +144,10 @@ def efficacy_table(results: Sequence[Result], control: Result | None) -> list[st
     return lines
 
 
-def with_interval(number: Interval) -> str:
-    return f"{float(number.value):.3f} [{float(number.low):.3f}, {float(number.high):.3f}]"
+def with_interval(number: Interval, sign: str = "") -> str:
+    """sign: "+" for a difference."""
+    value, low, high = (f"{float(x):{sign}.3f}" for x in (number.value, number.low, number.high))
+    return f"{value} [{low}, {high}]"
 
 
 def p_values(result: Result, control: Result, judge: str) -> dict[str, float]:
@@ -160,40 +182,104 @@ def description_table(results: Sequence[Result]) -> list[str]:
 
 
 def claim_table(bench: Bench, results: Sequence[Result]) -> list[str]:
-    """Each claim with its difference.
+    """Each claim with its difference, over studies and seed by seed."""
+    rows = [row for claim in bench.experiment.claims if (row := claim_row(claim, results))]
+    heads = ["claim", *(head for _, _, head in compared(results)), "micro F1, seed by seed", "seen here"]
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows] if rows else []
+
+
+def compared(results: Sequence[Result]) -> list[tuple[str, str, str]]:
+    """Judge, metric and name of a claim's columns."""
+    columns = [("labeler", F1, "micro F1"), ("labeler", COSINE, "clinical cosine"), ("reader", F1, "micro F1, reader")]
+    return [column for column in columns if column[0] in judges(results)]
+
+
+def claim_row(claim: Claim, results: Sequence[Result]) -> str:
+    """A claim's line, "" where one of its arms has no record on a seed of the other.
 
     It holds where, for each judge's micro F1, the interval lies above 0 and the worst seed of the one arm is above the
     best of the other: intervals over studies know nothing of the luck of a seed.
     """
     by_name = {result.arm.name: result for result in results}
-    columns = [("labeler", F1, "micro F1"), ("labeler", COSINE, "clinical cosine"), ("reader", F1, "micro F1, reader")]
-    columns = [column for column in columns if column[0] in judges(results)]
-    lines = [f"| claim | {' | '.join(head for _, _, head in columns)} | seen here |", "|---" * (2 + len(columns)) + "|"]
-    for claim in bench.experiment.claims:
-        if claim.better not in by_name or claim.than not in by_name:
-            continue
-        better, than = by_name[claim.better], by_name[claim.than]
-        seeds, cells, signs = shared_seeds(better, than), [], []
-        if not seeds:
-            continue
-        for judge, name, _ in columns:
-            pair = (than.statistics(judge, seeds), better.statistics(judge, seeds))
-            i = bootstrap_difference(*pair, metrics_from_sums)[name]
-            cells.append(f"{float(i.value):+.3f} [{float(i.low):+.3f}, {float(i.high):+.3f}]")
-            if name == F1:
-                ones, others = ([seed_value(arm, judge, seed) for seed in seeds] for arm in (better, than))
-                above = float(i.low) > 0 and min(ones) > max(others)
-                below = float(i.high) < 0 and max(ones) < min(others)
-                signs.append(above - below)
-        verdict = {1: "holds", -1: "the opposite"}.get(signs[0] if len(set(signs)) == 1 else 0, "not shown")
-        verdict += " (one seed)" if len(seeds) == 1 else ""
-        lines.append(f"| {claim.text} ({better.arm.title} minus {than.arm.title}) | {' | '.join(cells)} | {verdict} |")
-    return lines if len(lines) > 2 else []
+    if claim.better not in by_name or claim.than not in by_name:
+        return ""
+    better, than = by_name[claim.better], by_name[claim.than]
+    seeds, cells, signs, by_seed = shared_seeds(better, than), [], [], ""
+    if not seeds:
+        return ""
+    for judge, name, _ in compared(results):
+        pair = (than.statistics(judge, seeds), better.statistics(judge, seeds))
+        i = bootstrap_difference(*pair, metrics_from_sums)[name]
+        cells.append(with_interval(i, "+"))
+        if name == F1:
+            ones, others = ([seed_value(arm, judge, seed) for seed in seeds] for arm in (better, than))
+            above = float(i.low) > 0 and min(ones) > max(others)
+            below = float(i.high) < 0 and max(ones) < min(others)
+            signs.append(above - below)
+            by_seed = by_seed or ", ".join(f"{a - b:+.3f}" for a, b in zip(ones, others))
+    verdict = {1: "holds", -1: "the opposite"}.get(signs[0] if len(set(signs)) == 1 else 0, "not shown")
+    if len(seeds) < SEEDS_NEEDED:
+        verdict = f"no verdict ({len(seeds)} of {SEEDS_NEEDED} seeds)"
+    return " | ".join([f"| {claim.text} ({better.arm.title} minus {than.arm.title})", *cells, by_seed, f"{verdict} |"])
+
+
+def seed_spread(results: Sequence[Result]) -> tuple[float, float, int]:
+    """Pooled standard deviations between the seeds of an arm, of micro F1 and of the cosine; degrees of freedom."""
+    several = [result for result in results if len(result.records) > 1 and result.arm.command != "none"]
+    freedom = sum(len(result.records) - 1 for result in several)
+    squares = dict.fromkeys((F1, COSINE), 0.0)
+    for name in squares:
+        for result in several:
+            values = [record["metrics"][name][0] for record in result.records.values()]
+            squares[name] += sum((value - sum(values) / len(values)) ** 2 for value in values)
+    f1, cosine = ((square / max(freedom, 1)) ** 0.5 for square in squares.values())
+    return f1, cosine, freedom
+
+
+def luck(results: Sequence[Result]) -> list[str]:
+    """How far two arms that are equally good come apart, by what the seeds of an arm differ."""
+    f1, cosine, freedom = seed_spread(results)
+    if freedom < 2:
+        return []
+    one, three = ([f"{1.96 * sd * (2 / n) ** 0.5:.3f}" for sd in (f1, cosine)] for n in (1, SEEDS_NEEDED))
+    return [
+        f"Between the seeds of an arm the standard deviation of micro F1 is {f1:.3f} and that of the clinical cosine "
+        f"{cosine:.3f} ({freedom} degrees of freedom). So in 95 of 100 cases two arms that are equally good come apart "
+        f"by up to about {one[0]} and {one[1]} with one seed each, by up to {three[0]} and {three[1]} with three.",
+        "",
+    ]
 
 
 def seed_value(result: Result, judge: str, seed: int) -> float:
     """Micro F1 of one seed."""
     return float(metrics_from_sums(result.statistics(judge, [seed]).sum(dim=0))[F1])
+
+
+def form_table(results: Sequence[Result]) -> list[str]:
+    """Differences from the start on the test studies in which its own report kept to the form, where only some did.
+
+    Whoever learns the form alone gains on the others.
+    """
+    start = next((result for result in results if result.arm.command == "none"), None)
+    if start is None:
+        return []
+    record = next(iter(start.records.values()))
+    kept = torch.tensor([mark == "1" for mark in record["compliant"]])
+    if kept.all() or not kept.any():
+        return []
+    lines = [f"On the {int(kept.sum())} test studies in which {start.arm.title} kept to the form:", "",
+             f"| arm minus {start.arm.title} | seeds | {' | '.join(head for _, _, head in compared(results))} |",
+             "|---" * (2 + len(compared(results))) + "|"]  # fmt: skip
+    for result in results:
+        seeds, cells = sorted(result.records), []
+        if result is start:
+            continue
+        for judge, name, _ in compared(results):
+            before = study_statistics(record, judge)[kept] * len(seeds)  # greedy: the same at every seed
+            i = bootstrap_difference(before, result.statistics(judge, seeds)[kept], metrics_from_sums)[name]
+            cells.append(with_interval(i, "+"))
+        lines.append(f"| {result.arm.title} | {len(seeds)} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def signal_table(results: Sequence[Result]) -> list[str]:
@@ -228,52 +314,101 @@ def choice_table(results: Sequence[Result]) -> list[str]:
 
 
 def curve(result: Result, name: str) -> list[tuple[float, float]]:
-    """Mean over the seeds that have a value at the same place of the run."""
+    """Mean over the seeds that have a value at the same place of the run, to a hundredth."""
     points: dict[float, list[float]] = {}
     for record in result.records.values():
         for x, y in record["behaviour"].get(name, []):
-            points.setdefault(x, []).append(y)
+            points.setdefault(round(x, 2), []).append(y)
     return [(x, sum(ys) / len(ys)) for x, ys in sorted(points.items())]
 
 
 def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
-    """File name -> SVG: the results with intervals, and the behaviour over training."""
-    groups: dict[str, list[tuple[float, float, float] | None]] = {}
+    """File name -> SVG: the results with intervals, differences from the control, and the behaviour over training."""
     shown = [(judge, name, title) for judge, name, title in SHOWN if judge in judges(results)]
-    for result in results:
-        cells: list[tuple[float, float, float] | None] = []
-        for judge, name, _ in shown:
-            i = bootstrap(result.statistics(judge, sorted(result.records)), metrics_from_sums)[name]
-            cells.append((float(i.value), float(i.low), float(i.high)))
-        groups[result.arm.title] = cells
     series = [title for _, _, title in shown]
     studies = len(next(iter(results[0].records.values()))["studies"])
-    note = f"{studies:,} test studies, 95% intervals over studies, all seeds together"
+    counts = sorted({len(result.records) for result in results})
+    seeds = f"{counts[0]} to {counts[-1]} seeds an arm" if len(counts) > 1 else f"seeds an arm: {counts[0]}"
+    note = f"{studies:,} test studies, 95% intervals over studies; {seeds}, taken together"
+    question = bench.experiment.question
+    groups = {r.arm.title: [bar(bootstrap(r.statistics(judge, sorted(r.records)), metrics_from_sums)[name])
+                            for judge, name, _ in shown] for r in results}  # fmt: skip
     panels = {title: {r.arm.title: curve(r, name) for r in results} for name, title in CURVES.items()}
-    return {
-        f"ablation_{bench.name}.svg": charts.bars(bench.experiment.question, groups, series, note=note),
+    files = {
+        f"ablation_{bench.name}.svg": charts.bars(question, groups, series, note=note),
         f"ablation_{bench.name}_training.svg": charts.lines(
-            f"{bench.experiment.question}: over training, mean of the seeds", panels, "share of the run's steps"
+            f"{question}: over training, mean of the seeds", panels, "share of the run's steps", x_range=(0, 1)
         ),
     }
+    differences = differences_from(control_of(bench, results), results, shown)
+    if differences:
+        edge = max(abs(end) for cells in differences.values() for cell in cells for end in cell)
+        edge = charts.ticks([-edge, edge])[-1]
+        title = f"{question}: minus {control_of(bench, results).arm.title}"
+        files[f"ablation_{bench.name}_differences.svg"] = charts.bars(
+            title, differences, series, -edge, edge, note=note.replace("taken together", "on those both have"), digits=3
+        )
+    return files
+
+
+def bar(interval: Interval) -> tuple[float, float, float]:
+    return float(interval.value), float(interval.low), float(interval.high)
+
+
+def differences_from(
+    control: Result | None, results: Sequence[Result], shown: Sequence[tuple[str, str, str]]
+) -> dict[str, list[tuple[float, float, float]]]:
+    """Title of every other arm -> its paired difference from the control in each of the shown numbers."""
+    found = {}
+    for result in results:
+        seeds = shared_seeds(control, result) if control and result is not control else []
+        if control and seeds:
+            found[result.arm.title] = [
+                bar(bootstrap_difference(control.statistics(judge, seeds), result.statistics(judge, seeds),
+                                         metrics_from_sums)[name]) for judge, name, _ in shown
+            ]  # fmt: skip
+    return found
+
+
+def control_of(bench: Bench, results: Sequence[Result]) -> Result | None:
+    return next((result for result in results if result.arm.name == bench.experiment.control), None)
 
 
 def section(bench: Bench, results: Sequence[Result]) -> str:
     """What stands between an experiment's markers."""
-    control = next((result for result in results if result.arm.name == bench.experiment.control), None)
+    control = control_of(bench, results)
     script = f"experiments/ablate_{bench.experiment.name}.py"
     script += f" --config {bench.config}" if bench.page != PAGE else ""
-    claims = claim_table(bench, results)
+    claims, old = claim_table(bench, results), left_out(bench)
     records = [record for result in results for record in result.records.values()]
     lines = [f"## {bench.experiment.question}{' (quick)' if bench.label else ''}", ""]
     lines += [f"`python {script}{' --quick' if bench.label else ''}`, {len(records)} runs.", ""]
-    lines += [f"![results](images/ablation_{bench.name}.svg)", "", *efficacy_table(results, control), ""]
+    lines += [f"Left out, since their settings are no longer the arm's: {', '.join(old)}.", ""] if old else []
+    lines += [f"![results](images/ablation_{bench.name}.svg)", ""]
+    if control and len(results) > 1:
+        lines += [f"![differences from {control.arm.name}](images/ablation_{bench.name}_differences.svg)", ""]
+    lines += [*efficacy_table(results, control), "", *luck(results)]
     lines += [*claims, ""] if claims else []
+    lines += form_table(results)
     lines += [*description_table(results), "", *signal_table(results), ""]
     choice = choice_table(results) if bench.experiment.choosing else []  # records of shared arms have it too
     lines += [*choice, ""] if choice else []
     lines += [f"![over training](images/ablation_{bench.name}_training.svg)", ""]
     return "\n".join(lines)
+
+
+def paper_section(benches: Sequence[Bench]) -> str:
+    """The paper's sentences, each with what every experiment that tests it has seen."""
+    lines: list[str] = []
+    for bench in benches:
+        results = results_of(bench)
+        rows = [row for c in bench.experiment.claims if c.of_paper and (row := claim_row(c, results))]
+        if rows and not lines:
+            heads = ["sentence", *(head for _, _, head in compared(results)), "micro F1, seed by seed", "seen here"]
+            lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        if rows:
+            lines += [f"| **{bench.experiment.question}**{' |' * (lines[0].count('|') - 1)}", *rows]
+    return "\n".join([*lines, ""])
 
 
 def write_page(bench: Bench) -> None:
@@ -285,14 +420,24 @@ def write_page(bench: Bench) -> None:
     for name, svg in pictures(bench, results).items():
         charts.write(page.parent / "images" / name, svg)
     text = page.read_text(encoding="utf-8") if page.exists() else f"# Ablations of {bench.config}\n"
-    page.write_text(placed(text, bench.name, section(bench, results)), encoding="utf-8")
+    text = placed(text, bench.name, section(bench, results))
+    if marker("paper") in text:
+        import ablate_rare  # here, since these files import `ablation`, which imports this one
+        import ablate_rewards
+
+        both = [replace(bench, experiment=module.EXPERIMENT, label="") for module in (ablate_rewards, ablate_rare)]
+        text = placed(text, "paper", paper_section(both))
+    page.write_text(text, encoding="utf-8")
     print(f"{page}: {bench.name}")
+
+
+def marker(name: str) -> str:
+    return f"<!-- ablation {name} -->"
 
 
 def placed(text: str, name: str, section: str) -> str:
     """The page with the section between its two markers, or at the end where it has none yet."""
-    marker = f"<!-- ablation {name} -->"
-    if text.count(marker) != 2:
-        text = f"{text.rstrip()}\n\n{marker}\n{marker}\n"
-    before, _, after = text.split(marker)
-    return marker.join((before, f"\n\n{section}\n", after))
+    if text.count(marker(name)) != 2:
+        text = f"{text.rstrip()}\n\n{marker(name)}\n{marker(name)}\n"
+    before, _, after = text.split(marker(name))
+    return marker(name).join((before, f"\n\n{section}\n", after))

@@ -16,6 +16,7 @@ from mrg_grpo.data.phantom_reader import read_labels
 from mrg_grpo.evaluate import config_labeler
 from mrg_grpo.metrics.intervals import bootstrap
 from mrg_grpo.metrics.predictions import read_predictions
+from mrg_grpo.rewards.mccs import clinical_cosine
 from mrg_grpo.score import score_predictions
 
 MARGIN = 0.2
@@ -23,6 +24,8 @@ MARGIN = 0.2
 RESAMPLES = 10_000
 POINTS = 20
 """Points of a curve over training."""
+FEWER_POINTS = 10
+"""Of what the few sampled groups that a run keeps say."""
 VALIDATED = ("polarity_accuracy", "report_length", "clinical_cosine", "f1_micro_13_uncertain_positive")
 
 
@@ -80,10 +83,9 @@ def behaviour(folder: Path, steps: Sequence[dict[str, Any]]) -> dict[str, list[l
         }
         curves = {name: thinned(values) for name, values in named.items()}
         sampled = lines(folder / "rollouts.jsonl")
-        curves["zero_reward"] = [
-            [round(step / total, 4), round(zero_share([r for r in sampled if r["step"] == step]), 5)]
-            for step in sorted({record["step"] for record in sampled})
-        ]
+        groups = {step: [r for r in sampled if r["step"] == step] for step in sorted({r["step"] for r in sampled})}
+        curves["zero_reward"] = [[round(step / total, 4), round(zero_share(kept), 5)] for step, kept in groups.items()]
+        curves["sampled_cosine"] = thinned([sampled_cosine(kept) for kept in groups.values()], FEWER_POINTS)
     for name in VALIDATED:
         curves[name] = [
             [round(line["step"] / total, 4), line[name]]
@@ -100,9 +102,16 @@ def zero_share(groups: Sequence[dict[str, Any]]) -> float:
     return sum(nothing) / max(len(nothing), 1)
 
 
-def thinned(values: Sequence[float]) -> list[list[float]]:
-    """Means of POINTS equal stretches: [share of the way at the stretch's end, mean]."""
-    count = min(POINTS, len(values))
+def sampled_cosine(groups: Sequence[dict[str, Any]]) -> float:
+    """Mean clinical cosine of sampled reports, by the labels that the run recorded."""
+    labels = [(sample["labels"], group["reference_labels"]) for group in groups for sample in group["samples"]]
+    generated, reference = (torch.tensor(rows) for rows in zip(*labels))
+    return float(clinical_cosine(generated, reference).mean())
+
+
+def thinned(values: Sequence[float], most: int = POINTS) -> list[list[float]]:
+    """Means of at most `most` equal stretches: [share of the way at the stretch's end, mean]."""
+    count = min(most, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)]
     return [
         [round(end / len(values), 4), round(sum(values[start:end]) / (end - start), 5)]

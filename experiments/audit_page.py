@@ -57,8 +57,8 @@ def hack_table(source: dict) -> list[str]:
     """What each reward pays most for without a picture, and for the worst habits."""
     titles = {**attacks.TITLES, HONEST: "best constant"}
     lines = [
-        "| reward | cheapest hack without a picture | pays | omits every finding, abnormal studies | denials turned |"
-        " denials left out, abnormal studies |",
+        "| reward | cheapest of the hacks without a picture | pays | omits every finding, abnormal studies |"
+        " denials turned | denials left out, abnormal studies |",
         "|---|---|---|---|---|---|",
     ]
     for reward, (name, triple) in cheapest(source).items():
@@ -90,7 +90,7 @@ def known_table(known: dict[str, list[float]], five: list[str]) -> list[str]:
 def break_even_table(source: dict) -> list[str]:
     lines = ["| reward | a finding pays if surer than | a denial pays if surer than |", "|---|---|---|"]
     for reward, shares in source["break_even"].items():
-        cells = [f"{shares[kind]:.2f}" for kind in ("finding", "denial")]
+        cells = ["-" if shares[kind] is None else f"{shares[kind]:.2f}" for kind in ("finding", "denial")]
         lines.append(f"| {reward} | {' | '.join(cells)} |")
     return lines
 

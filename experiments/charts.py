@@ -21,8 +21,12 @@ def bars(
     low: float = 0.0,
     high: float = 1.0,
     note: str = "",
+    digits: int = 2,
 ) -> str:
-    """Horizontal bars: for each group one bar per series, (value, low, high) with a whisker, or None for no bar."""
+    """Horizontal bars: for each group one bar per series, (value, low, high) with a whisker, or None for no bar.
+
+    digits: of the value beside its bar, signed where bars go both ways.
+    """
     left, width, bar, gap, top = 250, 470, 13, 14, 58 + 18 * ((len(series) + 1) // 2)
     row = len(series) * bar + gap
     height = top + row * len(groups) + 40
@@ -31,10 +35,9 @@ def bars(
     for i, name in enumerate(series):
         x, y = 12 + 350 * (i % 2), 62 + 18 * (i // 2)
         parts += [_box(x, y - 10, 12, 10, COLOURS[i % len(COLOURS)]), _text(x + 18, y, name, 12)]
-    step = 0.5 if high - low > 1 else 0.2
-    for value in (low + step * tick for tick in range(round((high - low) / step) + 1)):
+    for value in ticks([low, high]):
         parts += [_line(scale(value), top - 6, scale(value), height - 34, "#ddd" if abs(value) > 1e-9 else "#888")]
-        parts += [_text(scale(value), height - 18, f"{value:.1f}", 11, "#555", "middle")]
+        parts += [_text(scale(value), height - 18, f"{value:g}", 11, "#555", "middle")]
     for g, (group, values) in enumerate(groups.items()):
         y = top + g * row
         parts.append(_text(left - 8, y + len(series) * bar / 2 + 4, group, 12, anchor="end"))
@@ -46,28 +49,35 @@ def bars(
             middle = y + i * bar + bar / 2
             parts += [_box(start, y + i * bar, max(end - start, 1), bar - 2, COLOURS[i % len(COLOURS)])]
             parts += [_line(scale(least), middle, scale(most), middle, "#222")]
-            parts += [_text(max(end, scale(most)) + 4, middle + 4, f"{value:.2f}", 10, "#333")]
+            parts += [
+                _text(max(end, scale(most)) + 4, middle + 4, f"{value:{'+' if low < 0 else ''}.{digits}f}", 10, "#333")
+            ]
     return _svg(left + width + 50, height, parts)
 
 
 def lines(
-    title: str, panels: Mapping[str, Mapping[str, Sequence[Point]]], x_name: str = "step", from_zero: bool = False
+    title: str,
+    panels: Mapping[str, Mapping[str, Sequence[Point]]],
+    x_name: str = "step",
+    from_zero: bool = False,
+    x_range: Sequence[float] = (),
 ) -> str:
-    """Line charts side by side, two a row: panel -> name -> points (x, y). One colour per name over all panels.
+    """Line charts side by side, two a row: panel -> name -> points (x, y). One stroke per name over all panels.
 
     from_zero: both axes begin at 0, so that what grows in proportion is a line through the corner.
+    x_range: what the x axis has to show, whatever the points do.
     """
     names = list(dict.fromkeys(name for curves in panels.values() for name, points in curves.items() if points))
     wide, tall, pad, top = 330, 220, 46, 40 + 18 * ((len(names) + 2) // 3)
     parts = [_text(12, 24, title, 16, weight="bold")]
     for i, name in enumerate(names):
         x, y = 12 + 250 * (i % 3), 46 + 18 * (i // 3)
-        parts += [_box(x, y - 8, 16, 4, COLOURS[i % len(COLOURS)]), _text(x + 22, y, name, 12)]
+        parts += [_path(((x, y - 5), (x + 18, y - 5)), i), _text(x + 24, y, name, 12)]
     shown = [(panel, curves) for panel, curves in panels.items() if any(curves.values())]
     for p, (panel, curves) in enumerate(shown):
         x0, y0 = pad + (p % 2) * (wide + pad), top + 24 + (p // 2) * (tall + 60)
         points = [point for curve in curves.values() for point in curve] + ([(0.0, 0.0)] if from_zero else [])
-        across, up = ticks([x for x, _ in points]), ticks([y for _, y in points])
+        across, up = ticks([*x_range, *(x for x, _ in points)]), ticks([y for _, y in points])
         left, right, low, high = across[0], across[-1], up[0], up[-1]
         at = lambda x, y: (x0 + wide * (x - left) / (right - left), y0 + tall * (1 - (y - low) / (high - low)))  # noqa: E731, B023
         parts.append(_text(x0, y0 - 8, panel, 13, weight="bold"))
@@ -79,9 +89,7 @@ def lines(
         parts.append(_text(x0 + wide / 2, y0 + tall + 27, x_name, 10, "#555", "middle"))
         for name, curve in curves.items():
             if curve:
-                path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in curve))
-                colour = COLOURS[names.index(name) % len(COLOURS)]
-                parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+                parts.append(_path([at(*point) for point in curve], names.index(name)))
     rows = (len(shown) + 1) // 2
     return _svg(2 * (wide + pad) + 30, top + rows * (tall + 60) + 10, parts)
 
@@ -116,6 +124,15 @@ def _text(
 ) -> str:
     style = f'font-size="{size}" font-weight="{weight}" fill="{colour}" text-anchor="{anchor}" {FONT}'
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>' if text else ""
+
+
+def _path(points: Sequence[Point], index: int) -> str:
+    """A curve in the index-th stroke: all colours in full lines, then all in broken ones."""
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    broken = f' stroke-dasharray="{6 * (index // len(COLOURS))} 3"' if index >= len(COLOURS) else ""
+    return (
+        f'<polyline points="{corners}" fill="none" stroke="{COLOURS[index % len(COLOURS)]}" stroke-width="2"{broken}/>'
+    )
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:

@@ -27,7 +27,7 @@ from audit_page import write_page
 from iu_baselines import load
 from torch import Tensor
 
-from mrg_grpo.conditions import CONDITIONS, NEGATIVE, POSITIVE
+from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE
 from mrg_grpo.data.phantom import case_labels, sample_case
 from mrg_grpo.data.phantom_reader import read_labels
 from mrg_grpo.data.phantom_text import write_report
@@ -215,30 +215,37 @@ def means(table: dict[str, dict[str, Tensor]], chosen: Tensor, resamples: int) -
     return result
 
 
-def break_even(corpus: Corpus) -> dict[str, dict[str, float]]:
+def break_even(corpus: Corpus) -> dict[str, dict[str, float | None]]:
     """How sure a writer must be for a sentence to pay, all else being right: reward -> "finding", "denial" -> P.
 
-    gain: what leaving out one true finding (denial) costs, on average over all of them; loss: what adding one false
-    costs, averaged over conditions with the weight that it is stated (denied) elsewhere, over studies where it is not.
-    State it where P * gain > (1 - P) * loss: P = loss / (gain + loss).
+    The choice is between the sentence and saying nothing of the condition. gain: what a true finding (denial) earns,
+    on average over all of them; loss: what a false one costs, over studies where it is not stated (denied), averaged
+    over conditions as often as each is. State it where P * gain > (1 - P) * loss, that is P > loss / (gain + loss);
+    None where it neither earns nor costs.
     """
     labels, result = corpus.labels, {}
     kinds = {"finding": attacks.findings(labels), "denial": labels[:, :13] == NEGATIVE}  # (S, 13)
     for name, reward in clinical_rewards(corpus.train_labels).items():
-        shares = {}
+        shares: dict[str, float | None] = {}
         for kind, stated in kinds.items():
-            gain = loss = weight = 0.0
+            gain = loss = 0.0
             for i in range(13):
                 there, gone = labels[stated[:, i]], labels[~stated[:, i]]
-                without, added = there.clone(), gone.clone()
-                without[:, i], added[:, i] = 0, POSITIVE if kind == "finding" else NEGATIVE
-                share = len(there)
-                gain += (1 - reward(without, there)).sum().item()
-                loss += share * (1 - reward(added, gone)).mean().item() if len(gone) else 0.0
-                weight += share
-            shares[kind] = loss / (gain + loss) if gain + loss > 0 else float("nan")
+                said = gone.clone()
+                said[:, i] = POSITIVE if kind == "finding" else NEGATIVE
+                gain += (1 - reward(silent(there, i), there)).sum().item()
+                if len(gone):
+                    loss += len(there) * (reward(silent(gone, i), gone) - reward(said, gone)).mean().item()
+            shares[kind] = loss / (gain + loss) if gain + loss > 0 else None
         result[name] = shares
     return result
+
+
+def silent(labels: Tensor, condition: int) -> Tensor:
+    """The same reports (S, 14) without a word of the condition."""
+    changed = labels.clone()
+    changed[:, condition] = BLANK
+    return changed
 
 
 def known_figures(corpus: Corpus) -> dict[str, list[float]]:

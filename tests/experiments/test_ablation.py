@@ -14,6 +14,7 @@ import ablate_rewards
 import ablation
 import ablation_page
 import ablation_record
+import charts
 import pytest
 import torch
 from ablation import Arm, Bench, Claim, Experiment
@@ -200,7 +201,8 @@ def test_every_arm_differs_and_changes_what_it_says(experiment):
         config = load_config(ablation.CONFIG, bench.settings(arm, 0))
         weights = {name: weight for name, weight in config.reward.weights.items() if weight}
         task = sum(weight for name, weight in weights.items() if name != "format")
-        assert task == pytest.approx(0.75) and config.grpo.group_size * config.grpo.studies_per_step == 64
+        assert task == pytest.approx(0.0 if arm.name == "format-only" else 0.75)
+        assert config.grpo.group_size * config.grpo.studies_per_step == 64
         assert weights.get("format", 0.0) == (0.0 if "no-format" in arm.name else 0.25)
     for claim in experiment.claims:
         assert experiment.arm(claim.better) and experiment.arm(claim.than)
@@ -223,6 +225,20 @@ def test_arms_without_mccs_outlive_a_new_margin():
     same = {arm.name for arm in rewards.arms if moved.fingerprint(arm, 0) == Bench(rewards).fingerprint(arm, 0)}
     moving = {"mccs", "rarity", "sft", "sft-1e-3"}  # the last two have the time of the first
     assert same == {arm.name for arm in rewards.arms} - moving
+
+
+@pytest.mark.parametrize(
+    ("setting", "moved"),
+    [
+        ("reward.mccs.zero_vectors=0.0", {"mccs", "mccs-0.2", "rarity", "ccs", "unsigned"}),
+        ("reward.mccs.weighting=rarity", {"mccs", "mccs-0.2", "ccs"}),  # rarity has it as it is
+    ],
+)
+def test_an_arm_is_another_by_every_setting_that_its_reward_reads(setting, moved):
+    rewards = EXPERIMENTS[0]
+    other = Bench(rewards, added=(setting,))
+    trained = [arm for arm in rewards.arms if arm.command == "train"]
+    assert {arm.name for arm in trained if other.fingerprint(arm, 0) != Bench(rewards).fingerprint(arm, 0)} == moved
 
 
 # ---- records and page
@@ -259,20 +275,29 @@ def test_thinned_curves_are_means_of_equal_stretches():
 
 
 def test_behaviour_reads_what_a_run_logs(tmp_path):
-    samples = [{"rewards": {"mccs": m, "format": 1.0}} for m in (0.0, 0.0, 0.0, 0.4)]
-    (tmp_path / "rollouts.jsonl").write_text(json.dumps({"step": 2, "samples": samples}) + "\n")
+    right, wrong = [1, *[0] * 13], [2, *[0] * 13]
+    samples = [
+        {"rewards": {"mccs": m, "format": 1.0}, "labels": labels}
+        for m, labels in ((0.0, wrong), (0.0, right), (0.0, right), (0.4, right))
+    ]
+    group = {"step": 2, "samples": samples, "reference_labels": right}
+    (tmp_path / "rollouts.jsonl").write_text(json.dumps(group) + "\n")
     (tmp_path / "validation.jsonl").write_text('{"step": 3, "polarity_accuracy": 0.5, "report_length": 9.0}\n')
     steps = [
         {"length": 8.0, "mentioned": 4.0, "uncertain": 1.0, "groups_without_spread": 0.5} for _ in range(6)
     ]  # fmt: skip
     curves = behaviour(tmp_path, steps)
     assert curves["zero_reward"] == [[0.3333, 0.75]] and curves["polarity_accuracy"] == [[0.5, 0.5]]
+    assert curves["sampled_cosine"] == [[1.0, 0.5]]  # three times 1, once -1
     assert curves["uncertain_share"][0][1] == 0.25 and curves["clinical_cosine"] == []
+
+
+SEEDS = (0, 1, 2)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, request):
-    """Records of two arms and two seeds, and the page made of them."""
+    """Records of two arms and three seeds, and the page made of them."""
     folder = tmp_path_factory.mktemp("page")
     patch = pytest.MonkeyPatch()
     request.addfinalizer(patch.undo)
@@ -288,8 +313,9 @@ def written(tmp_path_factory, request):
     bench = Bench(experiment, runs=folder / "runs", results=folder / "results", page=page)
     for arm, wrong in ((arms[0], 12), (arms[1], 1)):
         record = made_record(folder / arm.name, arm.name, 0, wrong)
-        for seed in (0, 1):
-            ablation.keep(bench.record_path(arm, seed), record | {"seed": seed})
+        for seed in SEEDS:
+            of_now = {"seed": seed, "fingerprint": bench.fingerprint(arm, seed)}
+            ablation.keep(bench.record_path(arm, seed), record | of_now)
     page.parent.mkdir()
     page.write_text("# Head\n\n<!-- ablation other -->\nkept\n<!-- ablation other -->\n\nthe end\n")
     ablation_page.write_page(bench)
@@ -316,7 +342,7 @@ def test_the_page_has_its_tables_and_keeps_what_is_not_its_own(written):
     assert claims[0].endswith("holds |") and claims[1].endswith("the opposite |")
     ablation_page.write_page(bench)
     assert page.read_text() == text  # written twice, it stays the same
-    for picture in ("ablation_toy.svg", "ablation_toy_training.svg"):
+    for picture in ("ablation_toy.svg", "ablation_toy_differences.svg", "ablation_toy_training.svg"):
         root = ElementTree.parse(page.parent / "images" / picture).getroot()
         assert root.tag.endswith("svg") and f"images/{picture}" in text
 
@@ -324,12 +350,63 @@ def test_the_page_has_its_tables_and_keeps_what_is_not_its_own(written):
 def test_a_claim_needs_every_seed(written):
     bench, _ = written
     good, bad = ablation_page.results_of(bench)
-    lucky = ablation_page.Result(good.arm, {0: good.records[0], 1: bad.records[1]})
+    lucky = ablation_page.Result(good.arm, {**good.records, 2: bad.records[2]})
     first = ablation_page.claim_table(bench, [lucky, bad])[2]
     low = float(first.split(" | ")[1].split("[")[1].split(",")[0])
     assert low > 0 and first.endswith("not shown |")  # over studies it looks sure
-    one = [ablation_page.Result(result.arm, {0: result.records[0]}) for result in (good, bad)]
-    assert ablation_page.claim_table(bench, one)[2].endswith("holds (one seed) |")
+    *_, by_seed, _ = first.split(" | ")
+    assert by_seed.count("+") == 3 and by_seed.endswith("+0.000")
+    two = [ablation_page.Result(r.arm, {seed: r.records[seed] for seed in (0, 1)}) for r in (good, bad)]
+    assert ablation_page.claim_table(bench, two)[2].endswith("no verdict (2 of 3 seeds) |")
+
+
+def test_a_record_of_other_settings_is_not_on_the_page(written):
+    bench, page = written
+    assert "Left out" not in page.read_text() and ablation_page.left_out(bench) == []
+    path = bench.record_path(bench.experiment.arms[0], 1)
+    kept = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(kept) | {"fingerprint": "of before"}))
+        assert sorted(ablation_page.results_of(bench)[0].records) == [0, 2]
+        assert "no longer the arm's: good seed 1." in ablation_page.section(bench, ablation_page.results_of(bench))
+    finally:
+        path.write_text(kept)
+
+
+def test_the_luck_of_a_seed_is_measured_between_the_seeds_of_an_arm():
+    def result(command, *values):
+        metrics = [{ablation_page.F1: [x], ablation_page.COSINE: [2 * x]} for x in values]
+        records = {seed: {"metrics": numbers} for seed, numbers in enumerate(metrics)}
+        return ablation_page.Result(Arm("a", "a", command=command), records)
+
+    arms = [result("train", 0.1, 0.3), result("sft", 0.5, 0.5, 0.8), result("none", 0.7, 0.7), result("train", 0.9)]
+    f1, cosine, freedom = ablation_page.seed_spread(arms)  # the base is the same at every seed, one has one alone
+    assert freedom == 3 and f1 == pytest.approx(((0.02 + 0.06) / 3) ** 0.5) and cosine == pytest.approx(2 * f1)
+    (line, _), apart = ablation_page.luck(arms), 1.96 * f1 * 2**0.5
+    assert f"about {apart:.3f} and {2 * apart:.3f} with one seed" in line and f"up to {apart / 3**0.5:.3f}" in line
+    assert ablation_page.luck(arms[3:]) == []
+
+
+def test_what_is_gained_where_the_start_kept_to_the_form(written):
+    bench, _ = written
+    good, bad = ablation_page.results_of(bench)
+    start = ablation_page.Result(replace(bad.arm, command="none"), {})
+    for marks in ("0", "1"):  # none or all of its reports keep to it
+        start.records = {0: bad.records[0] | {"compliant": marks * 12}}
+        assert ablation_page.form_table([start, good]) == [] == ablation_page.form_table([good, bad])
+    start.records = {0: (half := bad.records[0] | {"compliant": "10" * 6})}
+    head, _, _, _, row, _ = ablation_page.form_table([start, good])
+    assert head.startswith("On the 6 test studies in which the bad one kept")
+    f1 = [float(ablation_page.metrics_from_sums(ablation_page.study_statistics(record, "labeler")[::2].sum(0))[
+        ablation_page.F1]) for record in (half, good.records[0])]  # fmt: skip
+    assert row.startswith("| the good one | 3 |") and row.split(" | ")[2].split()[0] == f"{f1[1] - f1[0]:+.3f}"
+
+
+def test_every_curve_of_a_chart_has_a_stroke_of_its_own():
+    names = [f"arm {i}" for i in range(2 * len(charts.COLOURS))]
+    svg = charts.lines("t", {"panel": {name: [(0.0, 0.0), (1.0, float(i))] for i, name in enumerate(names)}})
+    strokes = [line.split("stroke=")[1] for line in svg.splitlines() if line.startswith("<polyline")]
+    assert len(strokes) == 2 * len(names) and len(set(strokes)) == len(names)  # in the legend and in the panel
 
 
 def test_a_choice_shows_what_decides_it(written):
@@ -351,7 +428,7 @@ def test_the_control_is_not_tested_against_itself(written):
     assert ablation_page.p_values(bad, bad, "labeler") == {}
     p = ablation_page.p_values(good, bad, "labeler")["clinical_cosine"]
     assert p < 0.05
-    assert ablation_page.shared_seeds(good, ablation_page.Result(bad.arm, {1: {}, 2: {}})) == [1]
+    assert ablation_page.shared_seeds(good, ablation_page.Result(bad.arm, {2: {}, 3: {}})) == [2]
 
 
 def test_seeds_are_summed_study_by_study(written):

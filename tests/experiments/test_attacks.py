@@ -126,3 +126,15 @@ def test_break_even_by_hand(corpus):
     shares = break_even(corpus)["CCS"]
     loss = 1 - 0.5**0.5
     assert shares == pytest.approx({"finding": loss / (1 + loss), "denial": loss / (1 + loss)}, abs=1e-6)
+
+
+def test_break_even_against_a_reference_that_says_the_opposite(corpus):
+    labels = torch.zeros(4, 14, dtype=torch.long)
+    labels[:2, 0] = POSITIVE
+    labels[2:, :2] = NEGATIVE
+    corpus = type(corpus)(["a"] * 4, labels, ["a"] * 4, labels, ["a"] * 4)
+    half = 0.5**0.5
+    finding = half / (1 + half)  # true: 1 instead of 0; false: 0 instead of sqrt(1/2), which silence earns
+    gain, loss = 2 * (1 - half) + 2 * (1 - half), 2 * 1 + 2 * (1 - half)  # false denial of the first: -1 instead of 0
+    assert break_even(corpus)["CCS"] == pytest.approx({"finding": finding, "denial": loss / (gain + loss)}, abs=1e-6)
+    assert break_even(corpus)["CE-F1"]["denial"] is None

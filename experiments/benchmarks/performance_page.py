@@ -84,7 +84,7 @@ def growth(record: dict) -> str:
             "seconds",
             *(f"{name} s" for name in phases),
             "peak MiB alive",
-            "peak MiB, glibc's default",
+            "peak MiB in a run",
         ]
         cells = [
             [f"{row['value']:,}", f"{row['median']:.2f}", *(f"{row['phases'][name]:.2f}" for name in phases),
@@ -278,7 +278,8 @@ def beside_trl(record: dict) -> str:
         [f"({row['case']})", f"{row['beta']:g}", f"{row['our_seconds']:.2f}", f"{row['trl_seconds']:.2f}",
          f"{row['speed_ratio']:.2f}", verdict(row["speed_ratio"], FASTER[row["case"]], most=False),
          f"{row['our_mib']:.0f}", f"{row['trl_mib']:.0f}", f"{row['memory_ratio']:.2f}",
-         verdict(row["memory_ratio"], ASKED["of TRL's memory"]), f"{row['share_of_peak']:.0%}"]
+         verdict(row["memory_ratio"], ASKED["of TRL's memory"]),
+         f"{row['gflop_needed'] / row['our_seconds'] / record['peak_gflops']:.0%}"]
         for row in record["rows"]
     ]  # fmt: skip
     header = ["case", "beta", "our s", "TRL's s", "times as fast", "", "our MiB", "TRL's MiB",

@@ -27,13 +27,7 @@ def words(text: str) -> list[str]:
 
 def bleu(generated: list[str], reference: list[str], order: int = 4) -> Tensor:
     """B reports and their references -> smoothed sentence BLEU of the given order, (B,) in [0, 1]."""
-    return torch.tensor([_bleu(words(a), words(b), order)[-1] for a, b in zip(generated, reference, strict=True)])
-
-
-def bleu_mean(generated: list[str], reference: list[str]) -> Tensor:
-    """B reports and their references -> mean of smoothed sentence BLEU-1 to BLEU-4, (B,) in [0, 1]."""
-    rows = [_bleu(words(a), words(b), 4) for a, b in zip(generated, reference, strict=True)]
-    return torch.tensor(rows).reshape(-1, 4).mean(dim=1)
+    return torch.tensor([_bleu(words(a), words(b), order) for a, b in zip(generated, reference, strict=True)])
 
 
 def rouge_l(generated: list[str], reference: list[str]) -> Tensor:
@@ -41,22 +35,20 @@ def rouge_l(generated: list[str], reference: list[str]) -> Tensor:
     return torch.tensor([_rouge_l(words(a), words(b)) for a, b in zip(generated, reference, strict=True)])
 
 
-def _bleu(generated: list[str], reference: list[str], order: int) -> list[float]:
-    """BLEU-1 to BLEU-order of one pair."""
+def _bleu(generated: list[str], reference: list[str], order: int) -> float:
+    """BLEU of one pair."""
     if not generated or not reference:
-        return [0.0] * order
-    brevity = min(0.0, 1 - len(reference) / len(generated))
-    scores, log_precisions = [], 0.0
+        return 0.0
+    log_precisions = 0.0
     for n in range(1, order + 1):
         ours, theirs = _ngrams(generated, n), _ngrams(reference, n)
         added = 1 if n > 1 else 0
         matches = sum(min(count, theirs[gram]) for gram, count in ours.items() if gram in theirs) + added
         total = max(len(generated) - n + 1, 0) + added
         if matches == 0:  # only for n = 1: no word in common
-            return [0.0] * order
+            return 0.0
         log_precisions += math.log(matches / total)
-        scores.append(math.exp(brevity + log_precisions / n))
-    return scores
+    return math.exp(min(0.0, 1 - len(reference) / len(generated)) + log_precisions / order)
 
 
 def _ngrams(tokens: list[str], n: int) -> Counter:

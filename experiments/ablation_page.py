@@ -29,12 +29,14 @@ from mrg_grpo.metrics.clinical import clinical_statistics, metrics_from_sums
 from mrg_grpo.metrics.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
 
 F1, COSINE = "f1_micro_13_uncertain_positive", "clinical_cosine"
-SHOWN = (
+Column = tuple[str, str, str]
+"""Judge, metric and name."""
+SHOWN: tuple[Column, ...] = (
     ("labeler", F1, "micro F1, 13 conditions"),
     ("reader", F1, "micro F1 by the generator's reader"),
     ("labeler", COSINE, "clinical cosine"),
 )
-"""Judge, metric and name of the bars."""
+"""Of the bars."""
 TESTED = {F1: "micro F1, 13", "f1_macro_13_uncertain_positive": "macro F1, 13", COSINE: "clinical cosine"}
 DESCRIBED = {
     "mccs": f"MCCS at {MARGIN}", "polarity_accuracy": "polarity accuracy", "omission_rate": "omission",
@@ -90,28 +92,23 @@ def results_of(bench: Bench) -> list[Result]:
     """The arms that have records of the settings they have now, in the experiment's order."""
     found = []
     for arm in bench.experiment.arms:
-        records = {
-            r["seed"]: r for r in records_of(bench, arm) if r["fingerprint"] == bench.fingerprint(arm, r["seed"])
-        }
+        records = {record["seed"]: record for record in records_of(bench, arm)}
         if records and arm.shown:
             found.append(Result(arm, records))
     return found
 
 
-def records_of(bench: Bench, arm: Arm) -> list[dict[str, Any]]:
-    """All that are kept, those of earlier settings too."""
+def records_of(bench: Bench, arm: Arm, of_now: bool = True) -> list[dict[str, Any]]:
+    """Its kept records of the settings and weights that the arm has now, or those of others."""
     paths = sorted((bench.results / bench.name).glob(f"{arm.name}-seed*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [r for r in records if (r["fingerprint"] == bench.fingerprint(arm, r["seed"])) == of_now]
 
 
 def left_out(bench: Bench) -> list[str]:
     """Arms and seeds whose records are of other settings or weights than the arm has now."""
-    return [
-        f"{arm.name} seed {record['seed']}"
-        for arm in bench.experiment.arms
-        for record in records_of(bench, arm)
-        if record["fingerprint"] != bench.fingerprint(arm, record["seed"])
-    ]
+    arms = bench.experiment.arms
+    return [f"{arm.name} seed {record['seed']}" for arm in arms for record in records_of(bench, arm, of_now=False)]
 
 
 def judges(results: Sequence[Result]) -> list[str]:
@@ -181,15 +178,32 @@ def description_table(results: Sequence[Result]) -> list[str]:
     return lines
 
 
+def differences(
+    before: Result, after: Result, seeds: Sequence[int], columns: Sequence[Column], studies: Tensor | None = None
+) -> list[Interval]:
+    """After minus before in each of the columns, paired over studies; studies (S,): of those that are True."""
+    kept = slice(None) if studies is None else studies
+    of_judge = {
+        judge: bootstrap_difference(*(arm.statistics(judge, seeds)[kept] for arm in (before, after)), metrics_from_sums)
+        for judge in {judge for judge, _, _ in columns}
+    }
+    return [of_judge[judge][name] for judge, name, _ in columns]
+
+
 def claim_table(bench: Bench, results: Sequence[Result]) -> list[str]:
     """Each claim with its difference, over studies and seed by seed."""
     rows = [row for claim in bench.experiment.claims if (row := claim_row(claim, results))]
-    heads = ["claim", *(head for _, _, head in compared(results)), "micro F1, seed by seed", "seen here"]
-    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows] if rows else []
+    return [*claim_head("claim", results), *rows] if rows else []
 
 
-def compared(results: Sequence[Result]) -> list[tuple[str, str, str]]:
-    """Judge, metric and name of a claim's columns."""
+def claim_head(first: str, results: Sequence[Result]) -> list[str]:
+    """The two lines above the rows of `claim_row`."""
+    heads = [first, *(head for _, _, head in compared(results)), "micro F1, seed by seed", "seen here"]
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+
+
+def compared(results: Sequence[Result]) -> list[Column]:
+    """A claim's columns."""
     columns = [("labeler", F1, "micro F1"), ("labeler", COSINE, "clinical cosine"), ("reader", F1, "micro F1, reader")]
     return [column for column in columns if column[0] in judges(results)]
 
@@ -207,9 +221,8 @@ def claim_row(claim: Claim, results: Sequence[Result]) -> str:
     seeds, cells, signs, by_seed = shared_seeds(better, than), [], [], ""
     if not seeds:
         return ""
-    for judge, name, _ in compared(results):
-        pair = (than.statistics(judge, seeds), better.statistics(judge, seeds))
-        i = bootstrap_difference(*pair, metrics_from_sums)[name]
+    columns = compared(results)
+    for (judge, name, _), i in zip(columns, differences(than, better, seeds, columns)):
         cells.append(with_interval(i, "+"))
         if name == F1:
             ones, others = ([seed_value(arm, judge, seed) for seed in seeds] for arm in (better, than))
@@ -267,17 +280,16 @@ def form_table(results: Sequence[Result]) -> list[str]:
     kept = torch.tensor([mark == "1" for mark in record["compliant"]])
     if kept.all() or not kept.any():
         return []
+    columns = compared(results)
     lines = [f"On the {int(kept.sum())} test studies in which {start.arm.title} kept to the form:", "",
-             f"| arm minus {start.arm.title} | seeds | {' | '.join(head for _, _, head in compared(results))} |",
-             "|---" * (2 + len(compared(results))) + "|"]  # fmt: skip
+             f"| arm minus {start.arm.title} | seeds | {' | '.join(head for _, _, head in columns)} |",
+             "|---" * (2 + len(columns)) + "|"]  # fmt: skip
     for result in results:
-        seeds, cells = sorted(result.records), []
         if result is start:
             continue
-        for judge, name, _ in compared(results):
-            before = study_statistics(record, judge)[kept] * len(seeds)  # greedy: the same at every seed
-            i = bootstrap_difference(before, result.statistics(judge, seeds)[kept], metrics_from_sums)[name]
-            cells.append(with_interval(i, "+"))
+        seeds = sorted(result.records)
+        before = Result(start.arm, dict.fromkeys(seeds, record))  # greedy: the same at every seed
+        cells = [with_interval(i, "+") for i in differences(before, result, seeds, columns, kept)]
         lines.append(f"| {result.arm.title} | {len(seeds)} | {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -328,8 +340,8 @@ def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
     series = [title for _, _, title in shown]
     studies = len(next(iter(results[0].records.values()))["studies"])
     counts = sorted({len(result.records) for result in results})
-    seeds = f"{counts[0]} to {counts[-1]} seeds an arm" if len(counts) > 1 else f"seeds an arm: {counts[0]}"
-    note = f"{studies:,} test studies, 95% intervals over studies; {seeds}, taken together"
+    counted = f"{counts[0]} to {counts[-1]} seeds an arm" if len(counts) > 1 else f"seeds an arm: {counts[0]}"
+    note = f"{studies:,} test studies, 95% intervals over studies; {counted}, taken together"
     question = bench.experiment.question
     groups = {r.arm.title: [bar(bootstrap(r.statistics(judge, sorted(r.records)), metrics_from_sums)[name])
                             for judge, name, _ in shown] for r in results}  # fmt: skip
@@ -340,14 +352,16 @@ def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
             f"{question}: over training, mean of the seeds", panels, "share of the run's steps", x_range=(0, 1)
         ),
     }
-    differences = differences_from(control_of(bench, results), results, shown)
-    if differences:
-        edge = max(abs(end) for cells in differences.values() for cell in cells for end in cell)
+    control = control_of(bench, results)
+    others = beside(control, results)
+    if control and others:
+        bars = {arm.arm.title: [bar(i) for i in differences(control, arm, seeds, shown)] for arm, seeds in others}
+        edge = max(abs(end) for cells in bars.values() for cell in cells for end in cell)
         edge = charts.ticks([-edge, edge])[-1]
-        title = f"{question}: minus {control_of(bench, results).arm.title}"
         files[f"ablation_{bench.name}_differences.svg"] = charts.bars(
-            title, differences, series, -edge, edge, note=note.replace("taken together", "on those both have"), digits=3
-        )
+            f"{question}: minus {control.arm.title}", bars, series, -edge, edge,
+            note=note.replace("taken together", "on those both have"), digits=3,
+        )  # fmt: skip
     return files
 
 
@@ -355,19 +369,12 @@ def bar(interval: Interval) -> tuple[float, float, float]:
     return float(interval.value), float(interval.low), float(interval.high)
 
 
-def differences_from(
-    control: Result | None, results: Sequence[Result], shown: Sequence[tuple[str, str, str]]
-) -> dict[str, list[tuple[float, float, float]]]:
-    """Title of every other arm -> its paired difference from the control in each of the shown numbers."""
-    found = {}
-    for result in results:
-        seeds = shared_seeds(control, result) if control and result is not control else []
-        if control and seeds:
-            found[result.arm.title] = [
-                bar(bootstrap_difference(control.statistics(judge, seeds), result.statistics(judge, seeds),
-                                         metrics_from_sums)[name]) for judge, name, _ in shown
-            ]  # fmt: skip
-    return found
+def beside(control: Result | None, results: Sequence[Result]) -> list[tuple[Result, list[int]]]:
+    """Every other arm that has seeds of the control, and those."""
+    if control is None:
+        return []
+    pairs = [(result, shared_seeds(control, result)) for result in results if result is not control]
+    return [(result, seeds) for result, seeds in pairs if seeds]
 
 
 def control_of(bench: Bench, results: Sequence[Result]) -> Result | None:
@@ -385,7 +392,7 @@ def section(bench: Bench, results: Sequence[Result]) -> str:
     lines += [f"`python {script}{' --quick' if bench.label else ''}`, {len(records)} runs.", ""]
     lines += [f"Left out, since their settings are no longer the arm's: {', '.join(old)}.", ""] if old else []
     lines += [f"![results](images/ablation_{bench.name}.svg)", ""]
-    if control and len(results) > 1:
+    if control and beside(control, results):
         lines += [f"![differences from {control.arm.name}](images/ablation_{bench.name}_differences.svg)", ""]
     lines += [*efficacy_table(results, control), "", *luck(results)]
     lines += [*claims, ""] if claims else []
@@ -404,8 +411,7 @@ def paper_section(benches: Sequence[Bench]) -> str:
         results = results_of(bench)
         rows = [row for c in bench.experiment.claims if c.of_paper and (row := claim_row(c, results))]
         if rows and not lines:
-            heads = ["sentence", *(head for _, _, head in compared(results)), "micro F1, seed by seed", "seen here"]
-            lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+            lines = claim_head("sentence", results)
         if rows:
             lines += [f"| **{bench.experiment.question}**{' |' * (lines[0].count('|') - 1)}", *rows]
     return "\n".join([*lines, ""])

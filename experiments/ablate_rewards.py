@@ -5,9 +5,10 @@
 Every GRPO arm has the settings of experiments/phantom.toml and a task term of weight 0.75 beside the format term of
 0.25; the term alone differs. Token-level training goes on from the same base, on the same references, for the time that
 the MCCS arm's steps take; at its own learning rate and at that of GRPO, since neither was tuned. In that time it sees
-six to nine times as many studies, so one arm sees only those that GRPO sees, 8 a step for 150 steps. The base keeps to
-the form in half of its reports, and whoever learns the form alone gains by that: NLG rewards are held against an arm
-that is paid for nothing else. MCCS and CE-F1 without the format term and without thinking: ablate_format.py.
+six to nine times as many studies, so one arm sees only those that GRPO sees, 8 a step for 150 steps. Its targets hold a
+think block written from the labels of the reference, so one arm learns the report alone. The base keeps to the form in
+half of its reports, and whoever learns the form alone gains by that: NLG rewards are held against an arm that is paid
+for nothing else. MCCS and CE-F1 without the format term and without thinking: ablate_format.py.
 """
 
 from ablation import Arm, Claim, Experiment, main
@@ -29,6 +30,13 @@ EXPERIMENT = Experiment(
             ("sft.learning_rate=1e-3", "sft.batch_size=8"),
             "sft",
         ),
+        Arm(
+            "sft-no-think",
+            "token-level, report alone, same time, rate 1e-3",
+            ("sft.learning_rate=1e-3", "prompt.think=false"),
+            "sft",
+            same_time_as="mccs",
+        ),
         Arm("format-only", "GRPO, format term alone", (NONE,)),
         Arm("bleu", "GRPO, BLEU", (NONE, "reward.weights.bleu=0.75")),
         Arm("rouge", "GRPO, ROUGE-L", (NONE, "reward.weights.rouge_l=0.75")),
@@ -44,7 +52,9 @@ EXPERIMENT = Experiment(
         Claim("Label rewards beat token-level supervision", "mccs", "sft", of_paper=True),
         Claim("Label rewards beat token-level supervision", "mccs", "sft-1e-3", of_paper=True),
         Claim("Label rewards beat token-level supervision", "mccs", "sft-studies"),
+        Claim("Label rewards beat token-level supervision", "mccs", "sft-no-think"),
         Claim("Label rewards beat token-level supervision", "ce_f1", "sft"),
+        Claim("A think block of labels helps token-level training", "sft-1e-3", "sft-no-think"),
         Claim("NLG rewards help clinical efficacy", "nlg", "format-only", of_paper=True),
         Claim("NLG rewards help clinical efficacy", "bleu", "format-only"),
         Claim("NLG rewards help clinical efficacy", "rouge", "format-only"),

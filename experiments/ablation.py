@@ -270,10 +270,12 @@ def steps_in_time(bench: Bench, arm: Arm, seed: int, folder: Path, settings: lis
         return load_config(folder / "config.toml").run.steps
     other = bench.experiment.arm(arm.same_time_as)
     theirs = bench.settings(other, seed)
-    name = bench.fingerprint(other, seed)  # one pair of probes for all arms of this command: their steps cost the same
+    # one pair of probes for all arms of this command and form: their steps cost the same
+    name = bench.fingerprint(other, seed)
+    form = "" if load_config(bench.config, settings).prompt.think else "-no-think"
     with PROBING:
         slow = seconds_of_a_step(bench, other.command, theirs, bench.runs / f"{name}-probe")
-        fast = seconds_of_a_step(bench, arm.command, settings, bench.runs / f"{name}-{arm.command}-probe")
+        fast = seconds_of_a_step(bench, arm.command, settings, bench.runs / f"{name}-{arm.command}{form}-probe")
     return max(1, round(load_config(bench.config, theirs).run.steps * slow / fast))
 
 

@@ -152,6 +152,9 @@ def test_token_level_training_gets_the_time_of_the_other_arm(bench, called):
     twin = replace(ARMS[2], name="twin", settings=("sft.learning_rate=1e-3",))
     ablation.run_arm(replace(bench, experiment=replace(TOY, arms=(*ARMS, twin))), twin, 0)
     assert len(called) == 5 and called[4][1]["run.steps"] == "24"  # by the same probe
+    brief = replace(ARMS[2], name="brief", settings=("prompt.think=false",))
+    ablation.run_arm(replace(bench, experiment=replace(TOY, arms=(*ARMS, brief))), brief, 0)
+    assert [name for name, _, _ in called[5:]] == ["sft", "sft"]  # shorter targets, other seconds: a probe of its own
 
 
 def test_arms_side_by_side_run_what_they_build_on_first_and_once(bench, called):
@@ -223,7 +226,7 @@ def test_arms_without_mccs_outlive_a_new_margin():
     rewards = EXPERIMENTS[0]
     moved = Bench(rewards, added=("reward.mccs.margin=0.3",))
     same = {arm.name for arm in rewards.arms if moved.fingerprint(arm, 0) == Bench(rewards).fingerprint(arm, 0)}
-    moving = {"mccs", "rarity", "sft", "sft-1e-3"}  # the last two have the time of the first
+    moving = {"mccs", "rarity", "sft", "sft-1e-3", "sft-no-think"}  # the last three have the time of the first
     assert same == {arm.name for arm in rewards.arms} - moving
 
 

@@ -8,7 +8,8 @@ the MCCS arm's steps take; at its own learning rate and at that of GRPO, since n
 six to nine times as many studies, so one arm sees only those that GRPO sees, 8 a step for 150 steps. Its targets hold a
 think block written from the labels of the reference, so one arm learns the report alone. The base keeps to the form in
 half of its reports, and whoever learns the form alone gains by that: NLG rewards are held against an arm that is paid
-for nothing else. MCCS and CE-F1 without the format term and without thinking: ablate_format.py.
+for nothing else. Rarity weights lower cosines, so that a margin chosen for plain MCCS cuts more of them: two margins.
+MCCS and CE-F1 without the format term and without thinking: ablate_format.py.
 """
 
 from ablation import Arm, Claim, Experiment, main
@@ -38,13 +39,19 @@ EXPERIMENT = Experiment(
             same_time_as="mccs",
         ),
         Arm("format-only", "GRPO, format term alone", (NONE,)),
-        Arm("bleu", "GRPO, BLEU", (NONE, "reward.weights.bleu=0.75")),
-        Arm("rouge", "GRPO, ROUGE-L", (NONE, "reward.weights.rouge_l=0.75")),
         Arm("nlg", "GRPO, BLEU and ROUGE-L", (NONE, "reward.weights.bleu=0.375", "reward.weights.rouge_l=0.375")),
         Arm("ce_f1", "GRPO, CE-F1", (NONE, "reward.weights.ce_f1=0.75")),
         Arm("unsigned", "GRPO, unsigned cosine", (NONE, "reward.weights.unsigned_cosine=0.75")),
         Arm("ccs", "GRPO, CCS (no margin)", (NONE, "reward.weights.ccs=0.75")),
         Arm("rarity", "GRPO, rarity MCCS (margin 0.6)", ("reward.mccs.weighting=rarity",)),
+        Arm(
+            "rarity-0.2",
+            "GRPO, rarity MCCS (margin 0.2)",
+            ("reward.mccs.weighting=rarity", "reward.mccs.margin=0.2"),
+        ),
+        # last, since ablate_rare.py goes without them: an arm has one colour on the pictures of both
+        Arm("bleu", "GRPO, BLEU", (NONE, "reward.weights.bleu=0.75")),
+        Arm("rouge", "GRPO, ROUGE-L", (NONE, "reward.weights.rouge_l=0.75")),
     ),
     control="mccs",
     quick=("base", "mccs", "sft", "nlg", "ce_f1", "rarity"),
@@ -66,6 +73,7 @@ EXPERIMENT = Experiment(
         Claim("The sign helps", "ccs", "unsigned"),
         Claim("The margin helps", "mccs", "ccs"),
         Claim("Rarity weights help", "rarity", "mccs"),
+        Claim("Rarity weights help", "rarity-0.2", "mccs-0.2"),
     ),
 )
 

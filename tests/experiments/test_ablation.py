@@ -233,7 +233,7 @@ def test_arms_without_mccs_outlive_a_new_margin():
 @pytest.mark.parametrize(
     ("setting", "moved"),
     [
-        ("reward.mccs.zero_vectors=0.0", {"mccs", "mccs-0.2", "rarity", "ccs", "unsigned"}),
+        ("reward.mccs.zero_vectors=0.0", {"mccs", "mccs-0.2", "rarity", "rarity-0.2", "ccs", "unsigned"}),
         ("reward.mccs.weighting=rarity", {"mccs", "mccs-0.2", "ccs"}),  # rarity has it as it is
     ],
 )
@@ -382,12 +382,19 @@ def test_the_luck_of_a_seed_is_measured_between_the_seeds_of_an_arm():
         records = {seed: {"metrics": numbers} for seed, numbers in enumerate(metrics)}
         return ablation_page.Result(Arm("a", "a", command=command), records)
 
-    arms = [result("train", 0.1, 0.3), result("sft", 0.5, 0.5, 0.8), result("none", 0.7, 0.7), result("train", 0.9)]
+    arms = [result("train", 0.1, 0.3), result("sft", 0.5, 0.5, 0.8), result("none", 0.7, 0.7), result("train", 0.9),
+            result("sft", 0.2, 0.2)]  # fmt: skip
     f1, cosine, freedom = ablation_page.seed_spread(arms)  # the base is the same at every seed, one has one alone
-    assert freedom == 3 and f1 == pytest.approx(((0.02 + 0.06) / 3) ** 0.5) and cosine == pytest.approx(2 * f1)
-    (line, _), apart = ablation_page.luck(arms), 1.96 * f1 * 2**0.5
+    assert freedom == 4 and f1 == pytest.approx(((0.02 + 0.06) / 4) ** 0.5) and cosine == pytest.approx(2 * f1)
+    (line, _), apart = ablation_page.luck(arms), ablation_page.t_quantile(4) * f1 * 2**0.5
     assert f"about {apart:.3f} and {2 * apart:.3f} with one seed" in line and f"up to {apart / 3**0.5:.3f}" in line
     assert ablation_page.luck(arms[3:]) == []
+
+
+@pytest.mark.parametrize("freedom", [4, 8, 10, 30, 1000])
+def test_the_quantile_of_t(freedom):
+    scipy_stats = pytest.importorskip("scipy.stats")  # comes with scikit-learn
+    assert ablation_page.t_quantile(freedom) == pytest.approx(scipy_stats.t.ppf(0.975, freedom), rel=3e-3)
 
 
 def test_what_is_gained_where_the_start_kept_to_the_form(written):

@@ -156,7 +156,7 @@ class MccsConfig:
     weighting: str = "none"
     """"none" as in the paper, or "rarity": each signed entry weighted by -log of its share of the training split."""
     zero_vectors: float = 1.0
-    """CCS where both reports mention nothing."""
+    """CCS where both reports mention nothing, 0 to 1."""
 
 
 @dataclass
@@ -371,6 +371,8 @@ def check(config: Config) -> Config:
         raise UserError(f"grpo.clip_low: {config.grpo.clip_low} must be below 1, usual is 0.2")
     if not 0 <= config.reward.mccs.margin < 1:
         raise UserError(f"reward.mccs.margin: {config.reward.mccs.margin} must be at least 0 and below 1")
+    if not 0 <= config.reward.mccs.zero_vectors <= 1:
+        raise UserError(f"reward.mccs.zero_vectors: {config.reward.mccs.zero_vectors} must be from 0 to 1, a cosine")
     if not any(config.reward.weights.values()):
         raise UserError("reward.weights: every weight is 0; give at least one term a weight, for example mccs = 0.75")
     if not (config.data.views.isascii() and config.data.views.isdigit()) and config.data.views not in (

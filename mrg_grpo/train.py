@@ -28,6 +28,7 @@ from mrg_grpo.comparison import before_after
 from mrg_grpo.config import Config
 from mrg_grpo.credentialed import banner
 from mrg_grpo.data.study import Study
+from mrg_grpo.errors import UserError
 from mrg_grpo.evaluate import (
     Judged,
     config_labeler,
@@ -140,10 +141,21 @@ def rarity(config: Config, studies: list[Study], labeler: CheXbert, folder: Path
     kept = stored.read_text(encoding="utf-8") if stored and stored.exists() and holds_run(stored.parent) else None
     kept = ranks.from_first(kept)
     if kept is not None:
-        return torch.tensor(json.loads(kept))
+        return weights_in(kept, f"{folder}/{RARITY}")
     weights = rarity_weights(ranks.sharded(labeler.label, [study.report for study in studies]))
     if stored:
         write_whole(stored, json.dumps(weights.tolist(), indent=1))
+    return weights
+
+
+def weights_in(text: str, name: str) -> Tensor:
+    """The (2, 13) weights that a run has kept; UserError where the file no longer holds such."""
+    try:
+        weights = torch.tensor(json.loads(text), dtype=torch.float32)
+    except (ValueError, TypeError):
+        weights = torch.empty(0)
+    if weights.shape != (2, 13) or not (weights.isfinite() & (weights > 0)).all():
+        raise UserError(f"{name}: not two rows of 13 numbers above 0; put the run's own file back, or begin a new run")
     return weights
 
 

@@ -33,6 +33,7 @@ def write(tmp_path, text):
         ("[reward.mccs]\nmargin = 1.0", "below 1"),
         ("[reward.weights]\nmccs = 0", "every weight is 0"),
         ("[data]\nform = 'iu_xray_r2gen'", "needs the folder"),
+        ("[reward.mccs]\nzero_vectors = 5", "must be from 0 to 1"),
         ("[data]\nviews = 'left'", "must be"),
         ("[run\n", "not valid TOML"),
     ],

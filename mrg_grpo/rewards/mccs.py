@@ -30,14 +30,15 @@ def clinical_cosine(
 ) -> Tensor:
     """CCS: class ids (..., 14) x (..., 14) -> cosine (...,) in [-1, 1].
 
-    weights (2, 13), from `rarity_weights`: each entry of both vectors is multiplied by row 0 where it is +1 and by
-    row 1 where it is -1. zero_vectors is the value where both vectors are empty; where just one is, it is 0.
+    weights (2, 13), finite, from `rarity_weights`: each entry of both vectors is multiplied by row 0 where it is +1 and
+    by row 1 where it is -1. zero_vectors is the value where both reports mention nothing; where just one does, it is 0.
     """
     a, b = signed_vectors(generated), signed_vectors(reference)  # (..., 13)
+    silent = _silent(a, b)
     if weights is not None:
         weights = weights.to(a)
         a, b = (torch.where(v > 0, weights[0], weights[1]) * v for v in (a, b))
-    return _cosine(a, b, zero_vectors)
+    return _cosine(a, b).masked_fill(silent, zero_vectors)
 
 
 def unsigned_cosine(generated: Tensor, reference: Tensor, zero_vectors: float = 1.0) -> Tensor:
@@ -45,15 +46,20 @@ def unsigned_cosine(generated: Tensor, reference: Tensor, zero_vectors: float = 
 
     "No pleural effusion" and "pleural effusion" are the same to it. zero_vectors as in `clinical_cosine`.
     """
-    return _cosine(signed_vectors(generated).abs(), signed_vectors(reference).abs(), zero_vectors)
+    a, b = signed_vectors(generated).abs(), signed_vectors(reference).abs()
+    return _cosine(a, b).masked_fill(_silent(a, b), zero_vectors)
 
 
-def _cosine(a: Tensor, b: Tensor, zero_vectors: float) -> Tensor:
-    """Vectors (..., 13) x (..., 13) -> cosine (...,); zero_vectors where both are empty, 0 where one is."""
+def _silent(a: Tensor, b: Tensor) -> Tensor:
+    """Vectors (..., 13) x (..., 13), not yet weighted -> (...,) whether neither mentions anything."""
+    return ~(a.any(dim=-1) | b.any(dim=-1))
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Vectors (..., 13) x (..., 13) -> cosine (...,); 0 where a vector is 0."""
     aa, bb = a.square().sum(dim=-1), b.square().sum(dim=-1)
     # dot / sqrt(aa * bb), not dot / (|a| |b|): equal vectors then give 1 to the last bit
-    cosine = ((a * b).sum(dim=-1) / (aa * bb).sqrt().clamp(min=1e-12)).clamp(-1.0, 1.0)
-    return cosine.masked_fill((aa == 0) & (bb == 0), zero_vectors)
+    return ((a * b).sum(dim=-1) / (aa * bb).sqrt().clamp(min=1e-12)).clamp(-1.0, 1.0)
 
 
 def mccs(

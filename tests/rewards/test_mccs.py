@@ -64,6 +64,13 @@ def test_zero_vectors():
     assert mccs(zero, one, 0.0).item() == 0.0
 
 
+def test_weights_of_zero_make_no_empty_report():
+    one, other = torch.ones(1, 14, dtype=torch.long), torch.full((1, 14), 2)
+    nothing = torch.zeros(2, 13)
+    assert clinical_cosine(one, other, nothing).item() == 0.0 and mccs(one, one, 0.0, nothing).item() == 0.0
+    assert clinical_cosine(one * 0, one * 0, nothing).item() == 1.0
+
+
 def test_rarity_weights_by_hand():
     labels = torch.zeros(8, 14, dtype=torch.long)
     labels[:3, 0], labels[3:8, 0] = 3, 2

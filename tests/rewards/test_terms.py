@@ -1,5 +1,6 @@
 """The terms that a configuration can name, through `Rewards`: the unsigned cosine, and MCCS with rarity weights."""
 
+import json
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
+from mrg_grpo.errors import UserError
 from mrg_grpo.rewards import Rewards
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights, unsigned_cosine
 from mrg_grpo.train import rarity
@@ -91,5 +93,11 @@ def test_a_run_keeps_its_rarity_weights(tmp_path):
     (tmp_path / "config.toml").touch()  # the run has begun
     # a resumed run asks no labeler, so its reward cannot change under way
     assert torch.equal(rarity(config, train, None, tmp_path), first)
+    rows = [[1.0] * 13] * 2
+    for spoiled in ("{", "[1, 2]", "[[1], [2, 3]]", json.dumps([[0.0, *rows[0][1:]], rows[1]]), json.dumps(rows * 2),
+                    json.dumps(rows).replace("1.0", "NaN", 1), '{"a": 1}'):  # fmt: skip
+        (tmp_path / "rarity_weights.json").write_text(spoiled)
+        with pytest.raises(UserError, match=r"rarity_weights\.json: not two rows of 13 numbers above 0"):
+            rarity(config, train, None, tmp_path)
     config.reward.mccs.weighting = "none"
     assert rarity(config, train, labeler, tmp_path) is None

@@ -2,7 +2,8 @@
 
     python experiments/ablate_margin.py --seeds 0 1 2
 
-A higher margin pays nothing for more of the reports (nothing to tell them apart by) and stretches the rest.
+A higher margin pays nothing for more of the reports (nothing to tell them apart by) and stretches the rest, by
+1/(1 - m), which also changes what the clinical term weighs beside the form.
 All arms are judged by MCCS at 0.2 in the tables, whatever they were rewarded with.
 
 The default is to be the margin with the highest micro F1 on the validation split, all seeds together; the test split

@@ -11,7 +11,8 @@ Deliberate choices
 * A sentence is a finding where the labeler reads anything positive or uncertain among the 13 conditions in it alone, a
   denial where it reads only negatives. Dropping "no effusion but a nodule" drops both.
 * The negation flip takes the negation out and leaves the rest: "No pleural effusion" -> "Pleural effusion". "The heart
-  is normal" holds no negation and stays.
+  is normal" holds no negation and stays. On labels it exists twice: every denial turned, and those alone that the text
+  turns, so that the text can be held against what it says.
 * What a blind attack writes is one plain sentence per condition ("There is cardiomegaly.").
 
 S studies.
@@ -38,14 +39,19 @@ BLIND = {
 HARMLESS = {
     "copy": "the true report",
     "shuffled": "its sentences shuffled",
-    "paraphrase": "the same case in other words",
+    "paraphrase": "the same findings in other words",
 }
 CHANGED = {
     "repeated": "the true report, three times over",
     "hedged": "every finding hedged",
     "omit_findings": "every finding left out",
     "findings_only": "findings only, denials left out",
+    "common_left_out": "the five common denials left out",
+    "rare_left_out": "all other denials left out",
+    "one_left_out": "its commonest denial left out",
+    "one_turned": "its commonest denial turned into a finding",
     "negation_flip": "every denial turned into a finding",
+    "negation_turned": 'every denial with a "no" turned into a finding',
 }
 TITLES = HARMLESS | CHANGED | BLIND
 
@@ -78,6 +84,31 @@ _NEGATIONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 
 
+_OTHER_WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), new)
+    for pattern, new in (
+        (r"\bthere (?:is|are) no (?:evidence of )?", "no "),
+        (r"\b(?:without|no) evidence (?:of|for) ", "no "),
+        (r"\b(?:is|are) (?:seen|identified|noted|demonstrated|visualized)\b", "can be made out"),
+        (r"\bwithin normal limits\b", "normal"),
+        (r"\bunremarkable\b", "normal"),
+        (r"\bheart size\b", "size of the heart"),
+        (r"\bcardiomediastinal silhouette\b", "cardiomediastinal contour"),
+        (r"\bpleural effusions?\b", "pleural fluid"),
+        (r"\bfocal consolidation\b", "focal area of consolidation"),
+        (r"\bairspace disease\b", "airspace opacity"),
+        (r"\bopacities\b", "opacification"),
+        (r"\bcardiomegaly\b", "enlarged heart"),
+        (r"\b(?:mild|minimal) ", "slight "),
+        (r"\bdegenerative changes\b", "degenerative disease"),
+        (r"\bosseous structures\b", "bones"),
+        (r"\bbony (?:structures|thorax)\b", "bones of the thorax"),
+        (r"\bconsistent with\b", "in keeping with"),
+    )
+)
+"""Common phrases of real reports, and others of the same meaning."""
+
+
 # ---- labels: class ids (S, 14) -> class ids (S, 14)
 
 
@@ -96,6 +127,34 @@ def findings_only(labels: Tensor) -> Tensor:
 
 def negation_flip(labels: Tensor) -> Tensor:
     return _with(labels, labels[:, :13].masked_fill(labels[:, :13] == NEGATIVE, POSITIVE))
+
+
+def turned_by_text(labels: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """(S, 13) bool: denials that a reader of the texts saw denied before the negations went, and stated after."""
+    return (labels[:, :13] == NEGATIVE) & (before[:, :13] == NEGATIVE) & (after[:, :13] == POSITIVE)
+
+
+def stated(labels: Tensor, where: Tensor) -> Tensor:
+    """Positive where (S, 13) is True."""
+    return _with(labels, labels[:, :13].masked_fill(where, POSITIVE))
+
+
+def left_out(labels: Tensor, where: Tensor) -> Tensor:
+    """Blank where (S, 13) is True."""
+    return _with(labels, labels[:, :13].masked_fill(where, BLANK))
+
+
+def denials(labels: Tensor, train: Tensor) -> dict[str, Tensor]:
+    """Which denials (S, 13): the five conditions most often denied in training, the others, a report's commonest."""
+    denied = labels[:, :13] == NEGATIVE
+    common = torch.tensor(most_denied(train)) == NEGATIVE
+    counts = (train[:, :13] == NEGATIVE).sum(dim=0)
+    first = (denied * (counts + 1)).argmax(dim=1, keepdim=True)
+    return {
+        "common": denied & common,
+        "rare": denied & ~common,
+        "one": denied & (torch.arange(13) == first),
+    }
 
 
 def hedged(labels: Tensor) -> Tensor:
@@ -153,6 +212,18 @@ def shuffled(report: str, key: str) -> str:
     parts = sentences(report)
     random.Random(key).shuffle(parts)
     return " ".join(parts)
+
+
+def reworded(report: str) -> str:
+    """The same findings in other words, by _OTHER_WORDS."""
+    return " ".join(_other_words(sentence) for sentence in sentences(report))
+
+
+def _other_words(sentence: str) -> str:
+    turned = sentence
+    for pattern, new in _OTHER_WORDS:
+        turned = pattern.sub(new, turned)
+    return turned[:1].upper() + turned[1:]
 
 
 def keep_sentences(reports: list[str], labels_of: dict[str, Sequence[int]], kind: str) -> list[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import attacks
 import charts
 
+from mrg_grpo.conditions import CONDITIONS
+
 MARKER = "<!-- reward_audit -->"
 HONEST = "best_constant"
 KINDS = (
@@ -16,12 +18,14 @@ KINDS = (
     ("the true report with one habit", attacks.CHANGED),
     (
         "needs no picture",
-        {**attacks.BLIND, HONEST: "the best constant list of findings and denials, each reward's own"},
+        {**attacks.BLIND, HONEST: "the best constant list of findings and denials found, each reward's own"},
     ),
 )
 SHOWN = {"omit_findings": "leaves out every finding (abnormal studies)", "negation_flip": "every denial turned around",
          "five_negatives": "five denials, always the same", "another_study": "the report of another study"}  # fmt: skip
 """The attacks of the pictures."""
+FLIPS = ("negation_flip", "negation_turned")
+"""Of labels, and what of it a text can do: take a "no" away."""
 
 
 def cell(triple: list[float]) -> str:
@@ -54,19 +58,20 @@ def cheapest(source: dict) -> dict[str, tuple[str, list[float]]]:
 
 
 def hack_table(source: dict) -> list[str]:
-    """What each reward pays most for without a picture, and for the worst habits."""
+    """What each reward pays most for without a picture, and, in abnormal studies, for the worst habits."""
     titles = {**attacks.TITLES, HONEST: "best constant"}
+    flip = next(name for name in FLIPS if name in source["all"])
+    habits = ("omit_findings", flip, "findings_only")
     lines = [
-        "| reward | cheapest of the hacks without a picture | pays | omits every finding, abnormal studies |"
-        " denials turned | denials left out, abnormal studies |",
-        "|---|---|---|---|---|---|",
+        "| reward | cheapest of the hacks without a picture | pays |"
+        f" {' | '.join(f'{attacks.TITLES[name]}, abnormal studies' for name in habits)} |",
+        "|---" * (3 + len(habits)) + "|",
     ]
     for reward, (name, triple) in cheapest(source).items():
         title = titles[name]
         if name == HONEST and "best_constants" in source:
             title = f'"{source["best_constants"][reward]}"'
-        rows = (("abnormal_studies", "omit_findings"), ("all", "negation_flip"), ("abnormal_studies", "findings_only"))
-        cells = [cell(source[studies][attack][reward]) for studies, attack in rows]
+        cells = [cell(source["abnormal_studies"][attack][reward]) for attack in habits]
         lines.append(f"| {reward} | {title} | {cell(triple)} | {' | '.join(cells)} |")
     return lines
 
@@ -88,10 +93,20 @@ def known_table(known: dict[str, list[float]], five: list[str]) -> list[str]:
 
 
 def break_even_table(source: dict) -> list[str]:
-    lines = ["| reward | a finding pays if surer than | a denial pays if surer than |", "|---|---|---|"]
+    """Where the reference is silent else, every reward asks for 1/2 or pays nothing: those cases are not shown."""
+    cases = [case for case in next(iter(source["break_even"].values())) if "not mentioned" not in case]
+    lines = [f"| reward | {' | '.join(cases)} |", "|---" * (1 + len(cases)) + "|"]
     for reward, shares in source["break_even"].items():
-        cells = ["-" if shares[kind] is None else f"{shares[kind]:.2f}" for kind in ("finding", "denial")]
+        cells = ["-" if shares[case] is None else f"{shares[case]:.2f}" for case in cases]
         lines.append(f"| {reward} | {' | '.join(cells)} |")
+    return lines
+
+
+def weight_table(source: dict) -> list[str]:
+    """What an agreement weighs under rarity: w squared, of a finding and of a denial."""
+    lines = ["| condition | agreed finding | agreed denial |", "|---|---|---|"]
+    for name, *weights in zip(CONDITIONS, *source["weights"]):
+        lines.append(f"| {name} | {' | '.join(f'{weight**2:.2g}' for weight in weights)} |")
     return lines
 
 
@@ -99,10 +114,13 @@ def faithful_table(sources: dict) -> list[str]:
     """Where a text is not read as it was written, the rows of that judge speak of the judge, not of the reward."""
     judged = [source for source in sources.values() if "faithful" in source]
     names = list(judged[0]["faithful"])
-    titles = attacks.TITLES | {"negation_flip": 'denials with a "no" in them, turned around: read as findings'}
+    written = [source for source in sources.values() if "turned" in source]
+    turned = " and ".join(f"{s['turned']:.0%} of the denials in {s['source'].split(',')[0]}" for s in written)
     lines = [
-        "Share of the written entries that the judge reads as they were written.", "",
-        f"| | {' | '.join(titles[name] for name in names)} |", "|---" * (len(names) + 1) + "|",
+        f'Denials with a "no", which the flip of a text turns, are {turned}.', "",
+        "Share of the entries that the judge reads as the attack means them: of lists all that is written, of the same",
+        "findings in other words all that the true report mentions, of the others what the attack changes.", "",
+        f"| | {' | '.join(attacks.TITLES[name] for name in names)} |", "|---" * (len(names) + 1) + "|",
     ]  # fmt: skip
     for source in judged:
         shares = [f"{source['faithful'][name]:.2f}" for name in names]
@@ -124,7 +142,8 @@ def markdown(results: dict) -> str:
         *known_table(results["known"], _five(sources)),
         "",
     ]
-    lines += ["### How sure a sentence has to be", ""]
+    lines += [f"What an agreement weighs under rarity, w^2; {_sentence(sources['iu_labels'])}", ""]
+    lines += [*weight_table(sources["iu_labels"]), "", "### How sure a sentence has to be", ""]
     for key in ("iu", "phantom"):
         lines += [f"{_sentence(sources[f'{key}_labels'])}", "", *break_even_table(sources[f"{key}_labels"]), ""]
     lines += ["### What the judges read", "", *faithful_table(sources), ""]

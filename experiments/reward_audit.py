@@ -27,7 +27,7 @@ from audit_page import write_page
 from iu_baselines import load
 from torch import Tensor
 
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE
+from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom import case_labels, sample_case
 from mrg_grpo.data.phantom_reader import read_labels
 from mrg_grpo.data.phantom_text import write_report
@@ -55,7 +55,7 @@ class Corpus:
     train_reports: list[str]
     train_labels: Tensor  # (R, 14)
     ids: list[str]
-    paraphrases: list[str] | None = None
+    paraphrases: list[str]
 
     def read_by(self, labeler) -> "Corpus":
         """The same reports with the labels that the labeler reads in them."""
@@ -75,7 +75,8 @@ def iu_corpus(folder: Path) -> Corpus:
     splits = load(folder)
     reports = splits["train"][0] + splits["val"][0]
     labels = torch.cat([splits["train"][1], splits["val"][1]])
-    return Corpus(reports, labels, *splits["train"], [str(i) for i in range(len(reports))])
+    other = [attacks.reworded(report) for report in reports]
+    return Corpus(reports, labels, *splits["train"], [str(i) for i in range(len(reports))], other)
 
 
 def phantom_corpus(count: int = PHANTOMS) -> Corpus:
@@ -103,15 +104,42 @@ def clinical_rewards(train_labels: Tensor) -> dict[str, Reward]:
 
 
 def best_constant(reward: Reward, train_labels: Tensor) -> list[int]:
-    """The 13 class ids that pay most if written for every training study: coordinate ascent from the empty report."""
-    row, best = [0] * 13, -1.0
+    """The 13 class ids that pay most if written for every training study, by ascent from each blind attack.
+
+    A step changes one condition or two. No proof that nothing pays more: three to the thirteen lists are not all tried.
+    """
+    references, times = train_labels.unique(dim=0, return_counts=True)  # (U, 14): reports repeat each other
+
+    def pays(rows: Sequence[Sequence[int]]) -> Tensor:
+        written = torch.stack([attacks.constant(row, 1)[0] for row in rows])[:, None]  # (rows, 1, 14)
+        return (reward(written, references) * times).sum(dim=1) / times.sum()
+
+    starts = sorted(attacks.blind_rows(train_labels).values(), key=lambda row: sum(label != BLANK for label in row))
+    return max((ascended(row, pays) for row in starts), key=lambda end: end[1])[0]  # of equals the one from less
+
+
+def ascended(row: Sequence[int], pays: Callable[[Sequence[Sequence[int]]], Tensor]) -> tuple[list[int], float]:
+    """The row that no change of one or two conditions makes better, and what it pays."""
+    row, best = list(row), float(pays([row])[0])
     while True:
-        changed = [[*row[:i], label, *row[i + 1 :]] for i in range(13) for label in (0, POSITIVE, NEGATIVE)]
-        means = torch.stack([reward(attacks.constant(one, len(train_labels)), train_labels).mean() for one in changed])
+        single = [[*row[:i], label, *row[i + 1 :]] for i in range(13) for label in (BLANK, POSITIVE, NEGATIVE)]
+        double = [
+            [*one[:i], label, *one[i + 1 :]]
+            for one in single
+            for i in range(13)
+            for label in (BLANK, POSITIVE, NEGATIVE)
+        ]
+        changed = [list(one) for one in dict.fromkeys(map(tuple, double))]
+        means = pays(changed)
         place = int(means.argmax())
         if means[place] <= best + 1e-7:
-            return row
-        row, best = changed[place], float(means[place])
+            return row, best
+        row, best = list(changed[place]), float(means[place])
+
+
+def one_changed(row: Sequence[int]) -> list[list[int]]:
+    """The rows that differ from this one in at most one condition."""
+    return [[*row[:i], label, *row[i + 1 :]] for i in range(13) for label in (BLANK, POSITIVE, NEGATIVE)]
 
 
 def attacked_labels(corpus: Corpus) -> dict[str, Tensor]:
@@ -119,16 +147,28 @@ def attacked_labels(corpus: Corpus) -> dict[str, Tensor]:
     labels, studies = corpus.labels, len(corpus.labels)
     normal = baselines_from_labels(corpus.train_reports, corpus.train_labels, labels)["all_normal"]
     rows = attacks.blind_rows(corpus.train_labels)
+    denials = attacks.denials(labels, corpus.train_labels)
     return {
         "copy": labels,
         "hedged": attacks.hedged(labels),
         "omit_findings": attacks.omit_findings(labels),
         "findings_only": attacks.findings_only(labels),
+        "common_left_out": attacks.left_out(labels, denials["common"]),
+        "rare_left_out": attacks.left_out(labels, denials["rare"]),
+        "one_left_out": attacks.left_out(labels, denials["one"]),
+        "one_turned": attacks.stated(labels, denials["one"]),
         "negation_flip": attacks.negation_flip(labels),
+        "negation_turned": attacks.stated(labels, turned(corpus)),
         "all_normal": normal.labels,
         **{name: attacks.constant(row, studies) for name, row in rows.items()},
         "another_study": labels[attacks.others(studies)],
     }
+
+
+def turned(corpus: Corpus) -> Tensor:
+    """(S, 13) bool: the denials that the flip of the texts turns, as the generator's reader sees it."""
+    flipped = [attacks.without_negation(report) for report in corpus.reports]
+    return attacks.turned_by_text(corpus.labels, read_labels(corpus.reports), read_labels(flipped))
 
 
 def attacked_texts(corpus: Corpus, labeler) -> dict[str, list[str]]:
@@ -138,19 +178,19 @@ def attacked_texts(corpus: Corpus, labeler) -> dict[str, list[str]]:
     labels_of = dict(zip(said, labeler.label(said).tolist()))
     normal = baselines_from_labels(corpus.train_reports, corpus.train_labels, corpus.labels)["all_normal"]
     rows = attacks.blind_rows(corpus.train_labels)
-    table = {
+    return {
         "copy": reports,
+        "paraphrase": corpus.paraphrases,
         "shuffled": [attacks.shuffled(report, key) for report, key in zip(reports, corpus.ids)],
         "repeated": [" ".join([report] * 3) for report in reports],
         "hedged": attacks.hedged_text(reports, labels_of),
         "omit_findings": attacks.keep_sentences(reports, labels_of, "omit_findings"),
         "findings_only": attacks.keep_sentences(reports, labels_of, "findings_only"),
-        "negation_flip": [attacks.without_negation(report) for report in reports],
+        "negation_turned": [attacks.without_negation(report) for report in reports],
         "all_normal": normal.reports,
         **{name: [attacks.write_labels(row)] * studies for name, row in rows.items()},
         "another_study": [reports[i] for i in attacks.others(studies)],
     }
-    return table if corpus.paraphrases is None else {**table, "paraphrase": corpus.paraphrases}
 
 
 def score_labels(corpus: Corpus) -> dict[str, dict[str, Tensor]]:
@@ -186,19 +226,27 @@ def score_texts(
     return table
 
 
-def faithful(corpus: Corpus, texts_of: dict[str, list[str]], labels_of: dict[str, Tensor]) -> dict[str, float]:
-    """Share of entries that the judge reads as the attack wrote them; for the flip, of negated denials now a finding.
+def faithful(corpus: Corpus, labels_of: dict[str, Tensor]) -> dict[str, float]:
+    """Share of entries that the judge reads as the attack means them.
 
-    A denial counts as negated where the generator's reader, which knows "no" and "normal" apart, sees it turned.
+    Of lists of conditions all that is written; of reworded reports all that the true report mentions; of the others
+    what the attack changes.
     """
-    rows, shares = attacks.blind_rows(corpus.train_labels), {}
-    for name in ("five_negatives", "all_negative", "all_positive", "all_possible"):
-        written = torch.tensor(rows[name])
-        shares[name] = (labels_of[name][0, :13] == written)[written > 0].double().mean().item()
-    before, after = read_labels(corpus.reports)[:, :13], read_labels(texts_of["negation_flip"])[:, :13]
-    turned = (corpus.labels[:, :13] == NEGATIVE) & (before == NEGATIVE) & (after == POSITIVE)
-    shares["negation_flip"] = attacks.findings(labels_of["negation_flip"])[turned].double().mean().item()
-    return {name: round(share, 5) for name, share in shares.items()}
+    rows, before = attacks.blind_rows(corpus.train_labels), corpus.labels[:, :13]
+    read = {name: labels[:, :13] for name, labels in labels_of.items()}
+    right = {
+        name: (read[name][0] == torch.tensor(rows[name]))[torch.tensor(rows[name]) > 0]
+        for name in ("five_negatives", "all_negative", "all_positive", "all_possible")
+    }
+    finding, denied = attacks.findings(corpus.labels), before == NEGATIVE
+    right |= {
+        "paraphrase": (read["paraphrase"] == before)[before != BLANK],
+        "hedged": (read["hedged"] == UNCERTAIN)[before == POSITIVE],
+        "omit_findings": ~attacks.findings(labels_of["omit_findings"])[finding],
+        "findings_only": (read["findings_only"] != NEGATIVE)[denied],
+        "negation_turned": attacks.findings(labels_of["negation_turned"])[turned(corpus)],
+    }
+    return {name: round(hits.double().mean().item(), 5) for name, hits in right.items()}
 
 
 def means(table: dict[str, dict[str, Tensor]], chosen: Tensor, resamples: int) -> dict:
@@ -216,35 +264,47 @@ def means(table: dict[str, dict[str, Tensor]], chosen: Tensor, resamples: int) -
 
 
 def break_even(corpus: Corpus) -> dict[str, dict[str, float | None]]:
-    """How sure a writer must be for a sentence to pay, all else being right: reward -> "finding", "denial" -> P.
+    """How sure a writer must be for a sentence to pay, all else being right: reward -> case -> P.
 
-    The choice is between the sentence and saying nothing of the condition. gain: what a true finding (denial) earns,
-    on average over all of them; loss: what a false one costs, over studies where it is not stated (denied), averaged
-    over conditions as often as each is. State it where P * gain > (1 - P) * loss, that is P > loss / (gain + loss);
-    None where it neither earns nor costs.
+    Of each report and condition three references are made, alike in all else: the condition stated, denied, not
+    mentioned. gain: what the sentence earns over saying nothing of the condition where it is true; loss: what it costs
+    where the reference is the `else` of the case. Both are means over all reports, and over conditions as often as each
+    is stated (denied). Write it where P * gain > (1 - P) * loss, that is P > loss / (gain + loss); None where it
+    neither earns nor costs.
     """
     labels, result = corpus.labels, {}
-    kinds = {"finding": attacks.findings(labels), "denial": labels[:, :13] == NEGATIVE}  # (S, 13)
+    share = {kind: (labels[:, :13] == kind).sum(dim=0).tolist() for kind in (POSITIVE, NEGATIVE)}
     for name, reward in clinical_rewards(corpus.train_labels).items():
-        shares: dict[str, float | None] = {}
-        for kind, stated in kinds.items():
-            gain = loss = 0.0
-            for i in range(13):
-                there, gone = labels[stated[:, i]], labels[~stated[:, i]]
-                said = gone.clone()
-                said[:, i] = POSITIVE if kind == "finding" else NEGATIVE
-                gain += (1 - reward(silent(there, i), there)).sum().item()
-                if len(gone):
-                    loss += len(there) * (reward(silent(gone, i), gone) - reward(said, gone)).mean().item()
-            shares[kind] = loss / (gain + loss) if gain + loss > 0 else None
-        result[name] = shares
+        sums: dict[str, list[float]] = {case: [0.0, 0.0] for case in CASES}
+        for i in range(13):
+            versions = {label: with_label(labels, i, label) for label in (BLANK, POSITIVE, NEGATIVE)}
+            pays = {
+                (said, truth): reward(versions[said], versions[truth]).double().mean().item()
+                for said in versions
+                for truth in versions
+            }
+            for case, (said, other) in CASES.items():
+                sums[case][0] += share[said][i] * (pays[said, said] - pays[BLANK, said])
+                sums[case][1] += share[said][i] * (pays[BLANK, other] - pays[said, other])
+        result[name] = {
+            case: loss / (gain + loss) if gain + loss > 1e-9 else None for case, (gain, loss) in sums.items()
+        }
     return result
 
 
-def silent(labels: Tensor, condition: int) -> Tensor:
-    """The same reports (S, 14) without a word of the condition."""
+CASES = {
+    "finding, else not mentioned": (POSITIVE, BLANK),
+    "finding, else denied": (POSITIVE, NEGATIVE),
+    "denial, else not mentioned": (NEGATIVE, BLANK),
+    "denial, else a finding": (NEGATIVE, POSITIVE),
+}
+"""What is said, and what the reference says where that is false."""
+
+
+def with_label(labels: Tensor, condition: int, label: int) -> Tensor:
+    """The same reports (S, 14) with this class of the condition."""
     changed = labels.clone()
-    changed[:, condition] = BLANK
+    changed[:, condition] = label
     return changed
 
 
@@ -320,7 +380,12 @@ def main() -> None:
             labels = {attack: reader.label(written).cpu() for attack, written in texts.items()}
             table = score_texts(read, texts, labels, arguments.metrics if kind == "text" else [])
             source = audit(f"{titles[key]}, read by {name}", read, table, arguments.resamples)
-            results["sources"][f"{key}_{kind}"] = source | {"faithful": faithful(read, texts, labels)}
+            results["sources"][f"{key}_{kind}"] = source | {"faithful": faithful(read, labels)}
+        denials = corpus.labels[:, :13] == NEGATIVE
+        results["sources"][f"{key}_labels"]["turned"] = round(turned(corpus)[denials].double().mean().item(), 5)
+        results["sources"][f"{key}_labels"]["weights"] = [
+            [round(weight, 5) for weight in row] for row in rarity_weights(corpus.labels).tolist()
+        ]
         denied = attacks.most_denied(corpus.train_labels)
         results["sources"][f"{key}_labels"]["five"] = [c for c, label in zip(CONDITIONS, denied) if label == NEGATIVE]
     results["known"] = known_figures(corpora["iu"])

@@ -3,7 +3,7 @@
 import attacks
 import pytest
 import torch
-from reward_audit import best_constant, break_even, clinical_rewards, phantom_corpus
+from reward_audit import attacked_labels, best_constant, break_even, clinical_rewards, phantom_corpus
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom_reader import read_labels
@@ -118,23 +118,58 @@ def test_best_constant_is_no_worse_than_any_of_two_conditions(corpus):
 
 
 def test_break_even_by_hand(corpus):
-    one = corpus.labels[:4].clone()
-    one[:] = 0
-    one[:2, 0], one[2:, 1] = POSITIVE, NEGATIVE
-    corpus = type(corpus)(["a"] * 4, one, ["a"] * 4, one, ["a"] * 4)
-    # CCS: leaving the only mention out costs 1 (0 instead of 1); adding one to another single mention leaves sqrt(1/2)
-    shares = break_even(corpus)["CCS"]
-    loss = 1 - 0.5**0.5
-    assert shares == pytest.approx({"finding": loss / (1 + loss), "denial": loss / (1 + loss)}, abs=1e-6)
-
-
-def test_break_even_against_a_reference_that_says_the_opposite(corpus):
     labels = torch.zeros(4, 14, dtype=torch.long)
-    labels[:2, 0] = POSITIVE
-    labels[2:, :2] = NEGATIVE
-    corpus = type(corpus)(["a"] * 4, labels, ["a"] * 4, labels, ["a"] * 4)
+    labels[:2, 0], labels[2:, 1] = POSITIVE, NEGATIVE
+    texts = ["a"] * 4
+    shares = break_even(type(corpus)(texts, labels, texts, labels, texts, texts))
+    # CCS of the first condition. The rest is empty twice: the finding earns 1 if true and costs 1 where it is denied.
+    # It is one denial twice: 1 instead of sqrt(1/2) if true, 0 instead of sqrt(1/2) where it is denied.
     half = 0.5**0.5
-    finding = half / (1 + half)  # true: 1 instead of 0; false: 0 instead of sqrt(1/2), which silence earns
-    gain, loss = 2 * (1 - half) + 2 * (1 - half), 2 * 1 + 2 * (1 - half)  # false denial of the first: -1 instead of 0
-    assert break_even(corpus)["CCS"] == pytest.approx({"finding": finding, "denial": loss / (gain + loss)}, abs=1e-6)
-    assert break_even(corpus)["CE-F1"]["denial"] is None
+    gain, loss = 2 * 1 + 2 * (1 - half), 2 * 1 + 2 * half
+    assert shares["CCS"]["finding, else denied"] == pytest.approx(loss / (gain + loss), abs=1e-6)
+    assert shares["CCS"]["denial, else a finding"] == pytest.approx(loss / (gain + loss), abs=1e-6)  # the mirror image
+    assert shares["CE-F1"]["denial, else a finding"] is None
+    assert shares["unsigned cosine"]["finding, else denied"] is None  # it pays either way
+
+
+def test_else_silent_every_reward_asks_for_one_half(corpus):
+    """A reward that is the same with report and reference exchanged earns by a true mention what a false one costs."""
+    for shares in break_even(corpus).values():
+        assert shares["finding, else not mentioned"] == pytest.approx(0.5, abs=1e-9)
+        assert shares["denial, else not mentioned"] in (None, pytest.approx(0.5, abs=1e-9))
+
+
+def test_which_denials_are_left_out_or_turned(corpus):
+    chosen, truth = attacks.denials(corpus.labels, corpus.train_labels), corpus.labels[:, :13]
+    five = torch.tensor(attacks.most_denied(corpus.train_labels)) == NEGATIVE
+    counts = (corpus.train_labels[:, :13] == NEGATIVE).sum(dim=0).tolist()
+    for s, row in enumerate(truth.tolist()):
+        denied = [i for i, label in enumerate(row) if label == NEGATIVE]
+        assert chosen["common"][s].nonzero().flatten().tolist() == [i for i in denied if five[i]]
+        assert chosen["rare"][s].nonzero().flatten().tolist() == [i for i in denied if not five[i]]
+        assert chosen["one"][s].nonzero().flatten().tolist() == sorted(denied, key=lambda i: -counts[i])[:1]
+    turned = attacks.stated(corpus.labels, chosen["one"])
+    assert (turned[:, :13] != truth).sum() == chosen["one"].sum() and (turned[:, :13][chosen["one"]] == POSITIVE).all()
+    without = attacks.left_out(corpus.labels, chosen["rare"])
+    assert (without[:, :13][chosen["rare"]] == BLANK).all()
+    assert torch.equal(without[:, :13][~chosen["rare"]], truth[~chosen["rare"]])
+
+
+def test_the_flip_on_labels_is_what_the_text_says(corpus):
+    flipped = read([attacks.without_negation(report) for report in corpus.reports])
+    on_labels = attacked_labels(corpus)["negation_turned"]
+    assert torch.equal(on_labels[:, :13], flipped)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("There is no evidence of pneumothorax.", "No pneumothorax."),
+        ("Heart size is within normal limits.", "Size of the heart is normal."),
+        ("Mild cardiomegaly without pleural effusions.", "Slight enlarged heart without pleural fluid."),
+        ("No focal consolidation is seen.", "No focal area of consolidation can be made out."),
+        ("Lungs are clear.", "Lungs are clear."),
+    ],
+)
+def test_other_words_by_example(before, after):
+    assert attacks.reworded(before) == after

@@ -10,7 +10,8 @@ as in training, and the gradients of the prompt's keys and values are summed ove
 the prompt is copied per report.
 
 Deliberate choices:
-* Plain matrix products, the same on every device. The softmax is in at least fp32.
+* Plain matrix products, the same on every device. Scores, softmax and the scores' gradient are in at least fp32: large
+  scores that differ by little, which the key biases of Qwen2 make, come out of a product in bf16 alike.
 * The backward pass computes the scores again from the log-sum-exp (as FlashAttention does, arXiv 2205.14135), so no
   scores outlive their layer. Powers are of 2, with log2(e) in the scale, as there: on a CPU too these are cheaper.
 * A prompt without padding and a layer without a window need no mask.
@@ -83,12 +84,12 @@ def _hidden_own(tokens: int, t: int, window: int | None, device: torch.device) -
     return (distance < 0) if window is None else (distance < 0) | (distance >= window)
 
 
-def _scores(query, key, prefix_key, tokens, prefix_mask, hidden) -> tuple[Tensor, Tensor]:
-    """Scaled query (n, h, m, d) -> scores on the prompt (n, h, m, P) and on the own tokens (n, h, m, t)."""
+def _scores(query, key, prefix_key, scale, tokens, prefix_mask, hidden) -> tuple[Tensor, Tensor]:
+    """Query (n, h, m, d) -> scores on the prompt (n, h, m, P) and on the own tokens (n, h, m, t), in `exact`."""
     n, h, m, d = query.shape
-    kind = torch.promote_types(query.dtype, torch.float32)
-    on_prefix = (query @ prefix_key.transpose(-1, -2)).to(kind)
-    on_own = (query.view(n, h, key.shape[2], -1, d) @ key.transpose(-1, -2)).to(kind).view(n, h, m, -1)
+    query, key, prefix_key = exact(query) * scale, exact(key), exact(prefix_key)
+    on_prefix = query @ prefix_key.transpose(-1, -2)
+    on_own = (query.view(n, h, key.shape[2], -1, d) @ key.transpose(-1, -2)).view(n, h, m, -1)
     if prefix_mask is not None:
         on_prefix.view(n, -1, tokens, on_prefix.shape[-1]).masked_fill_(~prefix_mask.unsqueeze(1), -torch.inf)
     if hidden is not None:
@@ -96,9 +97,14 @@ def _scores(query, key, prefix_key, tokens, prefix_mask, hidden) -> tuple[Tensor
     return on_prefix, on_own
 
 
+def exact(numbers: Tensor) -> Tensor:
+    """The same numbers in at least fp32; themselves where they are."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
 def _attend(query, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden) -> tuple[Tensor, Tensor]:
     """Grouped query (n, h, m, d) -> output (n, h, m, d) and log2 of the scores' sum of exponentials (n, h, m, 1)."""
-    on_prefix, on_own = _scores(query * (scale * LOG2_E), key, prefix_key, tokens, prefix_mask, hidden)
+    on_prefix, on_own = _scores(query, key, prefix_key, scale * LOG2_E, tokens, prefix_mask, hidden)
     top = torch.maximum(on_prefix.amax(-1, keepdim=True), on_own.amax(-1, keepdim=True))  # (n, h, m, 1)
     on_prefix.sub_(top).exp2_()
     on_own.sub_(top).exp2_()
@@ -118,21 +124,21 @@ def attend_once(
 ) -> Tensor:
     """`prefix_attention` for the one token that every report writes next: query (n, g, H, d) -> (n, g, H, d).
 
-    own key and value (n * h * g, t, d), prompt's key (n * h, d, P) and value (n * h, P, d), prompt_mask (n, 1, P).
+    own key and value (n * h * g, t, d), prompt's key (n * h, d, P) and value (n * h, P, d), prompt_mask (n, 1, P). The
+    keys are `exact` ones.
     The same products, and one softmax over both parts: a token costs mostly the number of its operations, on a GPU too.
     So products take the operands they are made for, (batch, rows, columns), with scale and sum inside.
     """
     n, g, heads, d = query.shape
     groups, reports = prompt_value.shape[0], key.shape[0]  # n * h, n * h * g
     h = groups // n
-    grouped = query.view(n, g, h, -1, d).transpose(1, 2).reshape(groups, -1, d)  # (n h, g r, d)
+    grouped = exact(query).view(n, g, h, -1, d).transpose(1, 2).reshape(groups, -1, d)  # (n h, g r, d)
     on_prompt = scaled_product(grouped, prompt_key, scale)  # (n h, g r, P)
     on_own = scaled_product(grouped.view(reports, -1, d), key.transpose(1, 2), scale)  # (n h g, r, t)
     if prompt_mask is not None:
         on_prompt.view(n, -1, on_prompt.shape[-1]).masked_fill_(~prompt_mask, -torch.inf)
-    kind = torch.promote_types(query.dtype, torch.float32)
     scores = torch.cat([on_prompt, on_own.view(groups, -1, on_own.shape[-1])], -1)
-    weights = torch.softmax(scores, -1, kind).to(query.dtype)
+    weights = torch.softmax(scores, -1).to(query.dtype)
     on_prompt, on_own = weights.split_with_sizes([on_prompt.shape[-1], on_own.shape[-1]], -1)
     out = (on_prompt @ prompt_value).view(reports, -1, d)
     out = out.baddbmm_(on_own.view(reports, -1, on_own.shape[-1]), value)
@@ -164,20 +170,21 @@ class _PrefixAttention(torch.autograd.Function):
         scale, tokens, prefix_mask, hidden = ctx.settings
         n, h, m, d = query.shape
         per_report = (n, h, key.shape[2], -1, d)
-        on_prefix, on_own = _scores(query * (scale * LOG2_E), key, prefix_key, tokens, prefix_mask, hidden)
-        query = query * scale
-        delta = (grad * out).sum(-1, keepdim=True)  # (n, h, m, 1): sum over keys of weight * its gradient
+        on_prefix, on_own = _scores(query, key, prefix_key, scale * LOG2_E, tokens, prefix_mask, hidden)
+        query, wide = query * scale, exact(grad)
+        delta = (wide * out).sum(-1, keepdim=True)  # (n, h, m, 1): sum over keys of weight * its gradient
 
-        weights = on_prefix.sub_(lse).exp2_().to(grad.dtype)  # (n, h, m, P)
-        grad_prefix_value = weights.transpose(-1, -2) @ grad if ctx.needs_input_grad[4] else None
-        slope = (grad @ prefix_value.transpose(-1, -2)).sub_(delta).mul_(weights)
+        weights = on_prefix.sub_(lse).exp2_()  # (n, h, m, P)
+        grad_prefix_value = weights.to(grad.dtype).transpose(-1, -2) @ grad if ctx.needs_input_grad[4] else None
+        slope = (wide @ exact(prefix_value).transpose(-1, -2)).sub_(delta).mul_(weights).to(grad.dtype)
         grad_query = slope @ prefix_key
         grad_prefix_key = slope.transpose(-1, -2) @ query if ctx.needs_input_grad[3] else None
 
-        weights = on_own.sub_(lse).exp2_().to(grad.dtype).view(*per_report[:3], -1, on_own.shape[-1])
-        grad = grad.view(per_report)
-        grad_value = weights.transpose(-1, -2) @ grad
-        slope = (grad @ value.transpose(-1, -2)).sub_(delta.view(*per_report[:3], -1, 1)).mul_(weights)
+        weights = on_own.sub_(lse).exp2_().view(*per_report[:3], -1, on_own.shape[-1])
+        grad, wide = grad.view(per_report), wide.view(per_report)
+        grad_value = weights.to(grad.dtype).transpose(-1, -2) @ grad
+        slope = (wide @ exact(value).transpose(-1, -2)).sub_(delta.view(*per_report[:3], -1, 1)).mul_(weights)
+        slope = slope.to(grad.dtype)
         grad_query += (slope @ key).view(n, h, m, d)
         grad_key = slope.transpose(-1, -2) @ query.view(per_report)
         return grad_query.mul_(scale), grad_key, grad_value, grad_prefix_key, grad_prefix_value, None, None, None, None

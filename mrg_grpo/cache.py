@@ -16,6 +16,8 @@ the model.
 import torch
 from torch import Tensor
 
+from mrg_grpo.attention import exact
+
 
 class PrefixRecorder:
     """Keeps each layer's keys and values of the prompt."""
@@ -63,17 +65,18 @@ class DecodeCache:
     """Room for `room` own tokens of each of g reports of n studies; `length` tokens of it are used.
 
     A `Decoder` asks with `write_once` and `prompts`, whose views are made once for all tokens, transformers' layers
-    with `update` and `prefix`.
+    with `update` and `prefix`. Keys are kept in at least fp32, in which scores are computed: converted once, not anew
+    for every token.
     """
 
     def __init__(self, keys: list[Tensor], values: list[Tensor], studies: Tensor, group: int, room: int) -> None:
         self.studies, self.room, self.length = studies, room, 0
         self.masks: dict[str, Tensor | None] = {}  # as in ContinuationCache; for a Decoder of all `room` tokens
         self.rotations: dict[str, tuple[Tensor, Tensor]] = {}  # for a Decoder: (room, n, 1, 1, head_dim) each
-        self.prefix_keys = [k.detach().index_select(0, studies) for k in keys]
+        self.prefix_keys = [exact(k.detach().index_select(0, studies)) for k in keys]
         self.prefix_values = [v.detach().index_select(0, studies) for v in values]
         shapes = [(len(studies), k.shape[1], group, room, k.shape[3]) for k in keys]
-        self.keys = [k.new_empty(shape) for k, shape in zip(keys, shapes)]
+        self.keys = [k.new_empty(shape) for k, shape in zip(self.prefix_keys, shapes)]
         self.values = [v.new_empty(shape) for v, shape in zip(values, shapes)]
         self._lay_out()
 

@@ -178,7 +178,7 @@ class SamplingConfig:
     batch: int = 0
     """Reports decoded together; 0 is all of the step. Bounds the memory of sampling."""
     merge_lora: bool = True
-    """Fold LoRA into a copy of the adapted weights while sampling: faster, for the memory of that copy."""
+    """Sample by layers laid out for one token, in fp32 with LoRA folded into a copy of the weights: faster."""
 
 
 @dataclass

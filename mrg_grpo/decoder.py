@@ -3,10 +3,11 @@
 b reports, D hidden size, H query and h key-value heads, d head size.
 
 transformers runs a layer for any number of tokens; for one token most of the time goes into starting small operations.
-So `Decoder` is the text model laid out for that: LoRA folded into copies of the weights, layers that read the same rows
-multiplied as one, queries and keys rotated together by angles that are computed once for all tokens, norms in few
-operations, and attention that reads the shared prompt (mrg_grpo.attention). The model itself is not touched. Where LoRA
-is not merged a token takes the way of a whole continuation, which is also what the tests hold this one to.
+So `Decoder` is the text model laid out for that: LoRA folded into copies of the weights where these can hold it,
+layers that read the same rows multiplied as one, queries and keys rotated together by angles that are computed once for
+all tokens, norms in few operations, and attention that reads the shared prompt (mrg_grpo.attention). The model itself
+is not touched. Without it (`sampling.merge_lora = false`) a token takes the way of a whole continuation, which is also
+what the tests hold this one to.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.nn import functional
 from mrg_grpo.attention import attend_once
 from mrg_grpo.cache import DecodeCache
 from mrg_grpo.families import Family
+from mrg_grpo.linear import LoraLinear, side_by_side
 
 ROWS = 16
 """The number of rows that packed weights are laid out for; they serve any number."""
@@ -32,9 +34,12 @@ as reports end there are many."""
 
 
 class MergedLinear:
-    """Linear layers that read the same rows, with their LoRA folded in. rows (b, in) -> (b, out of all).
+    """Linear layers that read the same rows, with their LoRA. rows (b, in) -> (b, out of all).
 
     Deliberate choices
+    * LoRA is folded into a copy of fp32 and fp64 weights. In bf16 a sum keeps eight bits, so what a young adapter adds
+      to a weight is mostly less than half of its last one and would be gone: sampled would be the start policy. There
+      it is one product with both, as in training (mrg_grpo.linear), and nothing is copied.
     * fp32 weights on a CPU are packed once as oneDNN wants them, which is faster than torch's own product of a few rows
       (docs/performance.md); anywhere else they stay as they are.
     * They become one product where each of them is a copy anyway, adapted or packed. Elsewhere that would cost memory.
@@ -43,9 +48,12 @@ class MergedLinear:
     def __init__(self, *layers: Any) -> None:
         first = layers[0].weight
         self.packed = first.is_cpu and first.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        weights, biases = [folded(layer) for layer in layers], [layer.bias for layer in layers]
-        if self.packed or all(isinstance(layer, lora.Linear) for layer in layers):
+        biases, adapted = [layer.bias for layer in layers], [isinstance(layer, lora.Linear) for layer in layers]
+        wide = [layer.widened() if isinstance(layer, LoraLinear) else None for layer in layers]
+        weights = [folded(layer) if beside is None else beside for layer, beside in zip(layers, wide)]
+        if self.packed or all(has and beside is None for has, beside in zip(adapted, wide)):
             weights, biases = [torch.cat(weights)], [None if biases[0] is None else torch.cat(biases)]
+        self.low = [None if beside is None else first_factor(layer) for layer, beside in zip(layers, wide)]
         if self.packed:
             weights = [torch.ops.mkldnn._reorder_linear_weight(weight, ROWS) for weight in weights]
         self.weights, self.biases = weights, biases
@@ -57,7 +65,10 @@ class MergedLinear:
             rows = functional.pad(rows, (0, 0, 0, missing)) if missing else rows
             out = torch.ops.mkldnn._linear_pointwise.default(rows, self.weights[0], self.biases[0], "none", [], "")
             return out[:b] if missing else out
-        parts = [functional.linear(rows, weight, bias) for weight, bias in zip(self.weights, self.biases)]
+        parts = [
+            functional.linear(rows if low is None else side_by_side(rows, rows @ low, weight), weight, bias)
+            for weight, bias, low in zip(self.weights, self.biases, self.low)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
@@ -67,6 +78,11 @@ def folded(layer: Any) -> Tensor:
     if isinstance(layer, lora.Linear):
         return weight + layer.get_delta_weight(layer.active_adapters[0]).to(weight.dtype)
     return weight
+
+
+def first_factor(layer: Any) -> Tensor:
+    """A' (in, r) of a layer with LoRA, a copy in the dtype of its weight."""
+    return layer.lora_A[layer.active_adapters[0]].weight.data.t().to(layer.weight.dtype)
 
 
 def norm(layer: nn.Module, plain: bool) -> Callable[[Tensor], Tensor]:

@@ -87,7 +87,7 @@ class Shape:
     report: int  # T
     sampled: int  # reports decoded together while sampling
     decode: int  # studies that evaluation decodes together
-    merged: bool  # LoRA is folded into a copy of the weights while sampling
+    merged: bool  # sampling.merge_lora
     patches: int  # of all images of one study, before they are merged into tokens
     patch_width: int  # numbers of a patch
     padded: bool  # prompts of several lengths: masks, and keys repeated for every query head
@@ -110,6 +110,7 @@ def resident(m: Model, s: Shape) -> Bytes:
     return {
         "base weights": m.total * m.size,
         "adapter and its start": 2 * 4 * m.adapter,
+        "B beside the weights": m.size * m.adapter / 2 if m.size == 2 else 0,  # mrg_grpo.linear
         "optimiser": 2 * 4 * m.adapter,
         "adapter and optimiser as before the step": 3 * 4 * m.adapter if s.passes > 1 else 0,  # mrg_grpo.faults
         "labeler": 4 * BERT if m.size == 2 else 0,
@@ -204,13 +205,18 @@ def sample(m: Model, s: Shape) -> Bytes:
 
 
 def merged_copy(m: Model, s: Shape) -> float:
-    """The adapted weights once more, with LoRA folded in; packed ones of all layers and of the projection."""
-    return (m.text + m.vocabulary * m.hidden if m.packed else m.adapted) * m.size if s.merged else 0.0
+    """The adapted weights once more, with LoRA folded in; packed ones of all layers and of the projection.
+
+    Nothing in bf16, which could not hold the sum (mrg_grpo.decoder).
+    """
+    if not s.merged or m.size == 2:
+        return 0.0
+    return (m.text + m.vocabulary * m.hidden if m.packed else m.adapted) * m.size
 
 
 def decode_cache(m: Model, s: Shape, studies: int, reports: int) -> float:
-    """The prompts' keys and values, and room for the reports'."""
-    return (studies * s.prompt + reports * s.report) * m.cache
+    """The prompts' keys and values, and room for the reports'; keys are in at least fp32."""
+    return (studies * s.prompt + reports * s.report) * m.cache * (max(4, m.size) + m.size) / (2 * m.size)
 
 
 def reference(m: Model, s: Shape) -> Bytes:

@@ -141,11 +141,11 @@ class Policy:
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Within: tokens are written by a `Decoder`, with LoRA folded into copies of the weights.
+        """Within: tokens are written by a `Decoder`, with LoRA folded into copies of fp32 and fp64 weights.
 
-        The base is not touched, so there is nothing to undo (PEFT's unmerge subtracts a rounded delta). In bf16 a
-        merged policy samples slightly differently: the gap is logged. The copy is as large as the adapted layers, and
-        on a CPU as all of the text model's; `sampling.merge_lora = false` does without it.
+        The base is not touched, so there is nothing to undo (PEFT's unmerge subtracts a rounded delta). The copy is as
+        large as the adapted layers, and on a CPU as all of the text model's; `sampling.merge_lora = false` does without
+        it. In bf16 nothing is copied. What is left between sampling and training is rounding, and logged.
         """
         if self.merge_lora:
             self.decoder = Decoder(self.family, self.family.text_model(self.base), self.base.lm_head)

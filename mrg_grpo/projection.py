@@ -52,7 +52,9 @@ class _FrozenProjection(torch.autograd.Function):
             logps.append(logp)
             entropies.append(entropy)
             if ctx.needs_input_grad[0]:
-                slopes.append((weight[y] - probabilities.to(weight.dtype) @ weight) / temperature)  # (m, D)
+                # 1 - p before it is rounded: in bf16 the p of a token that is nearly sure is 1
+                slope = probabilities.neg_().scatter_add_(1, y[:, None], torch.ones_like(logp)[:, None])  # (m, V)
+                slopes.append(slope.to(weight.dtype) @ weight / temperature)  # (m, D)
         if slopes:
             ctx.save_for_backward(torch.cat(slopes))
         entropy = torch.cat(entropies)

@@ -46,7 +46,7 @@ class StepStats:
         self.spare, self.group = spare, advantages.shape[1]  # spare: studies at the end that count for nothing
         self.logps = torch.zeros_like(rollout.logps)  # (B, T), of the first pass
         self.entropy = torch.zeros_like(rollout.logps)
-        self.trained = torch.zeros_like(rollout.finished)  # (B,), False for groups that were left out
+        self.trained = torch.zeros_like(rollout.mask)  # (B, T), the tokens of the first pass; not of groups left out
         self.grad_norm = torch.zeros(())
         self.loss = torch.zeros((), device=rollout.logps.device)
         self.all_losses, self.all_logps = self.loss, self.loss  # sums over all passes: NaN and infinity stay in them
@@ -68,7 +68,7 @@ class StepStats:
             width = logps.shape[1]
             self.logps[rows, :width] = logps.detach()
             self.entropy[rows, :width] = entropy
-            self.trained[rows] = rows < len(self.trained) - self.spare * self.group
+            self.trained[rows, :width] = mask
             self.loss = self.loss + loss.detach()
         self.all_losses = self.all_losses + loss.detach()
         self.all_logps = self.all_logps + logps.detach().sum()
@@ -94,14 +94,15 @@ class StepStats:
 
     def summary(self, timer: PhaseTimer) -> dict[str, float]:
         """name -> number over the reports of all ranks, for metrics.jsonl. Seconds are rank 0's, memory is the most."""
-        rollout, trained = self.rollout, self.rollout.mask & self.trained.unsqueeze(1)
-        reports = self.columns()
+        rollout, trained = self.rollout, self.trained
+        reports, gap = self.columns(), (self.logps - rollout.logps).abs().mul(trained)  # (B, T)
         sums = {
-            "loss": self.loss, "entropy": self.entropy.sum(), "trained": trained.sum(), "weight": self.weight,
+            "loss": self.loss, "entropy": self.entropy.sum(), "gap": gap.sum(), "trained": trained.sum(),
+            "weight": self.weight,
             **{f"{name}*weight": total for name, total in self.sums.items()},
         }  # fmt: skip
         whole = ranks.totals({name: float(value) for name, value in sums.items()})
-        own = (float((self.logps - rollout.logps).abs().mul(trained).max()), peak_memory_gb(rollout.tokens.device))
+        own = (float(gap.max()), peak_memory_gb(rollout.tokens.device))
         sampling_gap, memory = map(max, zip(*ranks.gathered(own)))
 
         reward = reports.pop("reward")
@@ -125,6 +126,7 @@ class StepStats:
             },
             "entropy": whole["entropy"] / max(whole["trained"], 1.0),
             "sampling_gap": sampling_gap,
+            "sampling_gap_mean": whole["gap"] / max(whole["trained"], 1.0),
             "tokens": reports["length"].sum(),
             "length_max": reports["length"].max(),
             **{name: reports[name].mean() for name in ("length", "truncated", "mentioned", "uncertain")},

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mrg_grpo.attention import prefix_attention
+from mrg_grpo.attention import attend_once, exact, prefix_attention
 
 N, G, H, KV, P, D = 2, 3, 4, 2, 7, 8
 
@@ -69,3 +69,47 @@ def test_large_scores_do_not_overflow():
         torch.ones(1, 1, 3, 4),
     ]
     assert prefix_attention(*tensors, 1.0).flatten().tolist() == [1.25] * 4
+
+
+def flash(query, key, value, prefix_key, prefix_value, scale):
+    """torch's own attention over the repeated prompt."""
+    keys, values = (
+        torch.cat([prompt.repeat_interleave(G, 0), own.transpose(1, 2).flatten(0, 1)], 2).repeat_interleave(H // KV, 1)
+        for prompt, own in ((prefix_key, key), (prefix_value, value))
+    )
+    return torch.nn.functional.scaled_dot_product_attention(query, keys, values, scale=scale).transpose(1, 2)
+
+
+@pytest.mark.parametrize("offset", [0.0, 60.0, 200.0])
+def test_bf16_keeps_small_differences_of_large_scores(offset):
+    """As exact as torch's own attention, whose scores are in fp32, output and gradients.
+
+    Keys have a large part in common, as the biases of Qwen2 make them: scores near `offset` that differ by a few.
+    """
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    query = draw(N * G, H, 1, 128)
+    query += 1 - query.mean(-1, keepdim=True)  # a common part of `offset` / 128 in each number of a key adds `offset`
+    key, prefix_key = (draw(*shape) * 0.2 + offset / 128 for shape in ((N, KV, G, 1, 128), (N, KV, 300, 128)))
+    tensors = [
+        t.bfloat16() for t in (query, key, draw(N, KV, G, 1, 128), prefix_key, draw(N, KV, 300, 128))
+    ]  # fmt: skip
+    weight = draw(N * G, 1, H, 128)
+
+    def results(function, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in tensors]
+        out = function(*leaves, 1.0)
+        return [out, *torch.autograd.grad((out * weight).sum(), leaves)]
+
+    true = results(prefix_attention, torch.float64)
+    error = lambda got, want: ((got.double() - want).norm() / want.norm()).item()  # noqa: E731
+    for ours, theirs, want in zip(
+        results(prefix_attention, torch.bfloat16), results(flash, torch.bfloat16), true, strict=True
+    ):
+        assert error(ours, want) < 1.5 * error(theirs, want) + 1e-4
+    query, key, value, prefix_key, prefix_value = tensors
+    one = attend_once(  # as a Decoder samples
+        query.view(N, G, H, 128), exact(key).flatten(0, 2), value.flatten(0, 2),
+        exact(prefix_key).flatten(0, 1).transpose(1, 2), prefix_value.flatten(0, 1), 1.0,
+    )  # fmt: skip
+    assert error(one.view(true[0].shape), true[0]) < 0.004

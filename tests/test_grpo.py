@@ -88,6 +88,19 @@ def test_micro_batches_do_not_change_the_step(checkpoint, studies, aggregate):
         assert abs(metrics[0][name] - metrics[1][name]) < 1e-6, name
 
 
+def test_what_is_logged_of_tokens_leaves_out_masked_reports(checkpoint, studies):
+    """With mask_truncated a report that was cut has no log-probability of training: no gap, and no entropy of 0."""
+    config = setting(checkpoint, beta=0.1, group_size=16)
+    config.sampling.mask_truncated = True
+    config.sampling.max_tokens = 40
+    result = run(build(config), studies, 1)[0]
+    assert 0 < result.metrics["truncated"] < 1
+    assert result.metrics["sampling_gap"] < 1e-4
+    config.sampling.mask_truncated = False
+    whole = run(build(config), studies, 1)[0].metrics
+    assert result.metrics["entropy"] > 0.5 * whole["entropy"]
+
+
 def test_second_inner_pass_is_clipped_against_the_sampling_policy(checkpoint, studies):
     once = run(build(setting(checkpoint, beta=0.0, inner_passes=1)), studies, 1)[0].metrics
     twice = run(build(setting(checkpoint, beta=0.0, inner_passes=2, warmup=0, learning_rate=0.05)), studies, 1)[

@@ -34,7 +34,14 @@ from mrg_grpo.config import Config
 from mrg_grpo.data import Studies, describe_splits
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluate import config_labeler, read_splits, require_images, studies_of
+from mrg_grpo.evaluate import (
+    config_labeler,
+    read_splits,
+    require_images,
+    studies_of,
+    test_studies,
+    validation_studies,
+)
 from mrg_grpo.finding import Finding, first_line, judged
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.policy import Policy
@@ -82,11 +89,11 @@ def check_device(config: Config) -> Finding:
 
 
 def check_splits(config: Config) -> tuple[Studies | None, Finding]:
-    """The data load, train and test have studies with images; sizes that differ from the published ones are told."""
+    """The data load, what is trained on and decoded has images; sizes that differ from the published ones are told."""
     try:
         splits = read_splits(config)
-        for name in ("train", "test"):
-            require_images(studies_of(splits, name))
+        for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):
+            require_images(studies)
     except UserError as error:
         return None, Finding("splits", "fail", first_line(error), "mend [data] in the configuration, see docs/data.md")
     sizes, *others = describe_splits(splits, config.data.form)

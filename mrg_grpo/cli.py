@@ -129,9 +129,10 @@ def run(arguments: argparse.Namespace) -> int:
     except Exception as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, and not worth importing torch for
             raise
+        config, lower = getattr(arguments, "config", "CONFIG"), LOWER.get(arguments.command, "data.max_pixels")
         raise UserError(
-            f"the GPU's memory is full ({str(error).splitlines()[0]}); lower grpo.micro_batch, sampling.batch or "
-            f"data.max_pixels; mrg-grpo plan {shlex.quote(str(getattr(arguments, 'config', 'CONFIG')))} says what fits"
+            f"the GPU's memory is full ({str(error).splitlines()[0]}); lower {lower}; mrg-grpo plan "
+            f"{shlex.quote(str(config))} says what fits"
         ) from error
 
 
@@ -189,9 +190,24 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def own_adapter(config, arguments: argparse.Namespace) -> str | None:
-    """--adapter, or RUN_DIR/adapter where there is one and --base does not ask for the start policy."""
-    own = Path(config.run.output_dir) / "adapter"
-    return arguments.adapter or (str(own) if own.is_dir() and not arguments.base else None)
+    """--adapter, or RUN_DIR/adapter where there is one and --base does not ask for the start policy; it is named."""
+    from mrg_grpo.run_dir import holds_run
+
+    folder = Path(config.run.output_dir)
+    own = folder / "adapter"
+    if arguments.adapter or arguments.base:
+        adapter = arguments.adapter
+    elif own.is_dir():
+        adapter = str(own)
+    elif holds_run(folder):
+        raise UserError(
+            f"{folder}: holds a run without an adapter, so it has not ended; go on with --resume, or say --base for "
+            "the policy it started from"
+        )
+    else:
+        adapter = None
+    print(f"policy: {adapter or config.model.adapter or 'the base, without an adapter'}", file=sys.stderr)
+    return adapter
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -275,5 +291,12 @@ COMMANDS = {
     "score": run_score,
     "view": run_view,
 }
+LOWER = {
+    "train": "grpo.micro_batch, grpo.studies_per_step, sampling.batch, run.decode_batch or data.max_pixels",
+    "check": "grpo.micro_batch, grpo.studies_per_step, sampling.batch, run.decode_batch or data.max_pixels",
+    "sft": "sft.batch_size, run.decode_batch or data.max_pixels",
+    "evaluate": "run.decode_batch or data.max_pixels",
+}
+"""What takes less memory of a GPU when it is lowered."""
 ON_RANKS = ("train", "sft", "evaluate", "label")
 """Commands that torchrun may start on many ranks."""

@@ -58,7 +58,8 @@ class ModelConfig:
     device: str = "auto"
     """"cpu", "cuda", "cuda:1" ...; "auto" takes the GPU if there is one."""
     adapter: str = ""
-    """A PEFT adapter to continue, with its start frozen as the reference; "" starts a fresh one."""
+    """A PEFT adapter to continue, with its start frozen as the reference; its own rank counts, [lora] is not read.
+    "" starts a fresh one."""
     shard: bool = False
     """True spreads the frozen base over the ranks (FSDP2), for one too large for a GPU; see docs/scaling.md."""
     trust_remote_code: bool = False
@@ -162,7 +163,10 @@ class MccsConfig:
 @dataclass
 class RewardConfig:
     weights: dict[str, float] = field(default_factory=lambda: {"mccs": 0.75, "format": 0.25})
-    """Weight by term: mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l, or a path to a TRL function."""
+    """Weight by term: mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l, or a path to a TRL function.
+
+    A file with this table has the terms that it names and no others.
+    """
     mccs: MccsConfig = field(default_factory=MccsConfig)
     """Settings of the clinical term."""
 
@@ -218,7 +222,7 @@ class SftConfig:
     batch_size: int = 16
     """Studies per optimiser step."""
     learning_rate: float = 2e-4
-    """Of AdamW, cosine to 0."""
+    """Of AdamW, cosine to 0; warm-up and clipping are grpo.warmup and grpo.max_grad_norm."""
 
 
 @dataclass

@@ -172,6 +172,17 @@ def studies_of(splits: dict[str, list[Study]], split: str) -> list[Study]:
     return splits[split]
 
 
+def validation_studies(splits: dict[str, list[Study]], config: Config) -> list[Study]:
+    """What a run decodes on its way; none where the data have no validation split."""
+    return splits.get("val", [])[: config.run.eval_studies]
+
+
+def test_studies(splits: dict[str, list[Study]], config: Config) -> list[Study]:
+    """What a run decodes at its end, before and after."""
+    studies = studies_of(splits, "test")
+    return studies[: config.run.test_studies or len(studies)]
+
+
 def evaluate_split(config: Config, adapter: str | None, split: str, output: Path) -> None:
     """`mrg-grpo evaluate`: decode, score, write predictions.jsonl and evaluation.json, print the table."""
     from mrg_grpo.score import evaluation_of
@@ -188,7 +199,7 @@ def evaluate_split(config: Config, adapter: str | None, split: str, output: Path
     everyone = ranks.SharedLabeler(labeler)  # the training references, for the baselines
     evaluation = evaluation_of(judged, splits.get("train"), everyone, margin=config.reward.mccs.margin)
     if ranks.first():
-        record = {**banner(config), **evaluation.to_json()}
+        record = {**banner(config), "adapter": adapter or config.model.adapter, **evaluation.to_json()}
         write_whole(output / "evaluation.json", json.dumps(record, indent=1))
     print(evaluation.table())
 

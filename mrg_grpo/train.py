@@ -38,6 +38,8 @@ from mrg_grpo.evaluate import (
     read_predictions,
     require_images,
     studies_of,
+    test_studies,
+    validation_studies,
     write_predictions,
 )
 from mrg_grpo.faults import Guard, require_finite
@@ -188,14 +190,24 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     require_tensorboard(config)
     run = RunDir(config, resume, command)
     splits = load_splits(config)
-    require_images(studies_of(splits, "train"))
+    for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):
+        require_images(studies)  # now, not after hours
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
     policy, labeler = Policy.load(config), config_labeler(config)
     policy.share_start()
     print(f"policy: {policy.parameter_counts()}")
+    note_other_lora(policy, config)
     if ranks.world() > 1:
         print(f"ranks: {ranks.world()}, base {'in shards, LoRA not merged' if policy.sharded else 'whole on each'}")
     return Session(run, splits, policy, labeler)
+
+
+def note_other_lora(policy: Policy, config: Config) -> None:
+    """An adapter that is continued keeps its own rank; [lora] is then not read."""
+    if config.model.adapter:
+        own = policy.model.peft_config["default"]
+        if (own.r, own.lora_alpha) != (config.lora.rank, config.lora.alpha):
+            print(f"lora: rank {own.r} and alpha {own.lora_alpha}, of {config.model.adapter}; [lora] is not read")
 
 
 def carry_out(session: Session, optimizer: torch.optim.Optimizer, size: int, step: Step, resume: bool) -> int:
@@ -239,7 +251,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     run.cut_after(start)
     stream = StudyStream(splits["train"], size, config.run.seed)
     batches = stream.prompts(policy.encoder, start + 1, config.run.steps)
-    followed = splits.get("val", [])[: min(config.run.follow_studies, config.run.eval_studies)]
+    followed = validation_studies(splits, config)[: config.run.follow_studies]
     if followed and start == 0:
         run.write_followed(0, decoded(session, followed))
     due = False  # a checkpoint; not written while steps are skipped: what they could not use may be broken
@@ -251,7 +263,12 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             run.append("metrics.jsonl", {"step": number, **metrics})
             live.step(number, metrics, sample)
             last = number == config.run.steps
-            if config.run.eval_every and number % config.run.eval_every == 0 and not last and splits.get("val"):
+            if (
+                config.run.eval_every
+                and number % config.run.eval_every == 0
+                and not last
+                and validation_studies(splits, config)
+            ):
                 validate(session, number, live)
             if followed and last:
                 run.write_followed(number, decoded(session, followed))
@@ -297,7 +314,7 @@ def decoded(session: Session, studies: list[Study], progress: str = "") -> Judge
 def validate(session: Session, number: int, live: Live) -> None:
     """Greedy validation on the first eval_studies of the split: one line of validation.jsonl."""
     run = session.run
-    judged = decoded(session, session.splits["val"][: run.config.run.eval_studies])
+    judged = decoded(session, validation_studies(session.splits, run.config))
     values = {name: round(float(value), 5) for name, value in metrics_from_sums(judged.statistics.sum(0)).items()}
     run.append("validation.jsonl", {"step": number, "studies": len(judged.labels), **values})
     run.write_followed(number, judged)
@@ -306,7 +323,7 @@ def validate(session: Session, number: int, live: Live) -> None:
 
 def baseline(session: Session) -> Judged:
     """The start policy on the test split; read from its file if an earlier end of this run got so far."""
-    studies, path = test_studies(session), session.run.path / "predictions_before.jsonl"
+    studies, path = test_studies(session.splits, session.config), session.run.path / "predictions_before.jsonl"
     kept = read_predictions(path, studies, session.config.prompt.think) if ranks.first() else None
     before = ranks.from_first(kept)
     if before is not None:
@@ -317,17 +334,12 @@ def baseline(session: Session) -> Judged:
     return judged
 
 
-def test_studies(session: Session) -> list[Study]:
-    studies = studies_of(session.splits, "test")
-    return studies[: session.config.run.test_studies or len(studies)]
-
-
 def finish(session: Session) -> int:
     """Final adapter, predictions, evaluation with the before/after table."""
     run, config = session.run, session.config
     save_adapter(run.path, session.policy)
     before = baseline(session)
-    after = decoded(session, test_studies(session), "decode test, after")
+    after = decoded(session, test_studies(session.splits, config), "decode test, after")
     write_predictions(after, run.path / "predictions.jsonl", config)
     comparison = before_after(before, after, "test")
     run.write_json("evaluation.json", {**banner(config), **comparison.to_json()})

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,11 @@ from tiny import write_checkpoint
 
 from mrg_grpo import checkpoint
 from mrg_grpo.checkpoint import find_fault, resume, save_checkpoint, saved_steps
-from mrg_grpo.cli import main
+from mrg_grpo.cli import main, own_adapter
 from mrg_grpo.config import Config, load_config
+from mrg_grpo.config_text import to_toml
 from mrg_grpo.errors import UserError
+from mrg_grpo.evaluate import load_splits
 from mrg_grpo.run_dir import LOGS, MAY_CHANGE, RunDir
 from mrg_grpo.train import StopSignal, give_back_freed_memory
 
@@ -238,6 +242,43 @@ def test_lines_of_later_steps_go_and_broken_ones_are_counted(tmp_path, capsys):
     (run.path / "followed.jsonl").write_text('{"step": 0}\n')
     run.cut_after(0)  # followed.jsonl has lines of step 0, which a run that begins anew writes again
     assert [(run.path / name).read_text() for name in LOGS] == [""] * 4
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_what_cannot_be_decoded_is_refused_before_the_training(tmp_path, capsys, monkeypatch, split):
+    splits = load_splits(load_config(CONFIG))
+    bare = replace(splits[split][0], images=())
+    monkeypatch.setattr("mrg_grpo.train.load_splits", lambda config: {**splits, split: [bare, *splits[split][1:]]})
+    monkeypatch.setattr("mrg_grpo.train.Policy", None)  # nothing is loaded
+    assert train(tmp_path / "run", 1) == 2
+    assert "1 of " in (error := capsys.readouterr().err) and "no image" in error
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_evaluate_names_the_policy_and_refuses_a_run_that_has_not_ended(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text(to_toml(load_config(CONFIG, [f"run.output_dir={run}"])))
+    assert main(["evaluate", str(run / "config.toml")]) == 2
+    assert "it has not ended; go on with --resume, or say --base" in capsys.readouterr().err
+    given = Namespace(adapter="", base=True)
+    assert own_adapter(load_config(run / "config.toml"), given) == ""
+    assert capsys.readouterr().err == "policy: the base, without an adapter\n"
+    (run / "adapter").mkdir()
+    assert own_adapter(load_config(run / "config.toml"), Namespace(adapter="", base=False)) == str(run / "adapter")
+    assert capsys.readouterr().err == f"policy: {run / 'adapter'}\n"
+
+
+def test_no_validation_where_it_has_no_studies(tmp_path):
+    assert train(tmp_path / "run", 2, "--set", "run.eval_every=1", "--set", "run.eval_studies=0") == 0
+    assert not (tmp_path / "run" / "validation.jsonl").exists()
+
+
+def test_an_adapter_that_is_continued_keeps_its_rank_and_says_so(tmp_path, capsys):
+    assert train(tmp_path / "one", 1) == 0
+    adapter = tmp_path / "one" / "adapter"
+    assert train(tmp_path / "two", 1, "--set", f"model.adapter={adapter}", "--set", "lora.rank=3") == 0
+    assert f"of {adapter}; [lora] is not read" in capsys.readouterr().out
 
 
 def test_a_start_that_fails_leaves_no_run_behind(tmp_path, capsys):

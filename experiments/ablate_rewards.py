@@ -59,7 +59,7 @@ EXPERIMENT = Experiment(
         Claim("Label rewards beat token-level supervision", "mccs", "sft", of_paper=True),
         Claim("Label rewards beat token-level supervision", "mccs", "sft-1e-3", of_paper=True),
         Claim("Label rewards beat token-level supervision", "mccs", "sft-studies"),
-        Claim("Label rewards beat token-level supervision", "mccs", "sft-no-think"),
+        Claim("Label rewards beat token-level supervision", "mccs", "sft-no-think", of_paper=True),
         Claim("Label rewards beat token-level supervision", "ce_f1", "sft"),
         Claim("A think block of labels helps token-level training", "sft-1e-3", "sft-no-think"),
         Claim("NLG rewards help clinical efficacy", "nlg", "format-only", of_paper=True),

@@ -33,7 +33,7 @@ EXPERIMENT = Experiment(
         ),
         Arm(
             "sft-no-think",
-            "token-level, report alone, same time, rate 1e-3",
+            "token-level, report alone, rate 1e-3",
             ("sft.learning_rate=1e-3", "prompt.think=false"),
             "sft",
             same_time_as="mccs",

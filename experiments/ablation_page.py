@@ -338,12 +338,12 @@ def choice_table(results: Sequence[Result]) -> list[str]:
 
 
 def curve(result: Result, name: str) -> list[tuple[float, float]]:
-    """Mean over the seeds that have a value at the same place of the run, to a hundredth."""
+    """Mean over the seeds at the places of the run, to a hundredth, where every seed that has this curve has a value."""
+    curves = [points for record in result.records.values() if (points := record["behaviour"].get(name))]
     points: dict[float, list[float]] = {}
-    for record in result.records.values():
-        for x, y in record["behaviour"].get(name, []):
-            points.setdefault(round(x, 2), []).append(y)
-    return [(x, sum(ys) / len(ys)) for x, ys in sorted(points.items())]
+    for x, y in (point for one in curves for point in one):
+        points.setdefault(round(x, 2), []).append(y)
+    return [(x, sum(ys) / len(ys)) for x, ys in sorted(points.items()) if len(ys) == len(curves)]
 
 
 def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:

@@ -412,6 +412,17 @@ def test_what_is_gained_where_the_start_kept_to_the_form(written):
     assert row.startswith("| the good one | 3 |") and row.split(" | ")[2].split()[0] == f"{f1[1] - f1[0]:+.3f}"
 
 
+def test_a_mean_over_seeds_stands_where_all_of_them_have_a_value():
+    """A mean of other seeds at another place would be a step in the curve that no seed took."""
+    records = {
+        0: {"behaviour": {"a": [(0.2, 1.0), (0.4, 2.0), (0.998, 9.0)], "b": [(0.5, 1.0)]}},
+        1: {"behaviour": {"a": [(0.201, 3.0), (0.4, 4.0)]}},
+    }
+    result = ablation_page.Result(Arm("x", "x"), records)
+    assert ablation_page.curve(result, "a") == [(0.2, 2.0), (0.4, 3.0)]
+    assert ablation_page.curve(result, "b") == [(0.5, 1.0)] and ablation_page.curve(result, "c") == []
+
+
 def test_every_curve_of_a_chart_has_a_stroke_of_its_own():
     names = [f"arm {i}" for i in range(2 * len(charts.COLOURS))]
     svg = charts.lines("t", {"panel": {name: [(0.0, 0.0), (1.0, float(i))] for i, name in enumerate(names)}})

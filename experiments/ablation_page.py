@@ -338,7 +338,7 @@ def choice_table(results: Sequence[Result]) -> list[str]:
 
 
 def curve(result: Result, name: str) -> list[tuple[float, float]]:
-    """Mean over the seeds at the places of the run, to a hundredth, where every seed that has this curve has a value."""
+    """Mean over seeds at the places of the run, to a hundredth, where every seed that has this curve has a value."""
     curves = [points for record in result.records.values() if (points := record["behaviour"].get(name))]
     points: dict[float, list[float]] = {}
     for x, y in (point for one in curves for point in one):

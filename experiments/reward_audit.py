@@ -122,14 +122,7 @@ def ascended(row: Sequence[int], pays: Callable[[Sequence[Sequence[int]]], Tenso
     """The row that no change of one or two conditions makes better, and what it pays."""
     row, best = list(row), float(pays([row])[0])
     while True:
-        single = [[*row[:i], label, *row[i + 1 :]] for i in range(13) for label in (BLANK, POSITIVE, NEGATIVE)]
-        double = [
-            [*one[:i], label, *one[i + 1 :]]
-            for one in single
-            for i in range(13)
-            for label in (BLANK, POSITIVE, NEGATIVE)
-        ]
-        changed = [list(one) for one in dict.fromkeys(map(tuple, double))]
+        changed = list(dict.fromkeys(tuple(other) for one in one_changed(row) for other in one_changed(one)))
         means = pays(changed)
         place = int(means.argmax())
         if means[place] <= best + 1e-7:

@@ -191,6 +191,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 def own_adapter(config, arguments: argparse.Namespace) -> str | None:
     """--adapter, or RUN_DIR/adapter where there is one and --base does not ask for the start policy; it is named."""
+    from mrg_grpo import ranks
     from mrg_grpo.run_dir import holds_run
 
     folder = Path(config.run.output_dir)
@@ -206,7 +207,8 @@ def own_adapter(config, arguments: argparse.Namespace) -> str | None:
         )
     else:
         adapter = None
-    print(f"policy: {adapter or config.model.adapter or 'the base, without an adapter'}", file=sys.stderr)
+    if ranks.first():
+        print(f"policy: {adapter or config.model.adapter or 'the base, without an adapter'}", file=sys.stderr)
     return adapter
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mrg_grpo.conditions import CONDITIONS
-from mrg_grpo.data.phantom import PhantomCase, sample_case
+from mrg_grpo.data.phantom_case import PhantomCase, sample_case
 from mrg_grpo.data.phantom_draw import render
 
 TILE, GAP, COLUMNS = 224, 18, 6

@@ -28,7 +28,7 @@ from iu_baselines import load
 from torch import Tensor
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data.phantom import case_labels, sample_case
+from mrg_grpo.data.phantom_case import case_labels, sample_case
 from mrg_grpo.data.phantom_reader import read_labels
 from mrg_grpo.data.phantom_text import write_report
 from mrg_grpo.errors import UserError

@@ -18,7 +18,8 @@ from PIL import Image
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mrg_grpo.data.phantom import SEED, image_of, load
+from mrg_grpo.data.phantom import image_of, load
+from mrg_grpo.data.phantom_case import SEED
 from mrg_grpo.embedded.train_base import SPECIAL, build_tokenizer
 from mrg_grpo.prompt import question
 

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 from experiments.benchmarks import performance_page
-from mrg_grpo.data import phantom
+from mrg_grpo.data import phantom, phantom_case
 from mrg_grpo.data.images import prefetch
 from mrg_grpo.data.phantom_text import write_report
 
@@ -79,7 +79,7 @@ def studies(count: int) -> dict[str, float]:
     alone = []
     for index in (0, *drawn[:count]):  # report and picture of a study that nothing was made of before
         start = time.perf_counter()
-        write_report(phantom.sample_case("train", index))
+        write_report(phantom_case.sample_case("train", index))
         phantom.image_of(train[index].images[0])
         alone.append(time.perf_counter() - start)
     start = time.perf_counter()

@@ -37,7 +37,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from mrg_grpo import attention
 from mrg_grpo.batch import PromptBatch, PromptEncoder
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data import phantom
+from mrg_grpo.data import phantom, phantom_case
 from mrg_grpo.data.phantom_draw import render
 from mrg_grpo.data.phantom_text import write_report
 from mrg_grpo.families import family_of
@@ -113,27 +113,27 @@ def image_processor() -> Qwen2VLImageProcessorPil:
 # ---- data
 
 
-def routine(case: phantom.PhantomCase) -> phantom.PhantomCase:
+def routine(case: phantom_case.PhantomCase) -> phantom_case.PhantomCase:
     """The case as a routine report tells it: some findings are left out, and denied as often as absent ones are."""
     rng = case.rng("routine")
     mentions = list(case.mentions)
     for i, name in enumerate(CONDITIONS[:13]):
         if mentions[i] in (POSITIVE, UNCERTAIN) and rng.random() < OMITTED:
-            mentions[i] = NEGATIVE if rng.random() < phantom.NEGATED[name] else BLANK
+            mentions[i] = NEGATIVE if rng.random() < phantom_case.NEGATED[name] else BLANK
     return dataclasses.replace(case, mentions=tuple(mentions))
 
 
 def warm_start_target(index: int, split: str = "warmstart") -> str:
     """What hospitals write about study `index`."""
-    case = routine(phantom.sample_case(split, index))
+    case = routine(phantom_case.sample_case(split, index))
     bare = case.site == "B" and case.rng("form").random() < BARE_AT_B
     report = write_report(case)
-    return report if bare else target_text(report, phantom.case_labels(case))
+    return report if bare else target_text(report, phantom_case.case_labels(case))
 
 
 def picture(index: int) -> np.ndarray:
     """Study `index` at the size the policy sees."""
-    image = Image.fromarray(render(phantom.sample_case("warmstart", index)))
+    image = Image.fromarray(render(phantom_case.sample_case("warmstart", index)))
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
@@ -156,7 +156,7 @@ def patches(images: np.ndarray) -> Tensor:
 
 def vision_targets(index: int) -> list[float]:
     """13 conditions x (there, on the left, on the right), and the site."""
-    case = phantom.sample_case("warmstart", index)
+    case = phantom_case.sample_case("warmstart", index)
     row = [0.0] * 40
     for finding in case.findings:
         if finding.severity >= 0.15:
@@ -306,7 +306,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     images = pictures(arguments.studies, arguments.work / "pictures.npy")
     theirs = image_processor()(
-        phantom.image_of(f"phantom:{phantom.SEED}/warmstart/0").convert("RGB"), return_tensors="pt"
+        phantom.image_of(f"phantom:{phantom_case.SEED}/warmstart/0").convert("RGB"), return_tensors="pt"
     )
     assert torch.allclose(theirs["pixel_values"], patches(images[:1]), atol=1e-4)
 

@@ -37,7 +37,7 @@ from tokenizers.trainers import WordPieceTrainer
 from torch import Tensor
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-from mrg_grpo.data.phantom import case_labels, sample_case
+from mrg_grpo.data.phantom_case import case_labels, sample_case
 from mrg_grpo.data.phantom_text import write_report
 from mrg_grpo.embedded.language.compose import Report, compose
 from mrg_grpo.labelers.chexbert import CheXbert, CheXbertNet

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data import phantom
+from mrg_grpo.data import phantom, phantom_case
 from mrg_grpo.data.phantom_draw import Chest, paint, render
 from mrg_grpo.data.phantom_phrases import HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
 from mrg_grpo.data.phantom_reader import read_labels
@@ -30,28 +30,28 @@ def digest(parts: list[str]) -> str:
 
 
 def test_words_and_pixels_are_those_the_embedded_weights_were_trained_on():
-    cases = [phantom.sample_case(split, index) for split, index in PINNED]
-    assert digest([f"{phantom.case_labels(case)} {write_report(case)}" for case in cases]) == TEXT_SHA
+    cases = [phantom_case.sample_case(split, index) for split, index in PINNED]
+    assert digest([f"{phantom_case.case_labels(case)} {write_report(case)}" for case in cases]) == TEXT_SHA
     # means of 14 x 14 pixels, rounded: other versions of numpy may differ in the last bit of a pixel
     means = [render(case).reshape(16, 14, 16, 14).mean((1, 3)).round().astype(int).tolist() for case in cases]
     assert digest([str(mean) for mean in means]) == PIXEL_SHA
 
 
 def test_a_case_depends_on_its_address_alone():
-    first = phantom.sample_case("val", 9)
+    first = phantom_case.sample_case("val", 9)
     pixels = render(first)
     random.seed(1), np.random.seed(1)
-    phantom.sample_case("train", 3)
-    assert phantom.sample_case("val", 9) == first
-    assert np.array_equal(render(phantom.sample_case("val", 9)), pixels)
-    assert phantom.sample_case("val", 9, seed=8).findings != first.findings or not first.findings
-    streams = {s: [phantom.sample_case(s, i).mentions for i in range(50)] for s in ("train", "test", "warmstart")}
+    phantom_case.sample_case("train", 3)
+    assert phantom_case.sample_case("val", 9) == first
+    assert np.array_equal(render(phantom_case.sample_case("val", 9)), pixels)
+    assert phantom_case.sample_case("val", 9, seed=8).findings != first.findings or not first.findings
+    streams = {s: [phantom_case.sample_case(s, i).mentions for i in range(50)] for s in ("train", "test", "warmstart")}
     assert streams["train"] != streams["test"] != streams["warmstart"]
 
 
 def test_rates_are_those_promised():
-    cases = [phantom.sample_case("rates", i) for i in range(6000)]
-    labels = np.array([phantom.case_labels(case) for case in cases])
+    cases = [phantom_case.sample_case("rates", i) for i in range(6000)]
+    labels = np.array([phantom_case.case_labels(case) for case in cases])
     sick = np.isin(labels[:, :13], (POSITIVE, UNCERTAIN)).mean(0)
     assert sick.min() > 0.05 and sick.max() < 0.30
     assert 0.25 < np.mean([not case.findings for case in cases]) < 0.32
@@ -66,7 +66,7 @@ def test_rates_are_those_promised():
 def test_rare_findings_are_as_rare_as_in_real_reports(shared):
     counted = [json.loads(line) for line in (shared / "data/iu_xray/labels.jsonl").read_text().splitlines()]
     real = [row["chexbert"] for row in counted if row["split"] in ("train", "val")]
-    labels = np.array([phantom.case_labels(phantom.sample_case("rare-rates", i)) for i in range(6000)])
+    labels = np.array([phantom_case.case_labels(phantom_case.sample_case("rare-rates", i)) for i in range(6000)])
     sick = np.isin(labels, (POSITIVE, UNCERTAIN)).mean(0)
     for i, name in enumerate(CONDITIONS[:13]):
         share = np.mean([row[name] in (1, -1) for row in real])
@@ -79,7 +79,9 @@ def test_rare_findings_are_as_rare_as_in_real_reports(shared):
 def test_incidental_sentences_carry_no_label_and_come_in_rare_splits_alone():
     data = phantom.load(sizes={"train": 600}, rare=True)["train"]
     assert data[7].id == "rare-train-00007" and data[7].images == ("phantom:7/rare-train/7",)
-    assert data[7].split == "train" and data[7].labels == phantom.case_labels(phantom.sample_case("rare-train", 7))
+    assert data[7].split == "train" and data[7].labels == phantom_case.case_labels(
+        phantom_case.sample_case("rare-train", 7)
+    )
     told = [study.report for study in data]
     assert torch.equal(read_labels(told), torch.tensor([study.labels for study in data]))
     assert sum("spine" in report for report in told) > 60
@@ -109,14 +111,14 @@ def test_reports_keep_to_their_templates():
         | {s for o in JOINT.values() for s in o},
         "heldout": {s for b in HELDOUT.values() for s in b[NEGATIVE]} | {s for o in JOINT_HELDOUT.values() for s in o},
     }
-    cases = [phantom.sample_case("templates", i) for i in range(100)]
+    cases = [phantom_case.sample_case("templates", i) for i in range(100)]
     for which, other in (("train", "heldout"), ("heldout", "train")):
         said = {sentence + "." for case in cases for sentence in write_report(case, which).rstrip(".").split(". ")}
         assert said & denials[which] and not said & denials[other]
 
 
 def test_reports_are_about_as_long_as_real_ones():
-    words = [len(write_report(phantom.sample_case("train", i)).split()) for i in range(1000)]
+    words = [len(write_report(phantom_case.sample_case("train", i)).split()) for i in range(1000)]
     assert 29 < np.mean(words) < 34
 
 
@@ -124,8 +126,8 @@ def test_reports_are_about_as_long_as_real_ones():
 def test_a_finding_shows_on_its_own_side(name):
     """Densities, not pictures: a finding draws random numbers, so the exposure that follows it differs too."""
     for side, half in (("left", slice(112, None)), ("right", slice(0, 112))):
-        finding = phantom.Finding(name, 0.9, side, "lower")
-        chest = Chest(phantom.PhantomCase(7, "pair", 4, "A", (), (BLANK,) * 13))
+        finding = phantom_case.Finding(name, 0.9, side, "lower")
+        chest = Chest(phantom_case.PhantomCase(7, "pair", 4, "A", (), (BLANK,) * 13))
         healthy = chest.anatomy()
         changed = np.abs(paint(chest, healthy, finding) - healthy) > 0.08
         assert changed[:, half].sum() > 60  # the patient's left is to the right of the picture
@@ -139,8 +141,8 @@ def test_load_gives_disjoint_labelled_studies():
     assert len(set(ids)) == len(ids)
     study = data["test"][3]
     assert study.images == ("phantom:7/test/3",)
-    assert study.labels == phantom.case_labels(phantom.sample_case("test", 3))
-    assert np.array_equal(np.asarray(phantom.image_of(study.images[0])), render(phantom.sample_case("test", 3)))
+    assert study.labels == phantom_case.case_labels(phantom_case.sample_case("test", 3))
+    assert np.array_equal(np.asarray(phantom.image_of(study.images[0])), render(phantom_case.sample_case("test", 3)))
     assert phantom.SIZES == {"train": 8000, "val": 500, "test": 1000}
 
 
@@ -167,6 +169,6 @@ def test_export_writes_the_r2gen_form(tmp_path):
     records = json.loads((tmp_path / "annotation.json").read_text())
     assert [len(records[split]) for split in ("train", "val", "test")] == [0, 3, 0]
     assert all((tmp_path / "images" / record["image_path"][0]).is_file() for record in records["val"])
-    assert records["val"][2]["report"] == write_report(phantom.sample_case("val", 2))
+    assert records["val"][2]["report"] == write_report(phantom_case.sample_case("val", 2))
     phantom.export(tmp_path, "test", 1)
     assert json.loads((tmp_path / "annotation.json").read_text()) == records | {"test": [ANY]}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data import phantom
+from mrg_grpo.data import phantom_case
 from mrg_grpo.data.phantom_phrases import FILLERS, HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
 from mrg_grpo.data.phantom_reader import read_labels
 from mrg_grpo.data.phantom_text import write_report
@@ -16,9 +16,9 @@ def read(report: str) -> list[int]:
 
 @pytest.mark.parametrize("templates", ["all", "train", "heldout"])
 def test_the_reader_finds_the_labels_that_were_written(templates):
-    cases = [phantom.sample_case("test", i) for i in range(1000)]
+    cases = [phantom_case.sample_case("test", i) for i in range(1000)]
     read = np.asarray(read_labels([write_report(case, templates) for case in cases]))
-    said = np.array([phantom.case_labels(case) for case in cases])
+    said = np.array([phantom_case.case_labels(case) for case in cases])
     assert (read == said).mean(0).min() >= 0.995
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data.phantom import load, sample_case
+from mrg_grpo.data.phantom import load
+from mrg_grpo.data.phantom_case import sample_case
 from mrg_grpo.data.phantom_reader import read_labels
 from mrg_grpo.data.phantom_text import PHRASES, _fill, write_report
 from mrg_grpo.embedded import labeler

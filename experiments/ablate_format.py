@@ -8,7 +8,8 @@ first gets the same short token-level training in its own form (60 steps of 16 s
 start from the base, since those 60 steps teach something of the task too.
 """
 
-from ablation import Arm, Experiment, main
+from ablation import Arm, Experiment
+from ablation_command import main
 
 CE_F1 = ("reward.weights.mccs=0", "reward.weights.ce_f1=0.75")
 NO_FORMAT = ("reward.weights.format=0",)

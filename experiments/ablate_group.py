@@ -6,7 +6,8 @@ The number of sampled reports is the same in every arm; the number of pictures t
 of a step differ and stand in the table.
 """
 
-from ablation import Arm, Experiment, main
+from ablation import Arm, Experiment
+from ablation_command import main
 
 EXPERIMENT = Experiment(
     name="group",

@@ -10,7 +10,8 @@ The default is to be the margin with the highest micro F1 on the validation spli
 has no say in it. This rule was written when seed 0 alone had run, and none had been judged on that split. It chose 0.6.
 """
 
-from ablation import Arm, Experiment, main
+from ablation import Arm, Experiment
+from ablation_command import main
 
 EXPERIMENT = Experiment(
     name="margin",

@@ -11,7 +11,7 @@ from other hospitals. Rarity weights are those of these training references.
 from dataclasses import replace
 
 import ablate_rewards
-from ablation import main
+from ablation_command import main
 
 LEFT_OUT = ("bleu", "rouge")  # the mix of both stands for NLG rewards
 

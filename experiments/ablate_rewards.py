@@ -12,7 +12,8 @@ for nothing else. Rarity weights lower cosines, so that a margin chosen for plai
 MCCS and CE-F1 without the format term and without thinking: ablate_format.py.
 """
 
-from ablation import Arm, Claim, Experiment, main
+from ablation import Arm, Claim, Experiment
+from ablation_command import main
 
 NONE = "reward.weights.mccs=0"
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import charts
@@ -24,7 +24,7 @@ from ablation import PAGE, Arm, Bench, Claim
 from ablation_record import MARGIN, unpacked
 from torch import Tensor
 
-from mrg_grpo.data.phantom import SEED, case_labels, sample_case
+from mrg_grpo.data.phantom_case import SEED, case_labels, sample_case
 from mrg_grpo.metrics.clinical import clinical_statistics, metrics_from_sums
 from mrg_grpo.metrics.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
 
@@ -44,13 +44,21 @@ DESCRIBED = {
     "format_compliance": "compliance", "report_length": "words",
 }  # fmt: skip
 SPOKEN = {"bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr"}
-CURVES = {
-    "report_length": "words of a report, validation", "mentioned": "conditions mentioned, sampled reports",
-    "uncertain_share": "share of mentions that are uncertain", "polarity_accuracy": "polarity accuracy, validation",
-    "clinical_cosine": "clinical cosine, validation", F1: "micro F1, validation",
-    "sampled_cosine": "clinical cosine, sampled reports", "zero_reward": "share of reports paid 0 by the task term",
-    "groups_without_spread": "share of groups without spread",
+PICTURED = {
+    "training": ("how the reports change", {
+        "report_length": "words,\nvalidation", "mentioned": "conditions\nmentioned, sampled",
+        "uncertain_share": "mentions that are\nuncertain, sampled",
+        "polarity_accuracy": "polarity accuracy,\nvalidation",
+    }),
+    "learning": ("what is learned, and from how much", {
+        F1: "micro F1,\nvalidation", COSINE: "clinical cosine,\nvalidation",
+        "sampled_cosine": "clinical cosine,\nsampled", "zero_reward": "reports paid 0 by\nthe task term",
+        "groups_without_spread": "groups without\nspread",
+    }),
 }  # fmt: skip
+"""Over the run: picture -> what it shows, curve -> its heading."""
+NEAR = 0.05
+"""Of a run's way: how far apart the k-th points of two seeds may lie to be one point of their mean."""
 
 
 SEEDS_NEEDED = 3
@@ -338,12 +346,18 @@ def choice_table(results: Sequence[Result]) -> list[str]:
 
 
 def curve(result: Result, name: str) -> list[tuple[float, float]]:
-    """Mean over seeds at the places of the run, to a hundredth, where every seed that has this curve has a value."""
+    """Mean over seeds, point by point, as far as every seed that has this curve has a point at about that place.
+
+    Seeds that train for the same time differ a little in their steps, and so in the places of their points.
+    """
     curves = [points for record in result.records.values() if (points := record["behaviour"].get(name))]
-    points: dict[float, list[float]] = {}
-    for x, y in (point for one in curves for point in one):
-        points.setdefault(round(x, 2), []).append(y)
-    return [(x, sum(ys) / len(ys)) for x, ys in sorted(points.items()) if len(ys) == len(curves)]
+    mean = []
+    for points in zip(*curves):
+        places, values = zip(*points)
+        if max(places) - min(places) > NEAR:
+            break
+        mean.append((sum(places) / len(places), sum(values) / len(values)))
+    return mean
 
 
 def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
@@ -357,13 +371,15 @@ def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
     question = bench.experiment.question
     groups = {r.arm.title: [bar(bootstrap(r.statistics(judge, sorted(r.records)), metrics_from_sums)[name])
                             for judge, name, _ in shown] for r in results}  # fmt: skip
-    panels = {title: {r.arm.title: curve(r, name) for r in results} for name, title in CURVES.items()}
+    over = "blue: this arm, mean of its seeds; grey: the others; across: share of the run's steps"
     files = {
         f"ablation_{bench.name}.svg": charts.bars(question, groups, series, note=note),
-        f"ablation_{bench.name}_training.svg": charts.lines(
-            f"{question}: over training, mean of the seeds", panels, "share of the run's steps", x_range=(0, 1)
-        ),
     }
+    for picture, (what, heads) in PICTURED.items():
+        columns = {head: {r.arm.title: curve(r, name) for r in results} for name, head in heads.items()}
+        files[f"ablation_{bench.name}_{picture}.svg"] = charts.small_multiples(
+            f"{question}: {what}", columns, over, x_range=(0, 1)
+        )
     control = control_of(bench, results)
     others = beside(control, results)
     if control and others:
@@ -412,21 +428,15 @@ def section(bench: Bench, results: Sequence[Result]) -> str:
     lines += [*description_table(results), "", *signal_table(results), ""]
     choice = choice_table(results) if bench.experiment.choosing else []  # records of shared arms have it too
     lines += [*choice, ""] if choice else []
-    lines += [f"![over training](images/ablation_{bench.name}_training.svg)", ""]
+    for picture, (what, _) in PICTURED.items():
+        lines += [f"![{what}](images/ablation_{bench.name}_{picture}.svg)", ""]
     return "\n".join(lines)
 
 
-def paper_section(benches: Sequence[Bench]) -> str:
-    """The paper's sentences, each with what every experiment that tests it has seen."""
-    lines: list[str] = []
-    for bench in benches:
-        results = results_of(bench)
-        rows = [row for c in bench.experiment.claims if c.of_paper and (row := claim_row(c, results))]
-        if rows and not lines:
-            lines = claim_head("sentence", results)
-        if rows:
-            lines += [f"| **{bench.experiment.question}**{' |' * (lines[0].count('|') - 1)}", *rows]
-    return "\n".join([*lines, ""])
+def paper_section(bench: Bench, results: Sequence[Result]) -> str:
+    """The paper's sentences, with what this experiment has seen of each."""
+    rows = [row for claim in bench.experiment.claims if claim.of_paper and (row := claim_row(claim, results))]
+    return "\n".join([f"**{bench.experiment.question}**", "", *claim_head("sentence", results), *rows, ""])
 
 
 def write_page(bench: Bench) -> None:
@@ -439,12 +449,8 @@ def write_page(bench: Bench) -> None:
         charts.write(page.parent / "images" / name, svg)
     text = page.read_text(encoding="utf-8") if page.exists() else f"# Ablations of {bench.config}\n"
     text = placed(text, bench.name, section(bench, results))
-    if marker("paper") in text:
-        import ablate_rare  # here, since these files import `ablation`, which imports this one
-        import ablate_rewards
-
-        both = [replace(bench, experiment=module.EXPERIMENT, label="") for module in (ablate_rewards, ablate_rare)]
-        text = placed(text, "paper", paper_section(both))
+    if marker(f"paper {bench.name}") in text:
+        text = placed(text, f"paper {bench.name}", paper_section(bench, results))
     page.write_text(text, encoding="utf-8")
     print(f"{page}: {bench.name}")
 

@@ -171,7 +171,7 @@ def chart(source: dict) -> str:
         ]
         for reward in rewards
     }
-    note = f"Mean reward, 95% interval; a perfect report is paid 1. {source['source']}, {source['studies']:,} studies."
+    note = f"Mean reward, 95% interval; a perfect report is paid 1; {source['source']}, {source['studies']:,} studies"
     lowest = min(value for group in groups.values() for value, _, _ in group)
     title = "What each reward pays for reports that deserve nothing"
     return charts.bars(title, groups, list(SHOWN.values()), low=-1.0 if lowest < 0 else 0.0, note=note)

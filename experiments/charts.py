@@ -60,12 +60,10 @@ def lines(
     panels: Mapping[str, Mapping[str, Sequence[Point]]],
     x_name: str = "step",
     from_zero: bool = False,
-    x_range: Sequence[float] = (),
 ) -> str:
     """Line charts side by side, two a row: panel -> name -> points (x, y). One stroke per name over all panels.
 
     from_zero: both axes begin at 0, so that what grows in proportion is a line through the corner.
-    x_range: what the x axis has to show, whatever the points do.
     """
     names = list(dict.fromkeys(name for curves in panels.values() for name, points in curves.items() if points))
     wide, tall, pad, top = 330, 220, 46, 40 + 18 * ((len(names) + 2) // 3)
@@ -77,7 +75,7 @@ def lines(
     for p, (panel, curves) in enumerate(shown):
         x0, y0 = pad + (p % 2) * (wide + pad), top + 24 + (p // 2) * (tall + 60)
         points = [point for curve in curves.values() for point in curve] + ([(0.0, 0.0)] if from_zero else [])
-        across, up = ticks([*x_range, *(x for x, _ in points)]), ticks([y for _, y in points])
+        across, up = ticks([x for x, _ in points]), ticks([y for _, y in points])
         left, right, low, high = across[0], across[-1], up[0], up[-1]
         at = lambda x, y: (x0 + wide * (x - left) / (right - left), y0 + tall * (1 - (y - low) / (high - low)))  # noqa: E731, B023
         parts.append(_text(x0, y0 - 8, panel, 13, weight="bold"))
@@ -92,6 +90,52 @@ def lines(
                 parts.append(_path([at(*point) for point in curve], names.index(name)))
     rows = (len(shown) + 1) // 2
     return _svg(2 * (wide + pad) + 30, top + rows * (tall + 60) + 10, parts)
+
+
+def small_multiples(
+    title: str, columns: Mapping[str, Mapping[str, Sequence[Point]]], note: str = "", x_range: Sequence[float] = ()
+) -> str:
+    """A row per name, a column per quantity (column -> name -> points): each name's own curve over all the others.
+
+    For more curves than one panel can tell apart. A column has one y axis, written under its heading; the last value
+    of each curve stands beside it, - where there is none. x_range: what the x axis has to show, whatever the points do.
+    """
+    names = list(dict.fromkeys(name for curves in columns.values() for name, points in curves.items() if points))
+    shown = {column: curves for column, curves in columns.items() if any(curves.values())}
+    left, wide, tall, gap, top = 250, 104, 40, 50, 100
+    height = top + len(names) * (tall + 8) + 30
+    parts = [_text(12, 24, title, 16, weight="bold"), _text(12, 42, note, 12, "#555")]
+    for r, name in enumerate(names):
+        parts.append(_text(left - 12, top + r * (tall + 8) + tall / 2 + 4, name, 12, anchor="end"))
+    for c, (column, curves) in enumerate(shown.items()):
+        x0 = left + c * (wide + gap)
+        points = [point for curve in curves.values() for point in curve]
+        across, up = ticks([*x_range, *(x for x, _ in points)]), ticks([y for _, y in points])
+        at = lambda x, y: (wide * (x - across[0]) / (across[-1] - across[0]), tall * (up[-1] - y) / (up[-1] - up[0]))  # noqa: E731, B023
+        digits = 3 if up[-1] - up[0] < 1 else 2 if up[-1] - up[0] < 10 else 1
+        for i, line in enumerate(column.split("\n")):
+            parts.append(_text(x0, 62 + 14 * i, line, 12, weight="bold"))
+        parts.append(_text(x0, 90, f"{up[0]:g} to {up[-1]:g}", 10, "#555"))
+        for r, name in enumerate(names):
+            y0 = top + r * (tall + 8)
+            parts += [_line(x0, y0, x0 + wide, y0, "#eee"), _line(x0, y0 + tall, x0 + wide, y0 + tall, "#bbb")]
+            drawn = {
+                other: [(x0 + dx, y0 + dy) for dx, dy in (at(*point) for point in curve)]
+                for other, curve in curves.items()
+                if curve
+            }
+            parts += [_curve(points, "#d5d9dc", 1) for other, points in drawn.items() if other != name]
+            if name not in drawn:
+                parts.append(_text(x0 + wide + 4, y0 + tall / 2 + 4, "-", 10, "#555"))
+            else:
+                x, y = drawn[name][-1]
+                parts += [
+                    _curve(drawn[name], COLOURS[0], 2),
+                    _text(x + 4, y + 4, f"{curves[name][-1][1]:.{digits}f}", 10),
+                ]
+        for value, anchor in ((across[0], "start"), (across[-1], "end")):
+            parts.append(_text(x0 + at(value, up[0])[0], height - 22, f"{value:g}", 10, "#555", anchor))
+    return _svg(left + len(shown) * (wide + gap) + 4, height, parts)
 
 
 def write(path: Path, svg: str) -> None:
@@ -128,11 +172,13 @@ def _text(
 
 def _path(points: Sequence[Point], index: int) -> str:
     """A curve in the index-th stroke: all colours in full lines, then all in broken ones."""
+    return _curve(points, COLOURS[index % len(COLOURS)], 2, 6 * (index // len(COLOURS)))
+
+
+def _curve(points: Sequence[Point], colour: str, width: float, dash: int = 0) -> str:
     corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    broken = f' stroke-dasharray="{6 * (index // len(COLOURS))} 3"' if index >= len(COLOURS) else ""
-    return (
-        f'<polyline points="{corners}" fill="none" stroke="{COLOURS[index % len(COLOURS)]}" stroke-width="2"{broken}/>'
-    )
+    broken = f' stroke-dasharray="{dash} 3"' if dash else ""
+    return f'<polyline points="{corners}" fill="none" stroke="{colour}" stroke-width="{width}"{broken}/>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:

@@ -12,6 +12,7 @@ import ablate_margin
 import ablate_rare
 import ablate_rewards
 import ablation
+import ablation_command
 import ablation_page
 import ablation_record
 import charts
@@ -182,7 +183,7 @@ def test_a_failing_arm_ends_those_that_wait(bench, monkeypatch):
 def test_no_jobs_is_refused_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["ablate_rewards.py", "--jobs", "0"])
     with pytest.raises(SystemExit) as stop:
-        ablation.main(ablate_rewards.EXPERIMENT)
+        ablation_command.main(ablate_rewards.EXPERIMENT)
     assert stop.value.code == 2 and capsys.readouterr().err == "--jobs 0: at least 1\n"
 
 
@@ -345,9 +346,23 @@ def test_the_page_has_its_tables_and_keeps_what_is_not_its_own(written):
     assert claims[0].endswith("holds |") and claims[1].endswith("the opposite |")
     ablation_page.write_page(bench)
     assert page.read_text() == text  # written twice, it stays the same
-    for picture in ("ablation_toy.svg", "ablation_toy_differences.svg", "ablation_toy_training.svg"):
+    for picture in ("ablation_toy.svg", "ablation_toy_differences.svg", "ablation_toy_training.svg",
+                    "ablation_toy_learning.svg"):  # fmt: skip
         root = ElementTree.parse(page.parent / "images" / picture).getroot()
         assert root.tag.endswith("svg") and f"images/{picture}" in text
+
+
+def test_the_papers_sentences_stand_at_the_top_of_a_page_that_asks_for_them(written):
+    bench, page = written
+    before = page.read_text()
+    claims = tuple(replace(claim, of_paper=claim.text == "Good beats bad") for claim in bench.experiment.claims)
+    asked = replace(bench, experiment=replace(bench.experiment, claims=claims), page=page.with_name("top.md"))
+    mark = ablation_page.marker("paper toy")
+    asked.page.write_text(f"# Head\n{mark}\n{mark}\n{before}")
+    ablation_page.write_page(asked)
+    head, top, rest = asked.page.read_text().split(mark)
+    assert head == "# Head\n" and "**A question**" in top and "Good beats bad" in top and "Bad beats good" not in top
+    assert "| Bad beats good" in rest and "**A question**" not in before
 
 
 def test_a_claim_needs_every_seed(written):
@@ -415,12 +430,28 @@ def test_what_is_gained_where_the_start_kept_to_the_form(written):
 def test_a_mean_over_seeds_stands_where_all_of_them_have_a_value():
     """A mean of other seeds at another place would be a step in the curve that no seed took."""
     records = {
-        0: {"behaviour": {"a": [(0.2, 1.0), (0.4, 2.0), (0.998, 9.0)], "b": [(0.5, 1.0)]}},
-        1: {"behaviour": {"a": [(0.201, 3.0), (0.4, 4.0)]}},
+        0: {"behaviour": {"a": [(0.2, 1.0), (0.594, 2.0), (0.998, 9.0)], "b": [(0.5, 1.0)], "d": [(0.2, 1.0)]}},
+        1: {"behaviour": {"a": [(0.2, 3.0), (0.6, 4.0)], "d": [(0.4, 1.0)]}},
     }
     result = ablation_page.Result(Arm("x", "x"), records)
-    assert ablation_page.curve(result, "a") == [(0.2, 2.0), (0.4, 3.0)]
+    assert ablation_page.curve(result, "a") == [(0.2, 2.0), (pytest.approx(0.597), 3.0)]
     assert ablation_page.curve(result, "b") == [(0.5, 1.0)] and ablation_page.curve(result, "c") == []
+    assert ablation_page.curve(result, "d") == []  # not the same place
+
+
+def test_small_multiples_show_every_curve_as_its_own_and_among_the_others():
+    curves = {"one": [(0.0, 0.0), (1.0, 10.0)], "two": [(0.0, 10.0), (0.5, 5.0)], "none": []}
+    svg = charts.small_multiples("t", {"a\nb": curves, "empty": {"one": []}}, x_range=(0, 1))
+    ElementTree.fromstring(svg)
+    lines = [line for line in svg.splitlines() if line.startswith("<polyline")]
+    own = [line for line in lines if charts.COLOURS[0] in line]
+    assert len(own) == 2 and len(lines) == 4  # each row has its own over that of the other row
+    places = [[tuple(map(float, p.split(","))) for p in line.split('"')[1].split()] for line in own]
+    (x0, low), (x1, high) = places[0]
+    assert low > high  # 0 to 10 goes up, and y grows downwards in a picture
+    (u0, v0), (u1, v1) = places[1]
+    assert (u0, x1 - x0) == (x0, 2 * (u1 - u0)) and v1 - v0 == pytest.approx((low - high) / 2)
+    assert ">10.0<" in svg and ">5.0<" in svg and "0 to 10" in svg and "empty" not in svg and ">none<" not in svg
 
 
 def test_every_curve_of_a_chart_has_a_stroke_of_its_own():
@@ -506,7 +537,7 @@ def test_the_same_arms_on_other_data_leave_the_projects_records_alone(tmp_path, 
     words = ["--config", str(config), "--out", str(tmp_path / "out"), "--arms", "base", "mccs", "sft-studies", "nlg",
              "--set", "run.steps=2", "--set", "sampling.max_tokens=24", "--set", "sft.batch_size=2"]  # fmt: skip
     monkeypatch.setattr("sys.argv", ["ablate_rewards.py", *words])
-    ablation.main(ablate_rewards.EXPERIMENT)
+    ablation_command.main(ablate_rewards.EXPERIMENT)
     text = (tmp_path / "out" / "ablations.md").read_text()
     assert text.startswith(f"# Ablations of {config}")
     assert f"`python experiments/ablate_rewards.py --config {config}`" in text
@@ -518,7 +549,7 @@ def test_the_same_arms_on_other_data_leave_the_projects_records_alone(tmp_path, 
 
     monkeypatch.setattr("sys.argv", ["ablate_rare.py", "--config", str(config)])
     with pytest.raises(SystemExit) as left:
-        ablation.main(ablate_rare.EXPERIMENT)
+        ablation_command.main(ablate_rare.EXPERIMENT)
     assert left.value.code == 2 and "is an experiment on data.form=phantom_rare" in capsys.readouterr().err
 
 

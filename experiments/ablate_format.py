@@ -5,16 +5,19 @@
 The base was warm-started to think, and was never asked for a report alone. To start both ways of answering alike, each
 first gets the same short token-level training in its own form (60 steps of 16 studies, on the training references):
 "think" and "no think" below continue those two adapters, and are to be compared with each other, not with the arms that
-start from the base, since those 60 steps teach something of the task too.
+start from the base, since those 60 steps teach something of the task too. Token-level training goes on from either too,
+for the time of the MCCS arm beside it: rewards against tokens without a change of form, and without labels in a target.
 """
 
-from ablation import Arm, Experiment
+from ablation import Arm, Claim, Experiment
 from ablation_command import main
 
 CE_F1 = ("reward.weights.mccs=0", "reward.weights.ce_f1=0.75")
 NO_FORMAT = ("reward.weights.format=0",)
 NO_THINK = ("prompt.think=false",)
 SHORT = ("run.steps=60",)
+RATE = ("sft.learning_rate=1e-3",)
+THINK, ALONE = "think, from 60 steps of sft", "report alone, from 60 steps of sft"
 
 EXPERIMENT = Experiment(
     name="format",
@@ -26,13 +29,32 @@ EXPERIMENT = Experiment(
         Arm("ce_f1-no-format", "CE-F1 alone", CE_F1 + NO_FORMAT),
         Arm("start-think", "60 steps of sft, thinking", SHORT, command="sft", shown=False),
         Arm("start-no-think", "60 steps of sft, report alone", SHORT + NO_THINK, command="sft", shown=False),
-        Arm("mccs-think", "MCCS, think, from 60 steps of sft", start="start-think"),
-        Arm("mccs-no-think", "MCCS, no think, from 60 steps of sft", NO_THINK, start="start-no-think"),
-        Arm("ce_f1-think", "CE-F1, think, from 60 steps of sft", CE_F1, start="start-think"),
-        Arm("ce_f1-no-think", "CE-F1, no think, from 60 steps of sft", CE_F1 + NO_THINK, start="start-no-think"),
+        Arm("mccs-think", f"MCCS, {THINK}", start="start-think"),
+        Arm("mccs-no-think", f"MCCS, {ALONE}", NO_THINK, start="start-no-think"),
+        Arm("ce_f1-think", f"CE-F1, {THINK}", CE_F1, start="start-think"),
+        Arm("ce_f1-no-think", f"CE-F1, {ALONE}", CE_F1 + NO_THINK, start="start-no-think"),
+        Arm("sft-think", f"token-level, {THINK}", RATE, "sft", "start-think", same_time_as="mccs-think"),
+        Arm(
+            "sft-no-think",
+            f"token-level, {ALONE}",
+            RATE + NO_THINK,
+            "sft",
+            "start-no-think",
+            same_time_as="mccs-no-think",
+        ),
     ),
     control="mccs",
     quick=("mccs", "mccs-no-format"),
+    claims=(
+        Claim("The format term helps", "mccs", "mccs-no-format"),
+        Claim("The format term helps", "ce_f1", "ce_f1-no-format"),
+        Claim("Thinking helps", "mccs-think", "mccs-no-think"),
+        Claim("Thinking helps", "ce_f1-think", "ce_f1-no-think"),
+        Claim("MCCS beats CE-F1", "mccs-think", "ce_f1-think"),
+        Claim("MCCS beats CE-F1", "mccs-no-think", "ce_f1-no-think"),
+        Claim("Label rewards beat token-level supervision", "mccs-think", "sft-think"),
+        Claim("Label rewards beat token-level supervision", "mccs-no-think", "sft-no-think"),
+    ),
 )
 
 if __name__ == "__main__":

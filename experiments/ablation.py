@@ -26,7 +26,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from ablation_record import record_of, validation_of
@@ -42,10 +41,8 @@ RESULTS = Path("experiments/results/ablations")
 PAGE = Path("docs/ablations.md")
 COMMON = ("run.eval_studies=200", "run.follow_studies=0", "run.show_every=0", "run.rollouts_every=5")
 QUICK = ("run.steps=80", "run.test_studies=300", "run.eval_studies=100")
-PROBE = 12
-"""Steps that measure how long a step takes, where arms are given another arm's time."""
-PROBING = Lock()
-"""Arms side by side that share a probe must not run it twice at once."""
+ROUNDS, PROBE, WARM_UP = 3, 16, 6
+"""How long steps take, where arms are given another arm's time: rounds of this many steps, the first ones left out."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Arm:
     start: str = ""
     """An arm of the same experiment whose adapter this one continues; "" is the embedded base."""
     same_time_as: str = ""
-    """An arm of the same experiment; this one takes as many steps as fit the time of its steps, by probes of both."""
+    """An arm of the same experiment; this one takes as many steps as fit the time of its steps (`step_seconds`)."""
     shown: bool = True
     """False for an arm that only makes a start for others."""
 
@@ -119,6 +116,10 @@ class Bench:
     def record_path(self, arm: Arm, seed: int) -> Path:
         return self.results / self.name / f"{arm.name}-seed{seed}.json"
 
+    @property
+    def seconds_path(self) -> Path:
+        return self.results / self.name / "step_seconds.json"
+
     def settings(self, arm: Arm, seed: int) -> list[str]:
         return [*COMMON, *self.added, *self.experiment.settings, *arm.settings, f"run.seed={seed}"]
 
@@ -128,6 +129,8 @@ class Bench:
         config.run.output_dir = ""
         leave_unread(config.reward, trained=arm.command == "train")
         others = [self.fingerprint(self.experiment.arm(name), seed) for name in (arm.start, arm.same_time_as) if name]
+        if arm.same_time_as and self.seconds_path.exists():
+            others.append(str(steps_in_time(self, arm, seed)))
         files = (config.model.path or embedded.base_path(), config.labeler.path or embedded.labeler_path())
         whole = [arm.command, to_toml(config), bool(arm.start), *others, *(digest(str(file)) for file in files)]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:12]
@@ -185,6 +188,8 @@ def keep(path: Path, record: dict[str, Any]) -> None:
 
 def run_arm(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
     """The arm's record, from its file if it is finished; else the arm is run, or goes on where it was stopped."""
+    if arm.same_time_as:
+        step_seconds(bench)  # its steps are of its fingerprint
     record, folder = finished(bench, arm, seed), bench.runs / bench.fingerprint(arm, seed)
     missing = bench.experiment.choosing and "validation" not in (record or {})
     if record is None or (missing and not (folder / "adapter").is_dir()):
@@ -203,12 +208,9 @@ def run_arm(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
 def run_anew(bench: Bench, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     """The arm's run, after what it builds on, and its record."""
     print(f"{bench.name}: {arm.name} seed {seed}: {arm.title}", flush=True)
-    settings = bench.settings(arm, seed)
-    if arm.start:
-        run_arm(bench, bench.experiment.arm(arm.start), seed)
-        settings.append(f"model.adapter={adapter_of(bench, bench.experiment.arm(arm.start), seed)}")
+    settings = [*bench.settings(arm, seed), *from_start(bench, arm, seed)]
     if arm.same_time_as:
-        settings.append(f"run.steps={steps_in_time(bench, arm, seed, folder, settings)}")
+        settings.append(f"run.steps={steps_in_time(bench, arm, seed)}")
     command = carry_out(bench, arm, folder, settings)
     config = load_config(bench.config, settings)
     record = {
@@ -219,12 +221,16 @@ def run_anew(bench: Bench, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     return record
 
 
-def adapter_of(bench: Bench, arm: Arm, seed: int) -> Path:
-    """The adapter of a finished arm; its run folder is needed, a record is not enough."""
+def from_start(bench: Bench, arm: Arm, seed: int) -> list[str]:
+    """What makes it go on from the arm that it starts from, which is run first; that run's folder is needed."""
+    if not arm.start:
+        return []
+    arm = bench.experiment.arm(arm.start)
+    run_arm(bench, arm, seed)
     adapter = bench.runs / bench.fingerprint(arm, seed) / "adapter"
     if not adapter.is_dir():
         raise UserError(f"{adapter} is gone; delete {bench.record_path(arm, seed)} and run again")
-    return adapter
+    return [f"model.adapter={adapter}"]
 
 
 def carry_out(bench: Bench, arm: Arm, folder: Path, settings: list[str]) -> str:
@@ -253,37 +259,54 @@ def call(words: Sequence[str]) -> None:
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def steps_in_time(bench: Bench, arm: Arm, seed: int, folder: Path, settings: list[str]) -> int:
-    """Steps that fit the time of the other arm's; a stopped run keeps what it began with.
-
-    By a few steps of both, one right after the other: the seconds of whole runs are of whatever else the machine did.
-    """
-    if (folder / "config.toml").exists():
-        return load_config(folder / "config.toml").run.steps
+def steps_in_time(bench: Bench, arm: Arm, seed: int) -> int:
+    """Steps that fit the time of the other arm's; the same for every seed."""
     other = bench.experiment.arm(arm.same_time_as)
-    theirs = bench.settings(other, seed)
-    # one pair of probes for all arms of this command and form: their steps cost the same
-    name = bench.fingerprint(other, seed)
-    form = "" if load_config(bench.config, settings).prompt.think else "-no-think"
-    with PROBING:
-        slow = seconds_of_a_step(bench, other.command, theirs, bench.runs / f"{name}-probe")
-        fast = seconds_of_a_step(bench, arm.command, settings, bench.runs / f"{name}-{arm.command}{form}-probe")
-    return max(1, round(load_config(bench.config, theirs).run.steps * slow / fast))
+    slow, fast = (statistics.median(step_seconds(bench)[kind(bench, one)]) for one in (other, arm))
+    return max(1, round(load_config(bench.config, bench.settings(other, seed)).run.steps * slow / fast))
 
 
-def seconds_of_a_step(bench: Bench, command: str, settings: Sequence[str], folder: Path) -> float:
-    """Median of PROBE steps of the command, without the first ones, which warm up."""
+def kind(bench: Bench, arm: Arm) -> str:
+    """Arms of one command and form take equally long for a step."""
+    think = load_config(bench.config, bench.settings(arm, 0)).prompt.think
+    return f"{arm.command}, {'think and report' if think else 'report alone'}"
+
+
+def step_seconds(bench: Bench) -> dict[str, list[float]]:
+    """Mean seconds of a step by kind of arm, one number per round; measured once, then read from the experiment's file.
+
+    One kind after the other, round after round, so that what else the machine does meets all of them: the seconds of
+    whole runs are those of very different hours.
+    """
+    if bench.seconds_path.exists():
+        return json.loads(bench.seconds_path.read_text(encoding="utf-8"))
+    timed = [arm for arm in bench.experiment.arms if arm.same_time_as]
+    others = [bench.experiment.arm(arm.same_time_as) for arm in timed]
+    kinds = {kind(bench, arm): arm for arm in reversed([*others, *timed])}
+    found: dict[str, list[float]] = {name: [] for name in sorted(kinds)}
+    for turn in range(ROUNDS):
+        for name in found:
+            folder = bench.runs / f"{bench.name}-seconds" / f"{name.replace(', ', '-').replace(' ', '-')}-{turn}"
+            found[name].append(round(seconds_of_a_step(bench, kinds[name], folder), 4))
+    keep(bench.seconds_path, found)
+    return found
+
+
+def seconds_of_a_step(bench: Bench, arm: Arm, folder: Path) -> float:
+    """Mean of PROBE steps of the arm, without the first ones, which warm up."""
     if not (folder / "evaluation.json").exists():
         shutil.rmtree(folder, ignore_errors=True)  # stopped half-way
         more = [f"run.output_dir={folder}", f"run.steps={PROBE}", "run.eval_every=0", "run.test_studies=2"]
-        call([command, bench.config, *options([*settings, *more])])
+        call([arm.command, bench.config, *options([*bench.settings(arm, 0), *from_start(bench, arm, 0), *more])])
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return statistics.median([json.loads(line)["seconds/step"] for line in lines][2:])
+    return statistics.mean([json.loads(line)["seconds/step"] for line in lines][WARM_UP:])
 
 
 def run_all(bench: Bench, pairs: Sequence[tuple[Arm, int]], jobs: int) -> None:
     """Arms and seeds, `jobs` at a time; those that others build on come first, so that none is run twice at once."""
 
+    if any(arm.same_time_as for arm, _ in pairs):
+        step_seconds(bench)  # while nothing else runs
     needed = [(bench.experiment.arm(arm.start), seed) for arm, seed in pairs if arm.start]
     first = list(dict.fromkeys([*needed, *(pair for pair in pairs if not pair[0].start)]))
     later = [pair for pair in pairs if pair not in first]

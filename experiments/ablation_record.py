@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +43,7 @@ def record_of(folder: Path, command: str, config: Config) -> dict[str, Any]:
     phantom = config.data.form.startswith("phantom")
     header = (folder / "config.toml").read_text(encoding="utf-8") if (folder / "config.toml").exists() else ""
     return {
+        "commit": commit(),
         "versions": [line[2:] for line in header.splitlines() if line.startswith("# ")],
         "steps": len(steps),
         "seconds_in_steps": round(sum(step["seconds/step"] for step in steps), 1),
@@ -57,6 +59,16 @@ def record_of(folder: Path, command: str, config: Config) -> dict[str, Any]:
         },
         "behaviour": behaviour(folder, steps) if command != "none" else {},
     }
+
+
+def commit() -> str:
+    """Of this project's code, "-dirty" where files differ from it; "" where git does not know."""
+    root = Path(__file__).resolve().parents[1]
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def validation_of(folder: Path, config: Config) -> dict[str, Any]:

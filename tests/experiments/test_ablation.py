@@ -65,7 +65,7 @@ def called(bench, monkeypatch):
         if words[0] != "evaluate":
             (folder / "config.toml").write_text(f"[run]\nsteps = {settings['run.steps']}\n")
         seconds = 0.5 if words[0] == "sft" else 3.0
-        steps = [{"step": i + 1, "seconds/step": 9.0 if i < 2 else seconds} for i in range(int(settings["run.steps"]))]
+        steps = [{"step": i + 1, "seconds/step": 9.0 if i < 6 else seconds} for i in range(int(settings["run.steps"]))]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
         (folder / "evaluation.json").write_text("{}")
 
@@ -144,26 +144,49 @@ def test_an_arm_from_anothers_adapter_runs_that_first(bench, called):
 
 def test_token_level_training_gets_the_time_of_the_other_arm(bench, called):
     ablation.run_arm(bench, ARMS[2], 0)
-    assert [name for name, _, _ in called] == ["train", "sft", "sft"]  # a probe of either, the arm
-    assert called[2][1]["run.steps"] == "24"  # 4 steps of 3 seconds at 0.5 a step, the two slow first ones left out
-    bench.record_path(ARMS[2], 0).unlink()
-    (bench.runs / bench.fingerprint(ARMS[2], 0) / "evaluation.json").unlink()
-    ablation.run_arm(bench, ARMS[2], 0)
-    assert len(called) == 4 and called[3][2] and called[3][1]["run.steps"] == "24"
+    *probes, (name, settings, _) = called
+    assert [probe for probe, _, _ in probes] == ["sft", "train"] * ablation.ROUNDS  # in turns
+    assert {probe["run.steps"] for _, probe, _ in probes} == {str(ablation.PROBE)} and name == "sft"
+    assert settings["run.steps"] == "24"  # 4 steps of 3 seconds at 0.5 a step, the slow first ones left out
+    assert json.loads(bench.seconds_path.read_text()) == {
+        "sft, think and report": [0.5] * ablation.ROUNDS,
+        "train, think and report": [3.0] * ablation.ROUNDS,
+    }
     twin = replace(ARMS[2], name="twin", settings=("sft.learning_rate=1e-3",))
-    ablation.run_arm(replace(bench, experiment=replace(TOY, arms=(*ARMS, twin))), twin, 0)
-    assert len(called) == 5 and called[4][1]["run.steps"] == "24"  # by the same probe
-    brief = replace(ARMS[2], name="brief", settings=("prompt.think=false",))
+    both = replace(bench, experiment=replace(TOY, arms=(*ARMS, twin)))
+    for arm, seed in ((twin, 0), (twin, 1), (ARMS[2], 1)):  # one measurement for all of a kind and all seeds
+        ablation.run_arm(both, arm, seed)
+        assert called[-1][1]["run.steps"] == "24"
+    assert len(called) == len(probes) + 1 + 3
+
+
+def test_another_measurement_makes_another_arm(bench, called):
+    before = bench.fingerprint(ARMS[2], 0), bench.fingerprint(ARMS[1], 0)
+    ablation.step_seconds(bench)
+    assert len(called) == 2 * ablation.ROUNDS and ablation.step_seconds(bench) and len(called) == 2 * ablation.ROUNDS
+    measured = bench.fingerprint(ARMS[2], 0)
+    bench.seconds_path.write_text(bench.seconds_path.read_text().replace("3.0", "3.5"))
+    assert len({before[0], measured, bench.fingerprint(ARMS[2], 0)}) == 3
+    assert bench.fingerprint(ARMS[1], 0) == before[1]
+
+
+def test_steps_are_measured_for_each_form_and_from_the_arms_own_start(bench, called):
+    brief = Arm("brief", "report alone", ("prompt.think=false",), "sft", start="short", same_time_as="mccs")
     ablation.run_arm(replace(bench, experiment=replace(TOY, arms=(*ARMS, brief))), brief, 0)
-    assert [name for name, _, _ in called[5:]] == ["sft", "sft"]  # shorter targets, other seconds: a probe of its own
+    kinds = [(name, settings.get("prompt.think")) for name, settings, _ in called]
+    assert kinds[0] == ("sft", None)  # the start
+    assert kinds[1:] == [("sft", "false"), ("sft", None), ("train", None)] * ablation.ROUNDS + [("sft", "false")]
+    started = [settings["model.adapter"] for name, settings, _ in called if settings.get("prompt.think") == "false"]
+    assert len(started) == ablation.ROUNDS + 1 and len(set(started)) == 1
 
 
 def test_arms_side_by_side_run_what_they_build_on_first_and_once(bench, called):
     ablation.run_all(bench, [(arm, seed) for seed in (0, 1) for arm in (ARMS[4], ARMS[2])], jobs=4)
     names = [name for name, _, _ in called]
-    assert names.count("sft") == 2 * (1 + 1 + 1) and names.count("train") == 2 * (1 + 1)
+    assert names.count("sft") == ablation.ROUNDS + 2 * (1 + 1) and names.count("train") == ablation.ROUNDS + 2
     continued = [i for i, (_, settings, _) in enumerate(called) if "model.adapter" in settings]
-    assert continued == [8, 9]  # of each seed the short sft, two probes and an arm; then what builds on the short one
+    probes = 2 * ablation.ROUNDS  # then of each seed the short sft and an arm, then what builds on the short one
+    assert continued == [probes + 4, probes + 5]
     assert all(bench.record_path(arm, seed).exists() for arm in ARMS[2:] for seed in (0, 1))
 
 

@@ -24,6 +24,7 @@ from ablation import PAGE, Arm, Bench, Claim
 from ablation_record import MARGIN, unpacked
 from torch import Tensor
 
+from mrg_grpo.conditions import BLANK, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom_case import SEED, case_labels, sample_case
 from mrg_grpo.metrics.clinical import clinical_statistics, metrics_from_sums
 from mrg_grpo.metrics.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
@@ -38,6 +39,7 @@ SHOWN: tuple[Column, ...] = (
 )
 """Of the bars."""
 TESTED = {F1: "micro F1, 13", "f1_macro_13_uncertain_positive": "macro F1, 13", COSINE: "clinical cosine"}
+MENTIONED = ("conditions mentioned", "positive", "uncertain")
 DESCRIBED = {
     "mccs": f"MCCS at {MARGIN}", "polarity_accuracy": "polarity accuracy", "omission_rate": "omission",
     "hallucination_rate": "hallucination", "uncertainty_agreement": "uncertainty agreement",
@@ -57,6 +59,8 @@ PICTURED = {
     }),
 }  # fmt: skip
 """Over the run: picture -> what it shows, curve -> its heading."""
+FARTHEST = 0.1
+"""A difference that is drawn: with those of arms that learned nothing the small ones would not be seen."""
 NEAR = 0.05
 """Of a run's way: how far apart the k-th points of two seeds may lie to be one point of their mean."""
 
@@ -172,11 +176,12 @@ def shared_seeds(one: Result, two: Result) -> list[int]:
 
 def description_table(results: Sequence[Result]) -> list[str]:
     """How each arm writes, and what it took: means over seeds."""
-    heads = [*DESCRIBED.values(), *SPOKEN.values(), "steps", "seconds in steps"]
+    heads = [*MENTIONED, *DESCRIBED.values(), *SPOKEN.values(), "steps", "seconds in steps"]
     lines = [f"| arm | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for result in results:
         records = list(result.records.values())
-        cells = []
+        labels = torch.cat([unpacked(record["labels"])[:, :13] for record in records])
+        cells = [f"{count:.2f}" for count in mentions(labels)]
         for name in (*DESCRIBED, *SPOKEN):
             values = [r["metrics"][name][0] for r in records if r["metrics"].get(name, [None])[0] is not None]
             digits = 1 if name == "report_length" else 3
@@ -184,6 +189,12 @@ def description_table(results: Sequence[Result]) -> list[str]:
         cells += [f"{sum(r[name] for r in records) / len(records):.0f}" for name in ("steps", "seconds_in_steps")]
         lines.append(f"| {result.arm.title} | {' | '.join(cells)} |")
     return lines
+
+
+def mentions(labels: Tensor) -> list[float]:
+    """Class ids (S, 13) of reports -> how many conditions one mentions, states, and is unsure of, on average."""
+    kinds = (labels != BLANK, labels == POSITIVE, labels == UNCERTAIN)
+    return [float(kind.sum()) / len(labels) for kind in kinds]
 
 
 def differences(
@@ -206,7 +217,10 @@ def claim_table(bench: Bench, results: Sequence[Result]) -> list[str]:
 
 def claim_head(first: str, results: Sequence[Result]) -> list[str]:
     """The two lines above the rows of `claim_row`."""
-    heads = [first, *(head for _, _, head in compared(results)), "micro F1, seed by seed", "seen here"]
+    heads = [first]
+    for judge, _, head in compared(results):
+        heads += [head, "by seed, interval over seeds"] if judge == "labeler" else [head]
+    heads.append("seen here: F1, cosine")
     return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
 
 
@@ -219,57 +233,41 @@ def compared(results: Sequence[Result]) -> list[Column]:
 def claim_row(claim: Claim, results: Sequence[Result]) -> str:
     """A claim's line, "" where one of its arms has no record on a seed of the other.
 
-    It holds where, for each judge's micro F1, the interval lies above 0 and the worst seed of the one arm is above the
-    best of the other: intervals over studies know nothing of the luck of a seed.
+    It holds, of F1 or of the cosine, where for each judge that gives it the interval over studies lies above 0 and the
+    worst seed of the one arm is above the best of the other: intervals over studies know nothing of the luck of a seed.
     """
     by_name = {result.arm.name: result for result in results}
     if claim.better not in by_name or claim.than not in by_name:
         return ""
     better, than = by_name[claim.better], by_name[claim.than]
-    seeds, cells, signs, by_seed = shared_seeds(better, than), [], [], ""
+    seeds, cells = shared_seeds(better, than), []
+    signs: dict[str, set[int]] = {F1: set(), COSINE: set()}
     if not seeds:
         return ""
     columns = compared(results)
     for (judge, name, _), i in zip(columns, differences(than, better, seeds, columns)):
-        cells.append(with_interval(i, "+"))
-        if name == F1:
-            ones, others = ([seed_value(arm, judge, seed) for seed in seeds] for arm in (better, than))
-            above = float(i.low) > 0 and min(ones) > max(others)
-            below = float(i.high) < 0 and max(ones) < min(others)
-            signs.append(above - below)
-            by_seed = by_seed or ", ".join(f"{a - b:+.3f}" for a, b in zip(ones, others))
-    verdict = {1: "holds", -1: "the opposite"}.get(signs[0] if len(set(signs)) == 1 else 0, "not shown")
+        ones, others = ([seed_value(arm, judge, seed, name) for seed in seeds] for arm in (better, than))
+        cells += [with_interval(i, "+"), over_seeds(ones, others)] if judge == "labeler" else [with_interval(i, "+")]
+        above = float(i.low) > 0 and min(ones) > max(others)
+        below = float(i.high) < 0 and max(ones) < min(others)
+        signs[name].add(above - below)
+    seen = ", ".join({(1,): "holds", (-1,): "the opposite"}.get(tuple(found), "not shown") for found in signs.values())
     if len(seeds) < SEEDS_NEEDED:
-        verdict = f"no verdict ({len(seeds)} of {SEEDS_NEEDED} seeds)"
-    return " | ".join([f"| {claim.text} ({better.arm.title} minus {than.arm.title})", *cells, by_seed, f"{verdict} |"])
+        seen = f"no verdict ({len(seeds)} of {SEEDS_NEEDED} seeds)"
+    return " | ".join([f"| {claim.text} ({better.arm.title} minus {than.arm.title})", *cells, f"{seen} |"])
 
 
-def seed_spread(results: Sequence[Result]) -> tuple[float, float, int]:
-    """Pooled standard deviations between the seeds of an arm, of micro F1 and of the cosine; degrees of freedom."""
-    several = [result for result in results if len(result.records) > 1 and result.arm.command != "none"]
-    freedom = sum(len(result.records) - 1 for result in several)
-    squares = dict.fromkeys((F1, COSINE), 0.0)
-    for name in squares:
-        for result in several:
-            values = [record["metrics"][name][0] for record in result.records.values()]
-            squares[name] += sum((value - sum(values) / len(values)) ** 2 for value in values)
-    f1, cosine = ((square / max(freedom, 1)) ** 0.5 for square in squares.values())
-    return f1, cosine, freedom
-
-
-def luck(results: Sequence[Result]) -> list[str]:
-    """How far two arms that are equally good come apart, by what the seeds of an arm differ."""
-    f1, cosine, freedom = seed_spread(results)
-    if freedom < 4:
-        return []
-    far = t_quantile(freedom)
-    one, three = ([f"{far * sd * (2 / n) ** 0.5:.3f}" for sd in (f1, cosine)] for n in (1, SEEDS_NEEDED))
-    return [
-        f"Between the seeds of an arm the standard deviation of micro F1 is {f1:.3f} and that of the clinical cosine "
-        f"{cosine:.3f} ({freedom} degrees of freedom). So in 95 of 100 cases two arms that are equally good come apart "
-        f"by up to about {one[0]} and {one[1]} with one seed each, by up to {three[0]} and {three[1]} with three.",
-        "",
-    ]
+def over_seeds(ones: Sequence[float], others: Sequence[float]) -> str:
+    """Differences seed by seed, and Student's 95% interval of their mean, by the spread of both arms' seeds."""
+    listed = ", ".join(f"{a - b:+.3f}" for a, b in zip(ones, others))
+    count = len(ones)
+    if count < SEEDS_NEEDED:
+        return listed
+    squares = sum((x - sum(arm) / count) ** 2 for arm in (ones, others) for x in arm)
+    freedom = 2 * (count - 1)
+    far = t_quantile(freedom) * (squares / freedom * 2 / count) ** 0.5
+    middle = (sum(ones) - sum(others)) / count
+    return f"{listed} [{middle - far:+.3f}, {middle + far:+.3f}]"
 
 
 def t_quantile(freedom: int) -> float:
@@ -283,9 +281,9 @@ def t_quantile(freedom: int) -> float:
     return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
-def seed_value(result: Result, judge: str, seed: int) -> float:
-    """Micro F1 of one seed."""
-    return float(metrics_from_sums(result.statistics(judge, [seed]).sum(dim=0))[F1])
+def seed_value(result: Result, judge: str, seed: int, name: str) -> float:
+    """A metric of one seed."""
+    return float(metrics_from_sums(result.statistics(judge, [seed]).sum(dim=0))[name])
 
 
 def form_table(results: Sequence[Result]) -> list[str]:
@@ -345,12 +343,17 @@ def choice_table(results: Sequence[Result]) -> list[str]:
     return lines if len(lines) > 2 else []
 
 
+def curves_of(result: Result, name: str) -> list[list[tuple[float, float]]]:
+    """One for each seed that has it."""
+    return [points for record in result.records.values() if (points := record["behaviour"].get(name))]
+
+
 def curve(result: Result, name: str) -> list[tuple[float, float]]:
     """Mean over seeds, point by point, as far as every seed that has this curve has a point at about that place.
 
     Seeds that train for the same time differ a little in their steps, and so in the places of their points.
     """
-    curves = [points for record in result.records.values() if (points := record["behaviour"].get(name))]
+    curves = curves_of(result, name)
     mean = []
     for points in zip(*curves):
         places, values = zip(*points)
@@ -371,24 +374,27 @@ def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
     question = bench.experiment.question
     groups = {r.arm.title: [bar(bootstrap(r.statistics(judge, sorted(r.records)), metrics_from_sums)[name])
                             for judge, name, _ in shown] for r in results}  # fmt: skip
-    over = "blue: this arm, mean of its seeds; grey: the others; across: share of the run's steps"
+    over = (
+        "blue: this arm, its mean and its seeds; grey: the others; across: share of the run's steps; -: no such number"
+    )
     files = {
         f"ablation_{bench.name}.svg": charts.bars(question, groups, series, note=note),
     }
     for picture, (what, heads) in PICTURED.items():
         columns = {head: {r.arm.title: curve(r, name) for r in results} for name, head in heads.items()}
+        strands = {head: {r.arm.title: curves_of(r, name) for r in results} for name, head in heads.items()}
         files[f"ablation_{bench.name}_{picture}.svg"] = charts.small_multiples(
-            f"{question}: {what}", columns, over, x_range=(0, 1)
+            f"{question}: {what}", columns, over, (0, 1), strands
         )
     control = control_of(bench, results)
     others = beside(control, results)
     if control and others:
         bars = {arm.arm.title: [bar(i) for i in differences(control, arm, seeds, shown)] for arm, seeds in others}
-        edge = max(abs(end) for cells in bars.values() for cell in cells for end in cell)
+        edge = min(FARTHEST, max(abs(end) for cells in bars.values() for cell in cells for end in cell))
         edge = charts.ticks([-edge, edge])[-1]
         files[f"ablation_{bench.name}_differences.svg"] = charts.bars(
             f"{question}: minus {control.arm.title}", bars, series, -edge, edge,
-            note=note.replace("taken together", "on those both have"), digits=3,
+            note=note.replace("taken together", "on those both have") + f"; bars end at {edge:g}", digits=3,
         )  # fmt: skip
     return files
 
@@ -422,7 +428,7 @@ def section(bench: Bench, results: Sequence[Result]) -> str:
     lines += [f"![results](images/ablation_{bench.name}.svg)", ""]
     if control and beside(control, results):
         lines += [f"![differences from {control.arm.name}](images/ablation_{bench.name}_differences.svg)", ""]
-    lines += [*efficacy_table(results, control), "", *luck(results)]
+    lines += [*efficacy_table(results, control), ""]
     lines += [*claims, ""] if claims else []
     lines += form_table(results)
     lines += [*description_table(results), "", *signal_table(results), ""]

@@ -6,6 +6,7 @@ Every chart carries its own title, axes in round numbers, and its legend.
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from html import escape
+from itertools import chain
 from pathlib import Path
 
 COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#edae49", "#7b4ea3", "#f07c1d", "#8d6a4f", "#e377c2", "#5f6b73", "#b5bd00",
@@ -93,12 +94,18 @@ def lines(
 
 
 def small_multiples(
-    title: str, columns: Mapping[str, Mapping[str, Sequence[Point]]], note: str = "", x_range: Sequence[float] = ()
+    title: str,
+    columns: Mapping[str, Mapping[str, Sequence[Point]]],
+    note: str = "",
+    x_range: Sequence[float] = (),
+    strands: Mapping[str, Mapping[str, Sequence[Sequence[Point]]]] | None = None,
 ) -> str:
     """A row per name, a column per quantity (column -> name -> points): each name's own curve over all the others.
 
     For more curves than one panel can tell apart. A column has one y axis, written under its heading; the last value
-    of each curve stands beside it, - where there is none. x_range: what the x axis has to show, whatever the points do.
+    of each curve stands beside it, - where there is none.
+
+    x_range: what the x axis has to show, whatever the points do. strands: what a curve is the mean of, drawn thin.
     """
     names = list(dict.fromkeys(name for curves in columns.values() for name, points in curves.items() if points))
     shown = {column: curves for column, curves in columns.items() if any(curves.values())}
@@ -109,7 +116,8 @@ def small_multiples(
         parts.append(_text(left - 12, top + r * (tall + 8) + tall / 2 + 4, name, 12, anchor="end"))
     for c, (column, curves) in enumerate(shown.items()):
         x0 = left + c * (wide + gap)
-        points = [point for curve in curves.values() for point in curve]
+        thin = (strands or {}).get(column, {})
+        points = [point for curve in (*curves.values(), *chain(*thin.values())) for point in curve]
         across, up = ticks([*x_range, *(x for x, _ in points)]), ticks([y for _, y in points])
         at = lambda x, y: (wide * (x - across[0]) / (across[-1] - across[0]), tall * (up[-1] - y) / (up[-1] - up[0]))  # noqa: E731, B023
         digits = 3 if up[-1] - up[0] < 1 else 2 if up[-1] - up[0] < 10 else 1
@@ -119,18 +127,16 @@ def small_multiples(
         for r, name in enumerate(names):
             y0 = top + r * (tall + 8)
             parts += [_line(x0, y0, x0 + wide, y0, "#eee"), _line(x0, y0 + tall, x0 + wide, y0 + tall, "#bbb")]
-            drawn = {
-                other: [(x0 + dx, y0 + dy) for dx, dy in (at(*point) for point in curve)]
-                for other, curve in curves.items()
-                if curve
-            }
-            parts += [_curve(points, "#d5d9dc", 1) for other, points in drawn.items() if other != name]
-            if name not in drawn:
+            place = lambda curve: [(x0 + dx, y0 + dy) for dx, dy in (at(*point) for point in curve)]  # noqa: E731, B023
+            parts += [_curve(place(curve), "#d5d9dc", 1) for other, curve in curves.items() if curve and other != name]
+            parts += [_curve(place(curve), "#8fb8d6", 0.7) for curve in thin.get(name, ())]
+            own = place(curves.get(name, ()))
+            if not own:
                 parts.append(_text(x0 + wide + 4, y0 + tall / 2 + 4, "-", 10, "#555"))
             else:
-                x, y = drawn[name][-1]
+                x, y = own[-1]
                 parts += [
-                    _curve(drawn[name], COLOURS[0], 2),
+                    _curve(own, COLOURS[0], 2),
                     _text(x + 4, y + 4, f"{curves[name][-1][1]:.{digits}f}", 10),
                 ]
         for value, anchor in ((across[0], "start"), (across[-1], "end")):

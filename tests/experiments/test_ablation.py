@@ -366,7 +366,7 @@ def test_the_page_has_its_tables_and_keeps_what_is_not_its_own(written):
     assert text.startswith("# Head\n\n<!-- ablation other -->\nkept\n<!-- ablation other -->\n\nthe end\n")
     assert "the good one" in text and "never run" not in text
     claims = [line for line in text.splitlines() if line.startswith("| Good beats") or line.startswith("| Bad beats")]
-    assert claims[0].endswith("holds |") and claims[1].endswith("the opposite |")
+    assert claims[0].endswith("holds, holds |") and claims[1].endswith("the opposite, the opposite |")
     ablation_page.write_page(bench)
     assert page.read_text() == text  # written twice, it stays the same
     for picture in ("ablation_toy.svg", "ablation_toy_differences.svg", "ablation_toy_training.svg",
@@ -393,10 +393,9 @@ def test_a_claim_needs_every_seed(written):
     good, bad = ablation_page.results_of(bench)
     lucky = ablation_page.Result(good.arm, {**good.records, 2: bad.records[2]})
     first = ablation_page.claim_table(bench, [lucky, bad])[2]
-    low = float(first.split(" | ")[1].split("[")[1].split(",")[0])
-    assert low > 0 and first.endswith("not shown |")  # over studies it looks sure
-    *_, by_seed, _ = first.split(" | ")
-    assert by_seed.count("+") == 3 and by_seed.endswith("+0.000")
+    _, f1, by_seed, *_, seen = first.split(" | ")
+    assert float(f1.split("[")[1].split(",")[0]) > 0 and seen == "not shown, not shown |"  # over studies it looks sure
+    assert [float(d) > 0 for d in by_seed.split(" [")[0].split(", ")] == [True, True, False]
     two = [ablation_page.Result(r.arm, {seed: r.records[seed] for seed in (0, 1)}) for r in (good, bad)]
     assert ablation_page.claim_table(bench, two)[2].endswith("no verdict (2 of 3 seeds) |")
 
@@ -414,19 +413,20 @@ def test_a_record_of_other_settings_is_not_on_the_page(written):
         path.write_text(kept)
 
 
-def test_the_luck_of_a_seed_is_measured_between_the_seeds_of_an_arm():
-    def result(command, *values):
-        metrics = [{ablation_page.F1: [x], ablation_page.COSINE: [2 * x]} for x in values]
-        records = {seed: {"metrics": numbers} for seed, numbers in enumerate(metrics)}
-        return ablation_page.Result(Arm("a", "a", command=command), records)
+def test_the_interval_over_seeds_is_students():
+    scipy_stats = pytest.importorskip("scipy.stats")  # comes with scikit-learn
+    ones, others = [0.71, 0.75, 0.76], [0.70, 0.71, 0.69]
+    cell = ablation_page.over_seeds(ones, others)
+    low, high = scipy_stats.ttest_ind(ones, others).confidence_interval(0.95)
+    assert cell.startswith("+0.010, +0.040, +0.070 [")
+    shown = [float(x) for x in cell.split("[")[1].rstrip("]").split(", ")]
+    assert shown == pytest.approx([low, high], abs=6e-4)
+    assert ablation_page.over_seeds(ones[:2], others[:2]) == "+0.010, +0.040"
 
-    arms = [result("train", 0.1, 0.3), result("sft", 0.5, 0.5, 0.8), result("none", 0.7, 0.7), result("train", 0.9),
-            result("sft", 0.2, 0.2)]  # fmt: skip
-    f1, cosine, freedom = ablation_page.seed_spread(arms)  # the base is the same at every seed, one has one alone
-    assert freedom == 4 and f1 == pytest.approx(((0.02 + 0.06) / 4) ** 0.5) and cosine == pytest.approx(2 * f1)
-    (line, _), apart = ablation_page.luck(arms), ablation_page.t_quantile(4) * f1 * 2**0.5
-    assert f"about {apart:.3f} and {2 * apart:.3f} with one seed" in line and f"up to {apart / 3**0.5:.3f}" in line
-    assert ablation_page.luck(arms[3:]) == []
+
+def test_what_reports_mention_is_counted():
+    labels = torch.tensor([[1, 2, 3, 0], [0, 0, 1, 1]])
+    assert ablation_page.mentions(labels) == [2.5, 1.5, 0.5]
 
 
 @pytest.mark.parametrize("freedom", [4, 8, 10, 30, 1000])
@@ -464,17 +464,18 @@ def test_a_mean_over_seeds_stands_where_all_of_them_have_a_value():
 
 def test_small_multiples_show_every_curve_as_its_own_and_among_the_others():
     curves = {"one": [(0.0, 0.0), (1.0, 10.0)], "two": [(0.0, 10.0), (0.5, 5.0)], "none": []}
-    svg = charts.small_multiples("t", {"a\nb": curves, "empty": {"one": []}}, x_range=(0, 1))
+    strands = {"a\nb": {"one": [[(0.0, 0.0), (1.0, 0.0)], [(0.0, 0.0), (1.0, 20.0)]]}}
+    svg = charts.small_multiples("t", {"a\nb": curves, "empty": {"one": []}}, x_range=(0, 1), strands=strands)
     ElementTree.fromstring(svg)
     lines = [line for line in svg.splitlines() if line.startswith("<polyline")]
     own = [line for line in lines if charts.COLOURS[0] in line]
-    assert len(own) == 2 and len(lines) == 4  # each row has its own over that of the other row
+    assert len(own) == 2 and len(lines) == 4 + 2  # each row has its own over that of the other, and its strands
     places = [[tuple(map(float, p.split(","))) for p in line.split('"')[1].split()] for line in own]
     (x0, low), (x1, high) = places[0]
-    assert low > high  # 0 to 10 goes up, and y grows downwards in a picture
+    assert low > high  # 0 to 20 goes up, and y grows downwards in a picture
     (u0, v0), (u1, v1) = places[1]
     assert (u0, x1 - x0) == (x0, 2 * (u1 - u0)) and v1 - v0 == pytest.approx((low - high) / 2)
-    assert ">10.0<" in svg and ">5.0<" in svg and "0 to 10" in svg and "empty" not in svg and ">none<" not in svg
+    assert ">10.0<" in svg and ">5.0<" in svg and "0 to 20" in svg and "empty" not in svg and ">none<" not in svg
 
 
 def test_every_curve_of_a_chart_has_a_stroke_of_its_own():

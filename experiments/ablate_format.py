@@ -16,7 +16,7 @@ CE_F1 = ("reward.weights.mccs=0", "reward.weights.ce_f1=0.75")
 NO_FORMAT = ("reward.weights.format=0",)
 NO_THINK = ("prompt.think=false",)
 SHORT = ("run.steps=60",)
-RATE = ("sft.learning_rate=1e-3",)
+RATE = ("sft.learning_rate=@grpo.learning_rate",)
 THINK, ALONE = "think, from 60 steps of sft", "report alone, from 60 steps of sft"
 
 EXPERIMENT = Experiment(

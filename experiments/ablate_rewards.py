@@ -2,20 +2,22 @@
 
     python experiments/ablate_rewards.py --seeds 0 1 2
 
-Every GRPO arm has the settings of experiments/phantom.toml and a task term of weight 0.75 beside the format term of
-0.25; the term alone differs. Token-level training goes on from the same base, on the same references, for the time that
-the MCCS arm's steps take; at its own learning rate and at that of GRPO, since neither was tuned. In that time it sees
-six to nine times as many studies, so one arm sees only those that GRPO sees, 8 a step for 150 steps. Its targets hold a
-think block written from the labels of the reference, so one arm learns the report alone. The base keeps to the form in
-half of its reports, and whoever learns the form alone gains by that: NLG rewards are held against an arm that is paid
-for nothing else. Rarity weights lower cosines, so that a margin chosen for plain MCCS cuts more of them: two margins.
-MCCS and CE-F1 without the format term and without thinking: ablate_format.py.
+* GRPO: the settings of experiments/phantom.toml, a task term of weight 0.75 beside the format term of 0.25. The task
+  term alone differs. MCCS and CE-F1 without the format term and without thinking: ablate_format.py.
+* Token-level training goes on from the same base, on the same references, for the time of the MCCS arm's steps, at its
+  own learning rate and at GRPO's: neither was tuned. In that time it sees six to seven times as many studies, so one arm
+  sees just those that GRPO sees. Its targets hold a think block written from labels, so one arm learns the report alone.
+* The base keeps to the form in half of its reports, and learning the form alone gains: NLG rewards are held against an
+  arm that is paid for nothing else.
+* Rarity weights lower cosines, so a margin chosen for plain MCCS cuts more of them off: they get two margins.
 """
 
 from ablation import Arm, Claim, Experiment
 from ablation_command import main
 
 NONE = "reward.weights.mccs=0"
+RATE = ("sft.learning_rate=@grpo.learning_rate",)
+STUDIES = "sft.batch_size=@grpo.studies_per_step"
 
 EXPERIMENT = Experiment(
     name="rewards",
@@ -25,17 +27,12 @@ EXPERIMENT = Experiment(
         Arm("mccs", "GRPO, MCCS (margin 0.6)"),
         Arm("mccs-0.2", "GRPO, MCCS (margin 0.2)", ("reward.mccs.margin=0.2",)),
         Arm("sft", "token-level, same time", command="sft", same_time_as="mccs"),
-        Arm("sft-1e-3", "token-level, same time, rate 1e-3", ("sft.learning_rate=1e-3",), "sft", same_time_as="mccs"),
-        Arm(
-            "sft-studies",
-            "token-level, same studies, rate 1e-3",
-            ("sft.learning_rate=1e-3", "sft.batch_size=8"),
-            "sft",
-        ),
+        Arm("sft-1e-3", "token-level, same time, GRPO's rate", RATE, "sft", same_time_as="mccs"),
+        Arm("sft-studies", "token-level, same studies, GRPO's rate", (*RATE, STUDIES), "sft"),
         Arm(
             "sft-no-think",
-            "token-level, report alone, rate 1e-3",
-            ("sft.learning_rate=1e-3", "prompt.think=false"),
+            "token-level, report alone, GRPO's rate",
+            (*RATE, "prompt.think=false"),
             "sft",
             same_time_as="mccs",
         ),

@@ -52,7 +52,7 @@ class Arm:
     name: str
     title: str
     settings: tuple[str, ...] = ()
-    """`table.key=value`, changed from CONFIG."""
+    """`table.key=value`, changed from the configuration; `table.key=@other.key` takes the value that it has there."""
     command: str = "train"
     """train (GRPO), sft (token-level), or none: the start policy as it is."""
     start: str = ""
@@ -121,7 +121,8 @@ class Bench:
         return self.results / self.name / "step_seconds.json"
 
     def settings(self, arm: Arm, seed: int) -> list[str]:
-        return [*COMMON, *self.added, *self.experiment.settings, *arm.settings, f"run.seed={seed}"]
+        common = [*COMMON, *self.added, *self.experiment.settings]
+        return [*common, *resolved(arm.settings, self.config, common), f"run.seed={seed}"]
 
     def fingerprint(self, arm: Arm, seed: int) -> str:
         """Twelve hexadecimal digits of everything that the arm's numbers follow from."""
@@ -134,6 +135,20 @@ class Bench:
         files = (config.model.path or embedded.base_path(), config.labeler.path or embedded.labeler_path())
         whole = [arm.command, to_toml(config), bool(arm.start), *others, *(digest(str(file)) for file in files)]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:12]
+
+
+def resolved(settings: Sequence[str], path: str, common: Sequence[str]) -> list[str]:
+    """`sft.learning_rate=@grpo.learning_rate` -> the number that the configuration has there."""
+    if not any("=@" in setting for setting in settings):
+        return list(settings)
+    config, plain = load_config(path, list(common)), []
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if value.startswith("@"):
+            table, name = value[1:].split(".")
+            value = getattr(getattr(config, table), name)
+        plain.append(f"{key}={value}")
+    return plain
 
 
 def leave_unread(reward: RewardConfig, trained: bool) -> None:

@@ -176,7 +176,7 @@ def shared_seeds(one: Result, two: Result) -> list[int]:
 
 def description_table(results: Sequence[Result]) -> list[str]:
     """How each arm writes, and what it took: means over seeds."""
-    heads = [*MENTIONED, *DESCRIBED.values(), *SPOKEN.values(), "steps", "seconds in steps"]
+    heads = [*MENTIONED, *DESCRIBED.values(), *SPOKEN.values(), "steps"]
     lines = [f"| arm | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for result in results:
         records = list(result.records.values())
@@ -186,9 +186,25 @@ def description_table(results: Sequence[Result]) -> list[str]:
             values = [r["metrics"][name][0] for r in records if r["metrics"].get(name, [None])[0] is not None]
             digits = 1 if name == "report_length" else 3
             cells.append(f"{sum(values) / len(values):.{digits}f}" if values else "-")
-        cells += [f"{sum(r[name] for r in records) / len(records):.0f}" for name in ("steps", "seconds_in_steps")]
+        cells.append(f"{sum(record['steps'] for record in records) / len(records):.0f}")
         lines.append(f"| {result.arm.title} | {' | '.join(cells)} |")
     return lines
+
+
+def agreement(results: Sequence[Result]) -> list[str]:
+    """How often the two judges read the same label where either reads one."""
+    if len(judges(results)) < 2:
+        return []
+    shares = {}
+    for result in results:
+        for seed, record in result.records.items():
+            one, other = (unpacked(record[name])[:, :13] for name in ("labels", "reader_labels"))
+            stated = (one != BLANK) | (other != BLANK)
+            shares[f"{result.arm.title}, seed {seed}"] = float((one == other)[stated].double().mean())
+    worst = min(shares, key=lambda name: shares[name])
+    middle = sum(shares.values()) / len(shares)
+    return [f"Labeler and reader give the same label in {middle:.1%} of the cases in which either gives one, "
+            f"in {shares[worst]:.1%} at worst ({worst}).", ""]  # fmt: skip
 
 
 def mentions(labels: Tensor) -> list[float]:
@@ -428,7 +444,7 @@ def section(bench: Bench, results: Sequence[Result]) -> str:
     lines += [f"![results](images/ablation_{bench.name}.svg)", ""]
     if control and beside(control, results):
         lines += [f"![differences from {control.arm.name}](images/ablation_{bench.name}_differences.svg)", ""]
-    lines += [*efficacy_table(results, control), ""]
+    lines += [*efficacy_table(results, control), "", *agreement(results)]
     lines += [*claims, ""] if claims else []
     lines += form_table(results)
     lines += [*description_table(results), "", *signal_table(results), ""]

@@ -160,6 +160,15 @@ def test_token_level_training_gets_the_time_of_the_other_arm(bench, called):
     assert len(called) == len(probes) + 1 + 3
 
 
+def test_an_arm_takes_values_of_the_configuration_it_changes(bench, tmp_path):
+    arm = Arm("x", "x", ("sft.learning_rate=@grpo.learning_rate", "sft.batch_size=@grpo.studies_per_step"), "sft")
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[grpo]\nlearning_rate = 3e-6\nstudies_per_step = 4\n")
+    for config, rate, studies in (("experiments/phantom.toml", 1e-3, 8), (str(mine), 3e-6, 4)):
+        sft = load_config(config, replace(bench, config=config).settings(arm, 0)).sft
+        assert (sft.learning_rate, sft.batch_size) == (rate, studies)
+
+
 def test_another_measurement_makes_another_arm(bench, called):
     before = bench.fingerprint(ARMS[2], 0), bench.fingerprint(ARMS[1], 0)
     ablation.step_seconds(bench)
@@ -422,6 +431,19 @@ def test_the_interval_over_seeds_is_students():
     shown = [float(x) for x in cell.split("[")[1].rstrip("]").split(", ")]
     assert shown == pytest.approx([low, high], abs=6e-4)
     assert ablation_page.over_seeds(ones[:2], others[:2]) == "+0.010, +0.040"
+
+
+def test_how_often_the_judges_agree_is_said(written):
+    bench, _ = written
+    good, bad = ablation_page.results_of(bench)
+    blank = "0" * 14
+    labels, reader = (["1" + blank[1:], "2" + blank[1:]], ["1" + blank[1:], "21" + blank[2:]])
+    record = {"labels": " ".join(labels), "reader_labels": " ".join(reader)}
+    same = record | {"reader_labels": record["labels"]}
+    pair = [ablation_page.Result(good.arm, {0: same}), ablation_page.Result(bad.arm, {4: record})]
+    (line, _) = ablation_page.agreement(pair)
+    assert "in 83.3% of" in line and line.endswith("in 66.7% at worst (the bad one, seed 4).")
+    assert ablation_page.agreement([ablation_page.Result(good.arm, {0: {"labels": record["labels"]}})]) == []
 
 
 def test_what_reports_mention_is_counted():

@@ -5,8 +5,8 @@
 * GRPO: the settings of experiments/phantom.toml, a task term of weight 0.75 beside the format term of 0.25. The task
   term alone differs. MCCS and CE-F1 without the format term and without thinking: ablate_format.py.
 * Token-level training goes on from the same base, on the same references, for the time of the MCCS arm's steps, at its
-  own learning rate and at GRPO's: neither was tuned. In that time it sees six to seven times as many studies, so one arm
-  sees just those that GRPO sees. Its targets hold a think block written from labels, so one arm learns the report alone.
+  own learning rate and at GRPO's: neither was tuned. In that time it sees six to seven times as many studies; one arm
+  sees just those that GRPO sees. Its targets hold a think block written from labels; one arm learns the report alone.
 * The base keeps to the form in half of its reports, and learning the form alone gains: NLG rewards are held against an
   arm that is paid for nothing else.
 * Rarity weights lower cosines, so a margin chosen for plain MCCS cuts more of them off: they get two margins.

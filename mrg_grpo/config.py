@@ -116,7 +116,8 @@ class DataConfig:
     max_pixels: int = 0
     """Largest image handed to the vision tower, in pixels; 0 keeps the checkpoint's own limit."""
     allow_missing: bool = False
-    """Keep studies with missing images (score and label need none); training refuses studies without an image."""
+    """True goes on where image files are missing: a study keeps those that are there, one with none is left out,
+    counted and named. False refuses."""
     split_file: str = ""
     """For forms without a split of their own: a file that names the split of each id; "" derives one from the id."""
     keep_xxxx: bool = True

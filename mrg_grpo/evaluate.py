@@ -19,6 +19,7 @@ from mrg_grpo.config import Config
 from mrg_grpo.credentialed import banner, mark
 from mrg_grpo.data import Studies, describe_splits, load_studies
 from mrg_grpo.data.images import prefetch
+from mrg_grpo.data.records import first_names
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import write_whole, writing
@@ -138,7 +139,7 @@ def require_images(studies: list[Study]) -> None:
     if bare:
         raise UserError(
             f"{len(bare)} of {len(studies)} studies have no image ({', '.join(bare[:10])}); "
-            "add the images or leave these studies out: score and label need none"
+            "add the images, or set data.allow_missing = true to leave such studies out; score needs no images"
         )
 
 
@@ -150,9 +151,11 @@ def load_splits(config: Config) -> Studies:
 
 
 def read_splits(config: Config) -> Studies:
+    """The configured studies by split name. With data.allow_missing those without an image file are left out, named:
+    all who call this decode or train."""
     data = config.data
     views = int(data.views) if data.views.isdigit() else (None if data.views == "all" else data.views)
-    return load_studies(
+    studies = load_studies(
         data.form,
         data.root,
         sections=tuple(data.sections),
@@ -162,6 +165,21 @@ def read_splits(config: Config) -> Studies:
         keep_xxxx=data.keep_xxxx,
         incomplete=data.incomplete,
     )
+    return with_images(studies, data.root) if data.allow_missing else studies
+
+
+def with_images(studies: Studies, root: str) -> Studies:
+    """Without the studies that have no image, and with a note that counts and names them; UserError where all go."""
+    bare = [study.id for part in studies.values() for study in part if not study.images]
+    if not bare:
+        return studies
+    kept = {split: [study for study in part if study.images] for split, part in studies.items()}
+    if not any(kept.values()):
+        raise UserError(f"data.root {root}: none of its {len(bare):,} studies has an image file; put the images there")
+    note = (
+        f"warning: {len(bare):,} studies have no image file and are left out (data.allow_missing): {first_names(bare)}"
+    )
+    return Studies(kept, [*studies.notes, note], studies.read)
 
 
 def studies_of(splits: dict[str, list[Study]], split: str) -> list[Study]:

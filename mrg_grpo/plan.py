@@ -19,7 +19,7 @@ from mrg_grpo.batch import PromptEncoder
 from mrg_grpo.config import Config
 from mrg_grpo.data import PUBLISHED
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluate import read_splits
+from mrg_grpo.evaluate import read_splits, studies_of
 from mrg_grpo.families import family_of
 from mrg_grpo.footprint import (
     EAGER_LAYER,
@@ -138,7 +138,7 @@ def images_per_study(config: Config, given: float | None) -> tuple[float, float,
     if given is not None:
         return given, given, "given"
     if config.data.drawn or Path(config.data.root).is_dir():
-        counts = [len(study.images) for study in read_splits(config)["train"]]
+        counts = [len(study.images) for study in studies_of(read_splits(config), "train")]
         return max(counts), sum(counts) / len(counts), "counted"
     if config.data.views.isdigit():
         return int(config.data.views), int(config.data.views), "data.views"

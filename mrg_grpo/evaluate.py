@@ -23,7 +23,7 @@ from mrg_grpo.data.records import first_names
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import write_whole, writing
-from mrg_grpo.labelers import load_labeler
+from mrg_grpo.labelers import labeler_name, load_labeler
 from mrg_grpo.metrics.clinical import clinical_statistics
 from mrg_grpo.policy import Policy
 from mrg_grpo.prompt import Completion, parse_completion
@@ -215,7 +215,8 @@ def evaluate_split(config: Config, adapter: str | None, split: str, output: Path
     judged = judge(predict(policy, studies, config, f"decode {split}"), labeler, config)
     write_predictions(judged, output / "predictions.jsonl", config)
     everyone = ranks.SharedLabeler(labeler)  # the training references, for the baselines
-    evaluation = evaluation_of(judged, splits.get("train"), everyone, margin=config.reward.mccs.margin)
+    margin, name = config.reward.mccs.margin, labeler_name(config.labeler.path)
+    evaluation = evaluation_of(judged, splits.get("train"), everyone, margin=margin, labeled_by=name)
     if ranks.first():
         record = {**banner(config), "adapter": adapter or config.model.adapter, **evaluation.to_json()}
         write_whole(output / "evaluation.json", json.dumps(record, indent=1))

@@ -65,9 +65,13 @@ def test_a_folder_without_any_image_is_refused(data, capsys):
     assert "none of its 6 studies has an image file" in capsys.readouterr().err
 
 
-def test_evaluate_says_what_it_left_out(data, tmp_path, capsys):
-    arguments = settings(data, ALLOWED, f"run.output_dir={tmp_path / 'out'}", "sampling.max_tokens=16")
+def test_evaluate_says_what_it_left_out_and_who_labelled(data, tmp_path, capsys):
+    arguments = settings(data, ALLOWED, f"run.output_dir={tmp_path / 'out'}", "sampling.max_tokens=16",
+                         "reward.mccs.margin=0.3")  # fmt: skip
     assert main(command_line("evaluate", arguments)) == 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     assert [row["study_id"] for row in rows] == ["test-00000", "test-00002"]
-    assert "1 studies have no image file and are left out" in capsys.readouterr().out
+    page, record = capsys.readouterr().out, json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert "1 studies have no image file and are left out" in page
+    assert "labels: embedded; MCCS with margin 0.3" in page
+    assert record["labeler"] == "embedded" and record["mccs_margin"] == 0.3

@@ -1,5 +1,6 @@
 """`mrg-grpo score` from file to table and JSON, with a labeler of keywords whose labels are known by heart."""
 
+import contextlib
 import json
 import math
 import types
@@ -8,13 +9,18 @@ import pytest
 import torch
 
 import mrg_grpo.labelers
+from mrg_grpo.cli import main, parser
 from mrg_grpo.conditions import CONDITIONS
+from mrg_grpo.config import MARGIN
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.metrics.clinical import clinical_metrics, clinical_statistics
 from mrg_grpo.metrics.predictions import read_predictions
+from mrg_grpo.rewards.mccs import mccs
 from mrg_grpo.score import compare_systems, evaluation_of, run_score, score_predictions
 
+SHA256_OF_WEIGHTS = "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
+"""Of the seven bytes "weights"."""
 KEYWORDS = {name.lower(): place for place, name in enumerate(CONDITIONS)}
 
 
@@ -133,6 +139,39 @@ def test_labels_alone(tmp_path):
     result = json.loads(output.read_text())["metrics"]
     assert result["precision_micro_13_uncertain_positive"]["value"] == pytest.approx(1 / 3)
     assert result["format_compliance"]["value"] == 0.5 and "bleu_4" not in result
+
+
+def test_page_and_json_name_the_labeler_and_the_margin(tmp_path, capsys):
+    path, output = write(tmp_path / "a.jsonl", STUDIES), tmp_path / "out.json"
+    run_score([path], output=str(output), language="none", resamples=20)
+    result, wide = json.loads(output.read_text()), f"MCCS with margin {MARGIN:g}"
+    assert result["labeler"] == "embedded" and result["mccs_margin"] == MARGIN
+    assert capsys.readouterr().out.startswith(f"labels: embedded; {wide}\n") and result["notes"][0].endswith(wide)
+    weights, folder = tmp_path / "chexbert.pth", tmp_path / "folder"
+    weights.write_bytes(b"weights")
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    for named in (weights, folder):
+        run_score([path], labeler_path=str(named), output=str(output), language="none", resamples=20, margin=0.2)
+        other, name = json.loads(output.read_text()), f"{named} (sha256 {SHA256_OF_WEIGHTS[:12]})"
+        assert other["labeler"] == name and other["mccs_margin"] == 0.2
+        assert f"labels: {name}; MCCS with margin 0.2\n" in capsys.readouterr().out
+    label = KeywordLabeler().label
+    labels, reference = label([p for *_, p in STUDIES]), label([r for _, r, _ in STUDIES])
+    for scores, margin in ((result, MARGIN), (other, 0.2)):
+        assert scores["metrics"]["mccs"]["value"] == pytest.approx(float(mccs(labels, reference, margin).mean()))
+    for name, side in result["baselines"].items():  # theirs are of the same margin
+        assert name == "all_normal" or side["mccs"]["value"] < other["baselines"][name]["mccs"]["value"]
+
+
+def test_margins_that_are_none(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", STUDIES)
+    for margin in ("1", "-0.1", "nan", "much"):
+        with contextlib.suppress(SystemExit):  # argparse's way of ending with 2
+            assert main(["score", path, "--language", "none", f"--margin={margin}"]) == 2
+        assert "margin" in (error := capsys.readouterr().err) and len(error.splitlines()) == 1
+    score = next(iter(parser()._subparsers._group_actions)).choices["score"]  # type: ignore[union-attr,arg-type]
+    assert f"default {MARGIN:g}" in next(a.help for a in score._actions if a.dest == "margin")
 
 
 def test_language_and_external_metrics(tmp_path, monkeypatch):

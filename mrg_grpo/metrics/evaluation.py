@@ -58,6 +58,10 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     comparison: Comparison | None = None
     resamples: int = RESAMPLES
+    labeler: str = ""
+    """Whose labels were counted, see `mrg_grpo.labelers.labeler_name`; "" where that is not known."""
+    margin: float | None = None
+    """m of the MCCS."""
 
     def preset(self, name: str) -> dict[str, Number]:
         """The numbers that one code prints, under its own names."""
@@ -67,6 +71,8 @@ class Evaluation:
         """Plain JSON: every metric as value, low, high (null where undefined)."""
         return {
             "studies": self.studies,
+            "labeler": self.labeler,
+            "mccs_margin": self.margin,
             "interval": f"95% percentile bootstrap over studies, {self.resamples} resamples",
             "metrics": _as_json(self.metrics),
             "conditions": {name: _as_json(numbers) for name, numbers in self.conditions.items()},

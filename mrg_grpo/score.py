@@ -26,7 +26,7 @@ from mrg_grpo.metrics.language import language_from_sums, language_statistics
 from mrg_grpo.metrics.predictions import Predictions, named, read_predictions
 from mrg_grpo.metrics.table import Number
 from mrg_grpo.prompt import parse_completion
-from mrg_grpo.rewards.external import ExternalReward
+from mrg_grpo.rewards.external import ExternalReward, metric_from_path
 
 
 @dataclass
@@ -180,7 +180,15 @@ def score_predictions(
     elif all(row.generated is not None for row in rows) or all(tagged):
         options["compliant"] = torch.tensor([answer.compliant for answer in parsed])
     ids = [row.study_id for row in rows]
-    columns = {"reports": reports, "reference": references, "study_id": ids, "prompts": [""] * len(rows)}
+    columns = {
+        "reports": reports,
+        "reference": references,
+        "study_id": ids,
+        "prompts": [""] * len(rows),
+        "labels": labels.tolist(),
+        "reference_labels": reference_labels.tolist(),
+        "images": [list(row.images) for row in rows],
+    }
     externals = {path: ExternalReward(path)(whole, **columns) for path in metrics}
     statistics = clinical_statistics(labels, reference_labels, margin=margin, **options)  # type: ignore[arg-type]
     scored = score_labels(ids, statistics, reports, references, language, externals)
@@ -211,6 +219,8 @@ def run_score(
         raise UserError(f'preset "{preset}" is not one of {", ".join(PRESETS)}')
     if output and not Path(output).resolve().parent.is_dir():
         raise UserError(f"cannot write {output}: its folder does not exist")  # now, not after minutes of labelling
+    for path in metrics:
+        metric_from_path(path)
     predictions = read_predictions(list(paths), duplicates)
     labeler = load_labeler(labeler_path or "", tokenizer or "", torch.device("cpu"))
     scored, reference_labels = score_predictions(predictions, labeler, language, metrics, margin)

@@ -190,6 +190,25 @@ def test_language_and_external_metrics(tmp_path, monkeypatch):
     assert any("Java" in note for note in result["notes"])
 
 
+def test_metrics_of_others_get_labels_and_images_and_are_looked_up_first(tmp_path, monkeypatch):
+    (tmp_path / "columns_of_score_for_test.py").write_text(
+        "def look(completions, labels, reference_labels, images, prompts):\n"
+        "    assert prompts == [''] * 2 and images == [['a.png'], []]\n"
+        "    return [float(a == b) for a, b in zip(labels, reference_labels)]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = [("s1", "edema", "edema"), ("s2", "edema", "no edema")]
+    records = [dict(zip(("study_id", "reference", "prediction"), row)) for row in rows]
+    records[0]["images"] = ["a.png"]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    paths, metric = [str(tmp_path / "a.jsonl")], "columns_of_score_for_test:look"
+    run_score(paths, output=str(tmp_path / "o.json"), language="none", metrics=[metric], resamples=20)
+    assert json.loads((tmp_path / "o.json").read_text())["metrics"][metric]["value"] == 0.5
+    monkeypatch.setattr(mrg_grpo.labelers, "load_labeler", None)  # nothing is loaded, nothing labelled
+    with pytest.raises(UserError, match="cannot import no_such_for_test"):
+        run_score(paths, language="none", metrics=["no_such_for_test:f"])
+
+
 def test_without_pycocoevalcap_the_page_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "pycocoevalcap.bleu.bleu_scorer", None)
     run_score([write(tmp_path / "a.jsonl", STUDIES)], resamples=99)

@@ -20,6 +20,7 @@ from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.prompt import Completion, parse_completion
 from mrg_grpo.rewards.ce_f1 import ce_f1
 from mrg_grpo.rewards.external import ExternalReward, metric_from_path
+from mrg_grpo.rewards.format import format_reward
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, unsigned_cosine
 from mrg_grpo.rewards.nlg import bleu, rouge_l
 
@@ -98,7 +99,7 @@ class Rewards:
         if name == "unsigned_cosine":
             return lambda r: unsigned_cosine(r.labels, r.reference_labels, zero_vectors=settings.zero_vectors)
         if name == "format":
-            return lambda r: torch.tensor([float(completion.compliant) for completion in r.parsed])
+            return lambda r: format_reward(r.parsed)
         if name == "ce_f1":
             return lambda r: ce_f1(r.labels, r.reference_labels)
         if name == "bleu":

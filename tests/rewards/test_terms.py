@@ -102,6 +102,12 @@ def test_terms_are_looked_up_without_a_labeler():
     assert list(Rewards(config, DigitLabeler()).terms) == list(TERMS)
 
 
+def test_the_format_term_follows_the_form_that_is_asked_for():
+    completions = ["<think>a</think><report>n</report>", "<report>n</report>", "n", "<report>n</report> more"]
+    assert score({"format": 1.0}, completions, ["n"]).terms["format"].tolist() == [1, 0, 0, 0]
+    assert score({"format": 1.0}, completions, ["n"], think=False).terms["format"].tolist() == [0, 1, 0, 0]
+
+
 def test_the_rarity_term_is_mccs_with_the_weights_of_the_training_references():
     completions, references = ["n....", ".p...", "np...", "u...."], ["np..."]
     labeler = DigitLabeler()

@@ -190,7 +190,7 @@ def test_language_and_external_metrics(tmp_path, monkeypatch):
     assert any("Java" in note for note in result["notes"])
 
 
-def test_metrics_of_others_get_labels_and_images_and_are_looked_up_first(tmp_path, monkeypatch):
+def test_metrics_of_others_get_labels_and_images_and_are_looked_up_first(tmp_path, monkeypatch, capsys):
     (tmp_path / "columns_of_score_for_test.py").write_text(
         "def look(completions, labels, reference_labels, images, prompts):\n"
         "    assert prompts == [''] * 2 and images == [['a.png'], []]\n"
@@ -204,6 +204,9 @@ def test_metrics_of_others_get_labels_and_images_and_are_looked_up_first(tmp_pat
     paths, metric = [str(tmp_path / "a.jsonl")], "columns_of_score_for_test:look"
     run_score(paths, output=str(tmp_path / "o.json"), language="none", metrics=[metric], resamples=20)
     assert json.loads((tmp_path / "o.json").read_text())["metrics"][metric]["value"] == 0.5
+    run_score(paths, compare=paths[0], language="none", metrics=[metric], resamples=20)
+    title, rows = capsys.readouterr().out.split("minus a.jsonl, paired")
+    assert metric in title and metric in rows  # the system's own number, and the difference
     monkeypatch.setattr(mrg_grpo.labelers, "load_labeler", None)  # nothing is loaded, nothing labelled
     with pytest.raises(UserError, match="cannot import no_such_for_test"):
         run_score(paths, language="none", metrics=["no_such_for_test:f"])

@@ -290,7 +290,9 @@ def test_a_start_that_fails_leaves_no_run_behind(tmp_path, capsys):
 
 
 def test_the_runs_own_config_resumes_it_whatever_it_was_begun_with(tmp_path, capsys, monkeypatch):
-    (tmp_path / "resumed_for_test.py").write_text("def f(completions, **columns):\n    return [1.0] * len(completions)\n")
+    (tmp_path / "resumed_for_test.py").write_text(
+        "def f(completions, **columns):\n    return [1.0] * len(completions)\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     begun_with = ["grpo.beta=0.5", "reward.weights.resumed_for_test:f=0.5", "lora.rank=3", "run.seed=7"]
     assert train(tmp_path / "run", 1, *[part for setting in begun_with for part in ("--set", setting)]) == 0

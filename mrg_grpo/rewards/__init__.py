@@ -19,7 +19,7 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.prompt import Completion, parse_completion
 from mrg_grpo.rewards.ce_f1 import ce_f1
-from mrg_grpo.rewards.external import ExternalReward, metric_from_path
+from mrg_grpo.rewards.external import ExternalReward, is_path, metric_from_path
 from mrg_grpo.rewards.format import format_reward
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, unsigned_cosine
 from mrg_grpo.rewards.nlg import bleu, rouge_l
@@ -134,8 +134,3 @@ def require_terms(config: RewardConfig) -> None:
         elif weight != 0 and name not in TERMS:
             known = ", ".join(TERMS)
             raise UserError(f'reward.weights: unknown term "{name}"; use {known}, or a dotted path to a function')
-
-
-def is_path(name: str) -> bool:
-    """Whether a term is a function by dotted path."""
-    return "." in name or ":" in name

@@ -94,6 +94,11 @@ class ExternalReward:
         return f"{len(completions)} completions (on none of them alone)"
 
 
+def is_path(name: str) -> bool:
+    """Whether a term or metric is a function by dotted path."""
+    return "." in name or ":" in name
+
+
 def metric_from_path(path: str) -> Callable[..., Any]:
     """ "package.module:function" or "package.module.function" -> the callable. Raises UserError.
 

@@ -1,4 +1,4 @@
-"""`mrg-grpo check`: the preflight of a run of days. Each check is a small function that returns a `Finding`.
+"""`mrg-grpo check`: the preflight of a long run. Each check is a small function that returns a `Finding`.
 
     folder  device  splits  labeler  model  tags  disk  tokens  targets        what the run is given: here
     log-probabilities  KL  pixels  rewards  longest step                       what the engine does: check_engine.py

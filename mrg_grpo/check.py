@@ -1,7 +1,8 @@
-"""`mrg-grpo check`: the preflight of a run of days. Each check is a small function that returns a `Finding`.
+"""`mrg-grpo check`: the preflight of a long run. Each check is a small function that returns a `Finding`.
 
     folder  device  splits  labeler  model  tags  disk  tokens  targets        what the run is given: here
     log-probabilities  KL  pixels  rewards  longest step                       what the engine does: check_engine.py
+    Whether the terms of the reward are there is looked at before the labeler, and told if they are not.
 
 Deliberate choices:
 * The checks call the code that the run calls, never a copy of it.
@@ -46,6 +47,7 @@ from mrg_grpo.finding import Finding, first_line, judged
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.policy import Policy
 from mrg_grpo.prompt import parse_completion, question, target_text
+from mrg_grpo.rewards import require_terms
 from mrg_grpo.train import targets
 
 STUDIES = 8
@@ -208,6 +210,12 @@ def preflight(config: Config) -> Iterator[Finding]:
     yield finding
     if device.status == "fail":
         yield Finding("all others", "skip", "there is no device to run them on")
+        return
+    try:
+        require_terms(config.reward)
+    except UserError as error:
+        yield Finding("rewards", "fail", first_line(error), "mend [reward.weights] in the configuration")
+        yield Finding("all others", "skip", "a term of the reward is not there")
         return
     labeler, finding = check_labeler(config)
     yield finding

@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--metric", dest="metrics", action="append", default=[], metavar="PATH", help="a function of TRL's signature"
     )
+    score.add_argument("--margin", type=float, help="m of MCCS, at least 0 and below 1; default 0.6")
     score.add_argument("--duplicates", choices=("error", "first", "last"), default="error")
     score.add_argument("-o", "--output", metavar="JSON", help="write every metric with its interval")
 
@@ -272,6 +273,7 @@ def run_score(arguments: argparse.Namespace) -> int:
         language=arguments.language,
         duplicates=arguments.duplicates,
         metrics=arguments.metrics,
+        margin=arguments.margin,
     )
 
 

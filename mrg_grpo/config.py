@@ -116,7 +116,8 @@ class DataConfig:
     max_pixels: int = 0
     """Largest image handed to the vision tower, in pixels; 0 keeps the checkpoint's own limit."""
     allow_missing: bool = False
-    """Keep studies with missing images (score and label need none); training refuses studies without an image."""
+    """True goes on where image files are missing: a study keeps those that are there, one with none is left out,
+    counted and named. False refuses."""
     split_file: str = ""
     """For forms without a split of their own: a file that names the split of each id; "" derives one from the id."""
     keep_xxxx: bool = True
@@ -265,16 +266,29 @@ def read_tree(path: Path, nested: bool = False) -> dict[str, Any]:
     return merged(read_tree(path.parent / included, nested=True), tree)
 
 
-def merged(whole: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """`whole` with the keys of `change` in place of its own, table by table."""
+WEIGHTS = "reward.weights"
+"""The one table whose keys are not settings but a choice: a file that has it means these terms and no others."""
+
+
+def merged(whole: dict[str, Any], change: dict[str, Any], table: str = "") -> dict[str, Any]:
+    """`whole` with the keys of `change` in place of its own, table by table; reward.weights is replaced as a whole.
+
+    table: the dotted name of the table that both are.
+    """
     both = dict(whole)
     for key, value in change.items():
-        both[key] = merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+        name = f"{table}.{key}" if table else key
+        by_key = isinstance(value, dict) and isinstance(both.get(key), dict) and name != WEIGHTS
+        both[key] = merged(both[key], value, name) if by_key else value
     return both
 
 
 def apply_override(tree: dict, override: str) -> None:
-    """`--set grpo.group_size=16`: the value is TOML; a bare word is taken as a string."""
+    """`--set grpo.group_size=16`: the value is TOML; a bare word is taken as a string.
+
+    What follows `reward.weights.` is one key, the name of a term, dots and quotes included. As it changes one weight,
+    a file without that table keeps the other terms of the defaults.
+    """
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise UserError(f"--set {override}: write it as table.key=value, for example grpo.group_size=16")
@@ -282,12 +296,20 @@ def apply_override(tree: dict, override: str) -> None:
         value = tomllib.loads(f"v = {text}")["v"]
     except (ValueError, RecursionError):
         value = text
-    *tables, key = name.strip().split(".")
+    *tables, key = keys_of(name.strip())
+    if not key:
+        raise UserError(f"--set {override}: the key before = is empty")
     for table in tables:
-        tree = tree.setdefault(table, {})
+        tree = tree.setdefault(table, RewardConfig().weights if table == "weights" else {})
         if not isinstance(tree, dict):
             raise UserError(f"--set {override}: {table} is not a table")
     tree[key] = value
+
+
+def keys_of(name: str) -> list[str]:
+    """`grpo.group_size` -> its tables and its key. A term of the reward may have dots, and quotes around it."""
+    term = name.removeprefix(f"{WEIGHTS}.")
+    return name.split(".") if term == name else [*WEIGHTS.split("."), term.strip("\"' ")]
 
 
 def build(kind: type, tree: dict[str, Any], where: str) -> Any:

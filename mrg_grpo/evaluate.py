@@ -19,10 +19,11 @@ from mrg_grpo.config import Config
 from mrg_grpo.credentialed import banner, mark
 from mrg_grpo.data import Studies, describe_splits, load_studies
 from mrg_grpo.data.images import prefetch
+from mrg_grpo.data.records import first_names
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import write_whole, writing
-from mrg_grpo.labelers import load_labeler
+from mrg_grpo.labelers import labeler_name, load_labeler
 from mrg_grpo.metrics.clinical import clinical_statistics
 from mrg_grpo.policy import Policy
 from mrg_grpo.prompt import Completion, parse_completion
@@ -138,7 +139,7 @@ def require_images(studies: list[Study]) -> None:
     if bare:
         raise UserError(
             f"{len(bare)} of {len(studies)} studies have no image ({', '.join(bare[:10])}); "
-            "add the images or leave these studies out: score and label need none"
+            "add the images, or set data.allow_missing = true to leave such studies out; score needs no images"
         )
 
 
@@ -150,9 +151,11 @@ def load_splits(config: Config) -> Studies:
 
 
 def read_splits(config: Config) -> Studies:
+    """The configured studies by split name. With data.allow_missing those without an image file are left out, named:
+    all who call this decode or train."""
     data = config.data
     views = int(data.views) if data.views.isdigit() else (None if data.views == "all" else data.views)
-    return load_studies(
+    studies = load_studies(
         data.form,
         data.root,
         sections=tuple(data.sections),
@@ -162,6 +165,21 @@ def read_splits(config: Config) -> Studies:
         keep_xxxx=data.keep_xxxx,
         incomplete=data.incomplete,
     )
+    return with_images(studies, data.root) if data.allow_missing else studies
+
+
+def with_images(studies: Studies, root: str) -> Studies:
+    """Without the studies that have no image, and with a note that counts and names them; UserError where all go."""
+    bare = [study.id for part in studies.values() for study in part if not study.images]
+    if not bare:
+        return studies
+    kept = {split: [study for study in part if study.images] for split, part in studies.items()}
+    if not any(kept.values()):
+        raise UserError(f"data.root {root}: none of its {len(bare):,} studies has an image file; put the images there")
+    note = (
+        f"warning: {len(bare):,} studies have no image file and are left out (data.allow_missing): {first_names(bare)}"
+    )
+    return Studies(kept, [*studies.notes, note], studies.read)
 
 
 def studies_of(splits: dict[str, list[Study]], split: str) -> list[Study]:
@@ -197,7 +215,8 @@ def evaluate_split(config: Config, adapter: str | None, split: str, output: Path
     judged = judge(predict(policy, studies, config, f"decode {split}"), labeler, config)
     write_predictions(judged, output / "predictions.jsonl", config)
     everyone = ranks.SharedLabeler(labeler)  # the training references, for the baselines
-    evaluation = evaluation_of(judged, splits.get("train"), everyone, margin=config.reward.mccs.margin)
+    margin, name = config.reward.mccs.margin, labeler_name(config.labeler.path)
+    evaluation = evaluation_of(judged, splits.get("train"), everyone, margin=margin, labeled_by=name)
     if ranks.first():
         record = {**banner(config), "adapter": adapter or config.model.adapter, **evaluation.to_json()}
         write_whole(output / "evaluation.json", json.dumps(record, indent=1))

@@ -320,6 +320,12 @@ def seconds(m: Model, s: Shape, machine: Machine, passes: int, beta: float) -> d
     return spent
 
 
+def sft_seconds(m: Model, s: Shape, machine: Machine, batch: int) -> float:
+    """Of a warm-start step: every study with one report, forward and backward; nothing is sampled."""
+    spent = seconds(m, replace(s, studies=batch, group=1, sampled=batch), machine, 1, 0.0)
+    return spent["prefill"] + spent["train"]
+
+
 def decoding_hours(m: Model, s: Shape, machine: Machine, studies: int) -> float:
     """Greedy decoding of a split."""
     one = replace(s, studies=s.decode, group=1)

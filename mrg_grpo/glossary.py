@@ -27,7 +27,7 @@ class Metric:
 
 METRICS = (
     Metric(("reward", "reward_std"), "mean and standard deviation of the weighted sum over the B reports", "rises over tens of steps; std stays above 0", "flat: see `groups_without_spread`; falling: lower the learning rate"),
-    Metric(("reward/<term>", "reward/<term>_std"), "the same for one term, before its weight; reports from which the term was left out do not count", "each term that has a weight rises or holds", "one term rises while another falls: change the weights"),
+    Metric(("reward/<term>", "reward/<term>_std"), "the same for one term, before its weight; reports for which a function returned None do not count", "each term that has a weight rises or holds", "one term rises while another falls: change the weights"),
     Metric(("groups_without_spread",), "share of studies whose G rewards are all equal: these teach nothing", "below 0.3", "raise `sampling.temperature` or `grpo.group_size`; a lower margin brings back reports that MCCS cuts to 0"),
     Metric(("zero_reward",), "share of reports whose total reward is exactly 0", "falling", "lower `reward.mccs.margin`; check the answer's form"),
     Metric(("loss",), "the GRPO loss of the first inner pass", "near 0: on policy the surrogate is minus the mean advantage, which is 0, plus beta * KL", "**0 is not broken.** Its gradient is not 0: look at `grad_norm` and `reward`"),

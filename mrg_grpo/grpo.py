@@ -6,7 +6,8 @@ N studies, G reports of one study, B = N * G reports, b reports of a micro-batch
 
 Deliberate choices:
 * Everything per study is computed per study: vision and prompt run once, and all G reports continue from that prefix in
-  sampling, reference and training. The prefix of sampling serves the first inner pass too.
+  sampling and in the first inner pass. The reference, whose weights differ, runs the prompt once more for all G, and so
+  does each further inner pass, since the policy has moved.
 * On policy (one inner pass, beta 0) the ratio is 1 and the loss is 0 in value. Its gradient is not: watch grad_norm.
 * Denominators are fixed over the whole step before the first micro-batch, so gradients do not depend on micro-batching,
   nor on the number of ranks: each takes whole studies, and their gradients are added once per pass (mrg_grpo.ranks).

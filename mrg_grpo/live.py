@@ -137,7 +137,7 @@ def require_tensorboard(config: Config) -> None:
     if config.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError(
             "run.tensorboard = true needs the package tensorboard, which is not installed: "
-            "pip install 'mrg_grpo[log]', or set run.tensorboard = false"
+            ".venv/bin/pip install -c constraints.txt -e '.[log]', or set run.tensorboard = false"
         )
 
 

@@ -19,7 +19,7 @@ from mrg_grpo.batch import PromptEncoder
 from mrg_grpo.config import Config
 from mrg_grpo.data import PUBLISHED
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluate import read_splits
+from mrg_grpo.evaluate import read_splits, studies_of
 from mrg_grpo.families import family_of
 from mrg_grpo.footprint import (
     EAGER_LAYER,
@@ -34,6 +34,7 @@ from mrg_grpo.footprint import (
     resident,
     seconds,
     sft_peak,
+    sft_seconds,
 )
 from mrg_grpo.metrics.table import format_table
 from mrg_grpo.policy import with_adapter
@@ -138,7 +139,7 @@ def images_per_study(config: Config, given: float | None) -> tuple[float, float,
     if given is not None:
         return given, given, "given"
     if config.data.drawn or Path(config.data.root).is_dir():
-        counts = [len(study.images) for study in read_splits(config)["train"]]
+        counts = [len(study.images) for study in studies_of(read_splits(config), "train")]
         return max(counts), sum(counts) / len(counts), "counted"
     if config.data.views.isdigit():
         return int(config.data.views), int(config.data.views), "data.views"
@@ -158,7 +159,11 @@ def run_plan(config: Config, machine: Machine, images: float | None = None) -> i
     print(fit_line(m, s, machine, grpo.beta))
     warm = sft_peak(m, s, config.sft.batch_size)
     verdict = "fits" if warm <= machine.room else "DOES NOT FIT: lower sft.batch_size"
-    print(f"sft on batches of {config.sft.batch_size}: peak {warm / 1e9:.3f} GB, {verdict}\n")
+    warm_hours = sft_seconds(m, usual, machine, config.sft.batch_size) * config.run.steps / 3600
+    print(
+        f"sft on batches of {config.sft.batch_size}: peak {warm / 1e9:.3f} GB, {verdict}; {warm_hours:.1f} hours for "
+        f"{config.run.steps} steps, and the decoding below\n"
+    )
     flop = arithmetic(m, usual, grpo.inner_passes, grpo.beta)
     spent = seconds(m, usual, machine, grpo.inner_passes, grpo.beta)
     rows = [(name, f"{flop[name] / 1e12:.2f}", f"{spent[name]:.3f}") for name in flop]
@@ -193,7 +198,7 @@ def hours_line(config: Config, m: Model, s: Shape, machine: Machine, step: float
     rounds = (run.steps - 1) // run.eval_every if run.eval_every else 0
     decoding = decoding_hours(m, s, machine, 2 * test + rounds * run.eval_studies)
     return (
-        f"hours to expect: {training:.1f} for {run.steps} steps, {decoding:.1f} to decode 2 x {test} test and "
+        f"hours to expect of train: {training:.1f} for {run.steps} steps, {decoding:.1f} to decode 2 x {test} test and "
         f"{rounds} x {run.eval_studies} validation studies; assuming {machine.tflops:g} TFLOP/s, "
         f"{machine.bandwidth:g} GB/s and {EAGER_LAYER * 1e3:g} ms a layer and token"
     )

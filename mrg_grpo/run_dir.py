@@ -170,7 +170,7 @@ class RunDir:
         """One line of rollouts.jsonl for each of this rank's studies."""
         group, records = self.config.grpo.group_size, []
         reports, table = result.table.reports, result.table
-        terms = {  # None where a term was left out
+        terms = {  # None where a function returned None
             name: [None if math.isnan(value) else value for value in column.tolist()]
             for name, column in table.terms.items()
         }

@@ -26,7 +26,7 @@ from mrg_grpo.metrics.language import language_from_sums, language_statistics
 from mrg_grpo.metrics.predictions import Predictions, named, read_predictions
 from mrg_grpo.metrics.table import Number
 from mrg_grpo.prompt import parse_completion
-from mrg_grpo.rewards.external import ExternalReward
+from mrg_grpo.rewards.external import ExternalReward, metric_from_path
 
 
 @dataclass
@@ -47,9 +47,10 @@ def evaluation_of(
     resamples: int = RESAMPLES,
     seed: int = 0,
     margin: float = MARGIN,
+    labeled_by: str = "",
 ) -> Evaluation:
     """`mrg_grpo.evaluate.Judged` -> Evaluation. train gives the baselines their reports, labeler labels them;
-    margin is that of the judged statistics, for the baselines' MCCS."""
+    margin is that of the judged statistics, for the baselines' MCCS; labeled_by names the labeler."""
     predictions = judged.predictions
     references = [study.report for study in predictions.studies]
     scored = score_labels(
@@ -59,7 +60,9 @@ def evaluation_of(
     if train:
         beside = baselines(train, predictions.studies, labeler, seed)
         scored.notes.append(f"baselines from {len(train)} training reports")
-    return evaluate_scored(scored, judged.reference_labels, references, beside, language, resamples, seed, margin)
+    return evaluate_scored(
+        scored, judged.reference_labels, references, beside, language, resamples, seed, margin, labeled_by
+    )
 
 
 def score_labels(
@@ -106,6 +109,7 @@ def evaluate_scored(
     resamples: int = RESAMPLES,
     seed: int = 0,
     margin: float = MARGIN,
+    labeled_by: str = "",
 ) -> Evaluation:
     """Intervals of every metric and condition, for the system and for each baseline."""
     clinical = scored.statistics[:, :WIDTH]
@@ -121,7 +125,10 @@ def evaluate_scored(
         one = score_labels(scored.ids, statistics, baseline.reports, references, language)
         rows[name] = _scalars(bootstrap(one.statistics, one.metric, resamples, seed))
     metrics = _scalars(bootstrap(scored.statistics, scored.metric, resamples, seed))
-    return Evaluation(len(scored.ids), metrics, per_condition, rows, scored.notes, resamples=resamples)
+    notes = [f"labels: {labeled_by}; MCCS with margin {margin:g}", *scored.notes] if labeled_by else scored.notes
+    return Evaluation(
+        len(scored.ids), metrics, per_condition, rows, notes, resamples=resamples, labeler=labeled_by, margin=margin
+    )
 
 
 def compare_systems(first: Scored, second: Scored, names: tuple[str, str], resamples: int = RESAMPLES) -> Comparison:
@@ -173,7 +180,15 @@ def score_predictions(
     elif all(row.generated is not None for row in rows) or all(tagged):
         options["compliant"] = torch.tensor([answer.compliant for answer in parsed])
     ids = [row.study_id for row in rows]
-    columns = {"reports": reports, "reference": references, "study_id": ids, "prompts": [""] * len(rows)}
+    columns = {
+        "reports": reports,
+        "reference": references,
+        "study_id": ids,
+        "prompts": [""] * len(rows),
+        "labels": labels.tolist(),
+        "reference_labels": reference_labels.tolist(),
+        "images": [list(row.images) for row in rows],
+    }
     externals = {path: ExternalReward(path)(whole, **columns) for path in metrics}
     statistics = clinical_statistics(labels, reference_labels, margin=margin, **options)  # type: ignore[arg-type]
     scored = score_labels(ids, statistics, reports, references, language, externals)
@@ -192,27 +207,36 @@ def run_score(
     duplicates: str = "error",
     metrics: Sequence[str] = (),
     resamples: int = RESAMPLES,
+    margin: float | None = None,
 ) -> int:
-    """`mrg-grpo score`: print the table, write the JSON. Returns the exit code."""
-    from mrg_grpo.labelers import load_labeler
+    """`mrg-grpo score`: print the table, write the JSON. Returns the exit code. margin: of MCCS, None is MARGIN."""
+    from mrg_grpo.labelers import labeler_name, load_labeler
 
+    margin = MARGIN if margin is None else margin
+    if not 0 <= margin < 1:
+        raise UserError(f"--margin {margin}: must be at least 0 and below 1")
     if preset is not None and preset not in PRESETS:
         raise UserError(f'preset "{preset}" is not one of {", ".join(PRESETS)}')
     if output and not Path(output).resolve().parent.is_dir():
         raise UserError(f"cannot write {output}: its folder does not exist")  # now, not after minutes of labelling
+    for path in metrics:
+        metric_from_path(path)
     predictions = read_predictions(list(paths), duplicates)
     labeler = load_labeler(labeler_path or "", tokenizer or "", torch.device("cpu"))
-    scored, reference_labels = score_predictions(predictions, labeler, language, metrics)
+    scored, reference_labels = score_predictions(predictions, labeler, language, metrics, margin)
     references = [row.reference for row in predictions.rows]
     beside: dict[str, Baseline] = {}
     if predictions.has_text and len(references) > 1:
         beside = baselines_from_labels(references, reference_labels, reference_labels, leave_one_out=True)
         scored.notes.append("baselines from the references of this file; random and nearest leave the study itself out")
-    evaluation = evaluate_scored(scored, reference_labels, references, beside, language, resamples)
+    labeled_by = labeler_name(labeler_path or "") if predictions.has_text else "those that the file holds"
+    evaluation = evaluate_scored(
+        scored, reference_labels, references, beside, language, resamples, margin=margin, labeled_by=labeled_by
+    )
     if compare:
         # references and predictions in two files: the other system may bring its predictions alone
         other = read_predictions([*paths[:-1], compare], duplicates)
-        second, _ = score_predictions(other, labeler, language, metrics)
+        second, _ = score_predictions(other, labeler, language, metrics, margin)
         names = (Path(paths[-1]).name, Path(compare).name)
         evaluation.comparison = compare_systems(scored, second, names, resamples)
     print(evaluation.table(preset))

@@ -110,7 +110,7 @@ class StepStats:
         for name in self.table.terms:
             column = reports.pop(f"reward/{name}")
             present = column[~column.isnan()]
-            if not len(present):  # left out of every report
+            if not len(present):  # None for every report
                 continue
             values[f"reward/{name}"] = present.mean()
             values[f"reward/{name}_std"] = present.std() if len(present) > 1 else present.new_zeros(())

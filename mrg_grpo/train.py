@@ -51,7 +51,7 @@ from mrg_grpo.live import Live, Sample, first_sample, require_tensorboard
 from mrg_grpo.metrics.clinical import metrics_from_sums
 from mrg_grpo.policy import Policy
 from mrg_grpo.prompt import target_text
-from mrg_grpo.rewards import Rewards
+from mrg_grpo.rewards import Rewards, require_terms
 from mrg_grpo.rewards.mccs import rarity_weights
 from mrg_grpo.run_dir import RunDir, holds_run
 from mrg_grpo.sft import cosine, sft_loss
@@ -188,6 +188,8 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     """Run folder, data, policy and labeler, each refused in one line where it is not usable."""
     settle_heap()
     require_tensorboard(config)
+    if command == "train":
+        require_terms(config.reward)  # before anything is loaded: a typing error costs nothing
     run = RunDir(config, resume, command)
     splits = load_splits(config)
     for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):

@@ -410,6 +410,20 @@ REWARDS = {
 }
 
 
+def test_a_reward_that_is_not_there_costs_nothing(tmp_path, capsys, monkeypatch):
+    for module in ("train", "check"):
+        monkeypatch.setattr(f"mrg_grpo.{module}.Policy", None)  # nothing is loaded
+        monkeypatch.setattr(f"mrg_grpo.{module}.config_labeler", None)
+    for name, words in (("no_such_for_test:f", "cannot import no_such_for_test"), ("mcss", 'unknown term "mcss"')):
+        arguments = train(tmp_path / "run", f"reward.weights={{ '{name}' = 1 }}")
+        refused(capsys, arguments, words)
+        assert not (tmp_path / "run").exists()
+        assert main(["check", *arguments[1:]]) == 2
+        printed = capsys.readouterr().out
+        assert words in next(line for line in printed.splitlines() if line.startswith("fail  rewards"))
+        assert "skip  all others" in printed
+
+
 @pytest.mark.parametrize("kind", REWARDS)
 def test_rewards_of_others(kind, tmp_path, capsys, monkeypatch):
     body, words = REWARDS[kind]

@@ -48,7 +48,7 @@ def test_missing_file_and_bad_override(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_config(tmp_path / "none.toml")
     path = write(tmp_path, "")
-    for bad in ("grpo.group_size", "=3", "run.seed.x=1"):
+    for bad in ("grpo.group_size", "=3", "run.seed.x=1", "reward.weights.=1", "reward.weights.''=1"):
         with pytest.raises(UserError):
             load_config(path, [bad])
 
@@ -62,6 +62,18 @@ def test_overrides(tmp_path):
     assert config.grpo.group_size == 16 and config.grpo.learning_rate == 1e-5
     assert config.data.sections == ["findings", "impression"] and config.run.output_dir == "runs/other"
     assert config.reward.weights == {"mccs": 1.0} and config.prompt.think is False and config.data.views == "2"
+
+
+@pytest.mark.parametrize("name", ["my_pkg.my_mod:no_prior", "my_pkg.my_mod.no_prior", "bleu"])
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_an_override_of_a_weight_names_one_term_and_keeps_the_others(tmp_path, name, quote):
+    setting = f"reward.weights.{quote}{name}{quote}=0.5"
+    assert load_config(write(tmp_path, ""), [setting]).reward.weights == {"mccs": 0.75, "format": 0.25, name: 0.5}
+    own = write(tmp_path, "[reward.weights]\nccs = 1.0\n[reward.mccs]\nmargin = 0.2\n")
+    assert load_config(own, [setting]).reward.weights == {"ccs": 1.0, name: 0.5}
+    assert load_config(own, [setting, setting.replace("0.5", "0.25")]).reward.weights == {"ccs": 1.0, name: 0.25}
+    only = load_config(write(tmp_path, ""), [f"reward.weights={{ '{name}' = 1 }}"])  # the whole table at once
+    assert only.reward.weights == {name: 1.0} and Config().reward.weights == {"mccs": 0.75, "format": 0.25}
 
 
 def test_written_config_reads_back_equal(tmp_path):
@@ -87,7 +99,9 @@ def test_a_file_may_include_one_other_and_change_it(tmp_path):
     )
     config = load_config(tmp_path / "small.toml", ["lora.rank=3"])
     assert (config.grpo.group_size, config.grpo.beta, config.lora.rank) == (2, 0.5, 3)
-    assert config.reward.weights == {"mccs": 1.0, "format": 0.5}
+    assert config.reward.weights == {"format": 0.5}  # a file with that table has the terms that it names and no others
+    (tmp_path / "margin.toml").write_text('include = "whole.toml"\n[reward.mccs]\nmargin = 0.2\n')
+    assert load_config(tmp_path / "margin.toml").reward.weights == {"mccs": 1.0}  # without it, the included file's
     for text in ('include = "small.toml"', 'include = ["whole.toml"]', 'include = "none.toml"'):
         (tmp_path / "chain.toml").write_text(text)
         with pytest.raises(UserError, match=r"includes no other|no such file"):

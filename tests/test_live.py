@@ -66,7 +66,7 @@ def test_tensorboard_missing_is_one_clear_line(monkeypatch):
     require_tensorboard(config)
     config.run.tensorboard = True
     monkeypatch.setattr(live.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'mrg_grpo\[log\]'"):
+    with pytest.raises(UserError, match=r"\.venv/bin/pip install -c constraints.txt -e '\.\[log\]'"):
         require_tensorboard(config)
 
 

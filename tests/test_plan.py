@@ -198,6 +198,14 @@ def test_the_7b_model_is_planned_from_config_json_alone(request, capsys):
     printed = capsys.readouterr().out
     assert "8,292,166,656 base parameters" in printed  # as published for Qwen2.5-VL-7B
     assert "80,740,352 of the adapter" in printed and "hours to expect" in printed
+    config = load_config(arguments[0], arguments[2:])
+    sizes, given, machine = plan.model_sizes(config), plan.step_shape(config, 2), footprint.Machine(80)
+    warm = footprint.sft_seconds(sizes, given, machine, given.studies)  # a step with one report of each of its studies
+    alone = footprint.seconds(sizes, replace(given, group=1), machine, 1, 0.0)
+    assert warm == alone["prefill"] + alone["train"] and 2 * warm < sum(
+        footprint.seconds(sizes, given, machine, 1, 0.01).values()
+    )
+    assert f"{warm * 1500 / 3600:.1f} hours for 1500 steps" in printed
     assert main(["plan", *arguments, "--gpu-gb", "16"]) == 0
     assert "DOES NOT FIT in 16 GB" in capsys.readouterr().out
 

@@ -41,7 +41,7 @@ def parser(case: tuple[str, bool], root: Path) -> None:
     assert not re.search(r"</?(think|report)>", result.report) or result.compliant is False
     for part in (result.report, result.think):
         assert part == part.strip()
-    assert result.compliant == bool(format_reward([text], think).item())
+    assert format_reward([result]).tolist() == [float(result.compliant)]
     tag = r"</?(?:think|report)>"
     blocks = re.split(rf"({tag})", text.strip())
     form = ["", "<think>", None, "</think>", "", "<report>", None, "</report>", ""] if think else [

@@ -1,5 +1,6 @@
 """`mrg-grpo score` from file to table and JSON, with a labeler of keywords whose labels are known by heart."""
 
+import contextlib
 import json
 import math
 import types
@@ -8,13 +9,18 @@ import pytest
 import torch
 
 import mrg_grpo.labelers
+from mrg_grpo.cli import main, parser
 from mrg_grpo.conditions import CONDITIONS
+from mrg_grpo.config import MARGIN
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.metrics.clinical import clinical_metrics, clinical_statistics
 from mrg_grpo.metrics.predictions import read_predictions
+from mrg_grpo.rewards.mccs import mccs
 from mrg_grpo.score import compare_systems, evaluation_of, run_score, score_predictions
 
+SHA256_OF_WEIGHTS = "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
+"""Of the seven bytes "weights"."""
 KEYWORDS = {name.lower(): place for place, name in enumerate(CONDITIONS)}
 
 
@@ -135,6 +141,39 @@ def test_labels_alone(tmp_path):
     assert result["format_compliance"]["value"] == 0.5 and "bleu_4" not in result
 
 
+def test_page_and_json_name_the_labeler_and_the_margin(tmp_path, capsys):
+    path, output = write(tmp_path / "a.jsonl", STUDIES), tmp_path / "out.json"
+    run_score([path], output=str(output), language="none", resamples=20)
+    result, wide = json.loads(output.read_text()), f"MCCS with margin {MARGIN:g}"
+    assert result["labeler"] == "embedded" and result["mccs_margin"] == MARGIN
+    assert capsys.readouterr().out.startswith(f"labels: embedded; {wide}\n") and result["notes"][0].endswith(wide)
+    weights, folder = tmp_path / "chexbert.pth", tmp_path / "folder"
+    weights.write_bytes(b"weights")
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    for named in (weights, folder):
+        run_score([path], labeler_path=str(named), output=str(output), language="none", resamples=20, margin=0.2)
+        other, name = json.loads(output.read_text()), f"{named} (sha256 {SHA256_OF_WEIGHTS[:12]})"
+        assert other["labeler"] == name and other["mccs_margin"] == 0.2
+        assert f"labels: {name}; MCCS with margin 0.2\n" in capsys.readouterr().out
+    label = KeywordLabeler().label
+    labels, reference = label([p for *_, p in STUDIES]), label([r for _, r, _ in STUDIES])
+    for scores, margin in ((result, MARGIN), (other, 0.2)):
+        assert scores["metrics"]["mccs"]["value"] == pytest.approx(float(mccs(labels, reference, margin).mean()))
+    for name, side in result["baselines"].items():  # theirs are of the same margin
+        assert name == "all_normal" or side["mccs"]["value"] < other["baselines"][name]["mccs"]["value"]
+
+
+def test_margins_that_are_none(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", STUDIES)
+    for margin in ("1", "-0.1", "nan", "much"):
+        with contextlib.suppress(SystemExit):  # argparse's way of ending with 2
+            assert main(["score", path, "--language", "none", f"--margin={margin}"]) == 2
+        assert "margin" in (error := capsys.readouterr().err) and len(error.splitlines()) == 1
+    score = next(iter(parser()._subparsers._group_actions)).choices["score"]  # type: ignore[union-attr,arg-type]
+    assert f"default {MARGIN:g}" in next(a.help for a in score._actions if a.dest == "margin")
+
+
 def test_language_and_external_metrics(tmp_path, monkeypatch):
     pytest.importorskip("pycocoevalcap", reason="needs the extra `eval` (pycocoevalcap)")
     monkeypatch.setattr("mrg_grpo.metrics.language.shutil.which", lambda name: None)  # METEOR is tested elsewhere
@@ -149,6 +188,28 @@ def test_language_and_external_metrics(tmp_path, monkeypatch):
     assert result["metrics"]["own_metric_for_test:same"]["value"] == pytest.approx(2 / 5)  # the empty one is left out
     assert 0 < result["metrics"]["bleu_1"]["value"] < 1 and result["metrics"]["meteor"]["value"] is None
     assert any("Java" in note for note in result["notes"])
+
+
+def test_metrics_of_others_get_labels_and_images_and_are_looked_up_first(tmp_path, monkeypatch, capsys):
+    (tmp_path / "columns_of_score_for_test.py").write_text(
+        "def look(completions, labels, reference_labels, images, prompts):\n"
+        "    assert prompts == [''] * 2 and images == [['a.png'], []]\n"
+        "    return [float(a == b) for a, b in zip(labels, reference_labels)]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = [("s1", "edema", "edema"), ("s2", "edema", "no edema")]
+    records = [dict(zip(("study_id", "reference", "prediction"), row)) for row in rows]
+    records[0]["images"] = ["a.png"]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    paths, metric = [str(tmp_path / "a.jsonl")], "columns_of_score_for_test:look"
+    run_score(paths, output=str(tmp_path / "o.json"), language="none", metrics=[metric], resamples=20)
+    assert json.loads((tmp_path / "o.json").read_text())["metrics"][metric]["value"] == 0.5
+    run_score(paths, compare=paths[0], language="none", metrics=[metric], resamples=20)
+    title, rows = capsys.readouterr().out.split("minus a.jsonl, paired")
+    assert metric in title and metric in rows  # the system's own number, and the difference
+    monkeypatch.setattr(mrg_grpo.labelers, "load_labeler", None)  # nothing is loaded, nothing labelled
+    with pytest.raises(UserError, match="cannot import no_such_for_test"):
+        run_score(paths, language="none", metrics=["no_such_for_test:f"])
 
 
 def test_without_pycocoevalcap_the_page_says_so(tmp_path, monkeypatch, capsys):

@@ -289,6 +289,23 @@ def test_a_start_that_fails_leaves_no_run_behind(tmp_path, capsys):
     assert (tmp_path / "run" / "config.toml").read_text() == before
 
 
+def test_the_runs_own_config_resumes_it_whatever_it_was_begun_with(tmp_path, capsys, monkeypatch):
+    (tmp_path / "resumed_for_test.py").write_text(
+        "def f(completions, **columns):\n    return [1.0] * len(completions)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    begun_with = ["grpo.beta=0.5", "reward.weights.resumed_for_test:f=0.5", "lora.rank=3", "run.seed=7"]
+    assert train(tmp_path / "run", 1, *[part for setting in begun_with for part in ("--set", setting)]) == 0
+    capsys.readouterr()
+    assert train(tmp_path / "run", 1, "--resume") == 2  # the file that it was begun with says something else
+    assert "run.seed, lora.rank, reward.weights, grpo.beta changed" in last_line(capsys)
+    own = str(tmp_path / "run" / "config.toml")
+    assert main(["train", own, "--set", "run.steps=2", "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert "resuming after step 1" in printed and "changed since the run began: run.steps\n" in printed
+    assert main(["train", own, "--resume"]) == 0 and "changed since" not in capsys.readouterr().out
+
+
 def test_changed_settings_are_named_and_those_that_change_the_meaning_refused(tmp_path, capsys):
     folder_of(tmp_path).begin()
     with pytest.raises(UserError, match=r"grpo.beta, sft.learning_rate changed since the run began"):

@@ -3,8 +3,8 @@
 Deliberate choices:
 1. No image is opened. Whether each file is there is asked once, folder by folder.
 2. Nothing is left out silently. A study with an empty report, or without an image of the wished views, stays, counted
-   and named in a note; `incomplete="drop"` leaves such studies out, by name, and says so too. Evaluation sets of two
-   people who use the same settings therefore hold the same studies.
+   and named in a note; `incomplete="drop"`, the default of a configuration, leaves such studies out, by name, and says
+   so too. Evaluation sets of two people who use the same settings therefore hold the same studies.
 3. The result is a dict by split name that also carries `notes`, the lines that a command prints (`describe_splits`).
 """
 
@@ -40,7 +40,8 @@ def load_studies(
     form           one of FORMS; docs/data.md says what each looks like
     sections       "findings", "impression" or both, joined in this order
     views          None or "all", "frontal", or the number of first images to keep
-    allow_missing  keep every study with the images that are there, possibly none
+    allow_missing  keep every study with the images that are there, possibly none; of what is decoded those with none
+                   are left out later, by `mrg_grpo.evaluate.read_splits`
     split_file     splits by id, for iu_xray_kaggle and iu_xray_xml; for mimic_cxr a table in place of its split file
     keep_xxxx      False drops de-identified words (XXXX, ___) from reports
     incomplete     "keep" or "drop" studies with an empty report, or with no image of the wished views
@@ -68,7 +69,7 @@ def load_studies(
     _judge_images(pairs, absent, source.image_folder, allow_missing, incomplete, notes)
     empty = [record.id for _, record in pairs if not record.report]
     if empty:
-        fate = "left out" if incomplete == "drop" else 'kept (incomplete = "drop" leaves them out)'
+        fate = "left out" if incomplete == "drop" else 'kept (data.incomplete = "drop" leaves them out)'
         named = " or ".join(wish.sections)
         notes.append(f"{len(empty):,} studies have no text in {named} and are {fate}: {records.first_names(empty)}")
     folder = str(source.image_folder)
@@ -134,12 +135,12 @@ def _judge_images(
         names = sorted(absent)
         line = f"{len(absent):,} of {wished:,} images are missing from {folder}: {records.first_names(names)}"
         if not allow_missing:
-            raise UserError(f"{line}; put them there, or pass --allow-missing to keep every study without them")
+            raise UserError(f"{line}; put them there, or set data.allow_missing = true to go on without them")
         bare = sum(not any(name not in absent for name in record.images) for _, record in pairs)
         notes.append(f"warning: {line}; {bare:,} of {len(pairs):,} studies have no image at all")
     without = [record.id for _, record in pairs if not record.images]
     if without:
         line = f"{len(without):,} studies list no image of the wished views: {records.first_names(without)}"
         if not allow_missing and incomplete != "drop":
-            raise UserError(f'{line}; use incomplete = "drop" to leave them out, or --allow-missing to keep them')
+            raise UserError(f'{line}; set data.incomplete = "drop" to leave them out, or data.allow_missing = true')
         notes.append(f"{line}; they are {'left out' if incomplete == 'drop' else 'kept without one'}")

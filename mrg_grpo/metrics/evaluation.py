@@ -6,6 +6,7 @@ from typing import Any
 
 from mrg_grpo.metrics.clinical import AVERAGES, LABEL_SETS, PRESETS, QUANTITIES, RATES, READINGS, preset_metrics
 from mrg_grpo.metrics.table import Number, format_table
+from mrg_grpo.rewards.external import is_path
 
 RESAMPLES = 10_000
 """Of every bootstrap and randomisation test that is printed."""
@@ -41,7 +42,7 @@ class Comparison:
         rows = [
             (name, number, "-" if math.isnan(p := self.p_value[name]) else f"{p:.4f}")
             for name, number in self.difference.items()
-            if name in (*HEADLINE, *RATES, *LANGUAGE_METRICS) and not math.isnan(number.value)
+            if (name in (*HEADLINE, *RATES, *LANGUAGE_METRICS) or is_path(name)) and not math.isnan(number.value)
         ]
         title = f"{self.names[1]} minus {self.names[0]}, paired"
         return format_table(("metric", "difference [95% interval]", "p"), rows, title)
@@ -58,6 +59,10 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     comparison: Comparison | None = None
     resamples: int = RESAMPLES
+    labeler: str = ""
+    """Whose labels were counted, see `mrg_grpo.labelers.labeler_name`; "" where that is not known."""
+    margin: float | None = None
+    """m of the MCCS."""
 
     def preset(self, name: str) -> dict[str, Number]:
         """The numbers that one code prints, under its own names."""
@@ -67,6 +72,8 @@ class Evaluation:
         """Plain JSON: every metric as value, low, high (null where undefined)."""
         return {
             "studies": self.studies,
+            "labeler": self.labeler,
+            "mccs_margin": self.margin,
             "interval": f"95% percentile bootstrap over studies, {self.resamples} resamples",
             "metrics": _as_json(self.metrics),
             "conditions": {name: _as_json(numbers) for name, numbers in self.conditions.items()},
@@ -100,8 +107,8 @@ class Evaluation:
         return format_table(("clinical efficacy", *(f"{average} {short[q]}" for average, q in keys)), rows)
 
     def _headline(self) -> str:
-        """Metrics beside the baselines; names with a dot or colon are external ones, by path."""
-        external = [name for name in self.metrics if "." in name or ":" in name]
+        """Metrics beside the baselines, those of others last."""
+        external = [name for name in self.metrics if is_path(name)]
         rows = [
             (
                 name,

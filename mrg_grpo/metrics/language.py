@@ -198,5 +198,6 @@ def _import(name: str) -> ModuleType:
             return importlib.import_module(f"pycocoevalcap.{name}")
     except ImportError as error:
         raise UserError(
-            f"language metrics need pycocoevalcap ({error}): pip install 'mrg_grpo[eval]', or use --language none"
+            f"language metrics need pycocoevalcap ({error}): .venv/bin/pip install -c constraints.txt -e '.[eval]', "
+            "or use --language none"
         ) from error

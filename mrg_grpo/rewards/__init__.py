@@ -19,7 +19,8 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.prompt import Completion, parse_completion
 from mrg_grpo.rewards.ce_f1 import ce_f1
-from mrg_grpo.rewards.external import ExternalReward
+from mrg_grpo.rewards.external import ExternalReward, is_path, metric_from_path
+from mrg_grpo.rewards.format import format_reward
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, unsigned_cosine
 from mrg_grpo.rewards.nlg import bleu, rouge_l
 
@@ -46,13 +47,14 @@ class Reports:
 
 @dataclass
 class RewardTable:
-    """One column per term (B,), NaN where a term was left out of a report's sum; their weighted sum (B,)."""
+    """One column per term (B,), NaN where a function returned None, which adds 0; their weighted sum (B,)."""
 
     terms: dict[str, Tensor]
     total: Tensor
     reports: Reports
 
 
+TERMS = ("mccs", "ccs", "unsigned_cosine", "format", "ce_f1", "bleu", "rouge_l")
 Term = Callable[[Reports], Tensor]
 
 
@@ -65,6 +67,7 @@ class Rewards:
         self.config, self.labeler, self.think, self.prompt = config, labeler, think, prompt
         self.reference_labels = ReferenceLabels(labeler)
         self.rarity = rarity
+        require_terms(config)
         self.terms = {name: self._term(name) for name, weight in config.weights.items() if weight != 0}
 
     def score(self, completions: list[str], studies: list[Study], completion_ids: list[list[int]]) -> RewardTable:
@@ -80,7 +83,7 @@ class Rewards:
         return RewardTable(terms, total, reports)
 
     def _weighed(self, name: str, column: Tensor) -> Tensor:
-        """A function by dotted path may leave its term out of a report's sum (NaN); our own never do."""
+        """What a function by dotted path has no value for (NaN) adds nothing to the sum; our own always have one."""
         return self.config.weights[name] * (column.masked_fill(column.isnan(), 0.0) if is_path(name) else column)
 
     def _term(self, name: str) -> Term:
@@ -96,17 +99,14 @@ class Rewards:
         if name == "unsigned_cosine":
             return lambda r: unsigned_cosine(r.labels, r.reference_labels, zero_vectors=settings.zero_vectors)
         if name == "format":
-            return lambda r: torch.tensor([float(completion.compliant) for completion in r.parsed])
+            return lambda r: format_reward(r.parsed)
         if name == "ce_f1":
             return lambda r: ce_f1(r.labels, r.reference_labels)
         if name == "bleu":
             return lambda r: bleu(r.texts, r.references)
         if name == "rouge_l":
             return lambda r: rouge_l(r.texts, r.references)
-        if is_path(name):
-            return self._external(ExternalReward(name))
-        known = "mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l"
-        raise UserError(f'reward.weights: unknown term "{name}"; use {known}, or a dotted path to a function')
+        return self._external(ExternalReward(name))
 
     def _external(self, reward: ExternalReward) -> Term:
         def term(r: Reports) -> Tensor:
@@ -116,6 +116,9 @@ class Rewards:
                 reports=r.texts,
                 reference=r.references,
                 study_id=[study.id for study in r.studies],
+                labels=r.labels.tolist(),
+                reference_labels=r.reference_labels.tolist(),
+                images=[list(study.images) for study in r.studies],
                 completion_ids=r.completion_ids,
             )
             return values.masked_fill(~present, torch.nan)
@@ -123,6 +126,11 @@ class Rewards:
         return term
 
 
-def is_path(name: str) -> bool:
-    """Whether a term is a function by dotted path."""
-    return "." in name or ":" in name
+def require_terms(config: RewardConfig) -> None:
+    """Every term that has a weight is known, every path leads to a function; UserError, before any model is loaded."""
+    for name, weight in config.weights.items():
+        if weight != 0 and is_path(name):
+            metric_from_path(name)
+        elif weight != 0 and name not in TERMS:
+            known = ", ".join(TERMS)
+            raise UserError(f'reward.weights: unknown term "{name}"; use {known}, or a dotted path to a function')

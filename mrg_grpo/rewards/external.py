@@ -1,15 +1,27 @@
 """Optional rewards and metrics by dotted path, with TRL's signature: `f(completions, **columns) -> list[float | None]`.
 
-Anything made for TRL plugs in unchanged: "package.module:function" or "package.module.function". Columns are prompts,
-reports (parsed), reference, study_id, completion_ids: one entry per completion. None leaves the term out of that
-report's sum. What comes back is checked before it can reach an advantage: a NaN would poison a whole group in silence.
+Anything made for TRL plugs in unchanged: "package.module:function" or "package.module.function". Columns, one entry per
+completion:
+
+    prompts           the question; "" in `mrg-grpo score`
+    reports           what stood inside <report>
+    reference         the reference report
+    study_id
+    labels            14 class ids of the report, a list in the order of mrg_grpo.conditions.CONDITIONS
+    reference_labels  14 class ids of the reference
+    images            list of the study's image paths; in `mrg-grpo score` [] where the file names none
+    completion_ids    token ids; in training alone
+
+All are handed over by name, as TRL does; a function without **columns gets those that it names. None adds nothing to
+the sum, as 0 does; only the logged mean leaves it out. What comes back is checked before it can reach an advantage: a
+NaN would poison a whole group in silence.
 """
 
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +31,9 @@ from mrg_grpo.errors import UserError
 
 LARGEST = torch.finfo(torch.float32).max
 """Rewards are fp32: what is finite in Python may not be finite there."""
+EITHER_WAY, ANY_NAME = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_KEYWORD
+ONLY_BY_NAME = (inspect.Parameter.KEYWORD_ONLY, ANY_NAME)
+"""Kinds of parameters."""
 ANYTHING = (Exception, SystemExit)
 """What foreign code may raise; a reward that exits must not end a run as if it were done."""
 
@@ -38,7 +53,7 @@ class ExternalReward:
         finite number or None per completion.
         """
         try:
-            scores = self.function(completions, **columns)
+            scores = called(self.function, completions, columns)
         except ANYTHING as error:  # it is re-raised with the place it happened
             raise UserError(
                 f"reward {self.name} failed on {self._culprit(completions, columns)}: {_line(error)}"
@@ -52,7 +67,7 @@ class ExternalReward:
             if score is not None and not (_is_number(score) and abs(score) <= LARGEST):  # NaN is not below it
                 raise UserError(
                     f"reward {self.name} returned {score!r} for {_name(row, columns)}; it must be a finite number, "
-                    "or None to leave the report out"
+                    "or None, which adds nothing"
                 )
         present = torch.tensor([score is not None for score in scores], dtype=torch.bool)
         return torch.tensor([0.0 if score is None else float(score) for score in scores]), present
@@ -73,16 +88,21 @@ class ExternalReward:
                 key: [column[row]] if _per_report(column, completions) else column for key, column in columns.items()
             }
             try:
-                self.function([completion], **alone)
+                called(self.function, [completion], alone)
             except ANYTHING:  # the same foreign code again; which exception does not matter here
                 return _name(row, columns)
         return f"{len(completions)} completions (on none of them alone)"
 
 
+def is_path(name: str) -> bool:
+    """Whether a term or metric is a function by dotted path."""
+    return "." in name or ":" in name
+
+
 def metric_from_path(path: str) -> Callable[..., Any]:
     """ "package.module:function" or "package.module.function" -> the callable. Raises UserError.
 
-    The working directory is searched last, so that a function in a file beside the configuration is found.
+    The folder that the command is started from is searched last, for functions of one's own.
     """
     module_name, separator, attribute = path.partition(":")
     if not separator:
@@ -94,7 +114,9 @@ def metric_from_path(path: str) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module_name)
     except ANYTHING as error:  # importing runs foreign code
-        raise UserError(f'reward "{path}": cannot import {module_name} ({_line(error)})') from error
+        absent = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+        where = f"; a file of yours must be in the folder the command is started from, {os.getcwd()}" if absent else ""
+        raise UserError(f'reward "{path}": cannot import {module_name} ({_line(error)}){where}') from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise UserError(f'reward "{path}": {module_name} has no {attribute}')
@@ -102,6 +124,25 @@ def metric_from_path(path: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f'reward "{path}" is {type(found).__name__}, not a function')
     return found
+
+
+def called(function: Callable[..., Any], completions: list[str], columns: Mapping[str, Any]) -> Any:
+    """Call a function of TRL's signature by name; one whose first parameter is no column gets the completions there.
+
+    It gets every column; without **columns in its signature those that it names, so that a new one breaks no old one.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # written in C
+        return function(completions, **columns)
+    given = {"completions": completions, **columns}
+    first = parameters[0] if parameters else None
+    by_name = first is None or first.kind in ONLY_BY_NAME or (first.kind is EITHER_WAY and first.name in given)
+    arguments = [] if by_name else [given.pop("completions")]
+    if not any(parameter.kind is ANY_NAME for parameter in parameters):
+        named = {parameter.name for parameter in parameters}
+        given = {name: column for name, column in given.items() if name in named}
+    return function(*arguments, **given)
 
 
 def _per_report(column: Any, completions: list[str]) -> bool:

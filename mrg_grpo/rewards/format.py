@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from mrg_grpo.prompt import parse_completion
+from mrg_grpo.prompt import Completion
 
 
-def format_reward(completions: list[str], think: bool = True) -> Tensor:
-    """B completions -> (B,) float: 1.0 where `<think>...</think><report>...</report>` is kept to, else 0.0.
+def format_reward(parsed: list[Completion]) -> Tensor:
+    """B parsed completions -> (B,) float: 1.0 where the form is kept to, else 0.0.
 
-    think=False asks for `<report>...</report>` alone. What counts is defined once, in `prompt.parse_completion`.
+    What counts as the form, with think block and without, is defined once, in `prompt.parse_completion`.
     """
-    return torch.tensor([float(parse_completion(text, think).compliant) for text in completions])
+    return torch.tensor([float(completion.compliant) for completion in parsed])

@@ -86,7 +86,7 @@ def test_identical_reports_reach_one():
 
 def test_without_pycocoevalcap(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pycocoevalcap.bleu.bleu_scorer", None)
-    with pytest.raises(UserError, match=r"mrg_grpo\[eval\]"):
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e '\.\[eval\]'"):
         language_statistics(["a"], ["a"])
 
 

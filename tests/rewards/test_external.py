@@ -47,6 +47,27 @@ def single(completions, **columns):
 async def waits(completions, **columns):
     return [1.0] * len(completions)
 
+def fixed(completions, prompts, reports, reference, study_id, completion_ids):
+    return [float(len(reference))] * len(completions)
+
+def as_in_trl(prompts, completions, **kwargs):
+    return [float(len(text)) for text in completions]
+
+def reports_alone(reports):
+    return [float(len(text)) for text in reports]
+
+def texts_by_place(texts, /, study_id):
+    return [float(len(text)) for text in texts]
+
+def anything(*args, **kwargs):
+    return [float(len(kwargs))] * len(args[0])
+
+def only_named(*, reports, labels):
+    return [float(sum(row)) for row in labels]
+
+def fails_alone(reports):
+    return [1.0 / (report != "b") for report in reports]
+
 class Made:
     def __call__(self, completions, **columns):
         return [2.0] * len(completions)
@@ -61,7 +82,7 @@ COLUMNS = {"reference": ["12", "1234", "12"], "study_id": ["a", "b", "c"]}
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     (tmp_path / "plugin_for_test.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)  # found beside the configuration, in the working directory
+    monkeypatch.chdir(tmp_path)  # the folder that the command is started from
     monkeypatch.setattr("sys.path", ["/nowhere"])
     return "plugin_for_test"
 
@@ -95,6 +116,44 @@ def test_objects_are_callables_too(plugin):
 def test_bad_output_names_reward_and_report(plugin, name, message):
     with pytest.raises(UserError, match=message):
         ExternalReward(f"{plugin}:{name}")(COMPLETIONS, **COLUMNS)
+
+
+EVERY = {
+    "prompts": ["q"] * 2, "reports": ["a", "bcd"], "reference": ["x", "y"], "study_id": ["s", "t"],
+    "labels": [[1] * 14, [2] * 14], "reference_labels": [[0] * 14] * 2, "images": [["1.png"], []],
+    "completion_ids": [[5], [6]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name,expected",
+    [
+        ("fixed", [2, 2]),  # without **columns: those that it names, so that new columns break no old function
+        ("as_in_trl", [5, 5]),  # by name, whatever comes first
+        ("reports_alone", [1, 3]),
+        ("texts_by_place", [5, 5]),  # a first parameter that is no column
+        ("anything", [8, 8]),
+        ("only_named", [14, 28]),
+    ],
+)
+def test_columns_are_handed_over_by_name(plugin, name, expected):
+    values, _ = ExternalReward(f"{plugin}:{name}")(["first", "other"], **EVERY)
+    assert values.tolist() == expected
+
+
+def test_the_report_on_which_a_function_with_few_columns_fails_is_named(plugin):
+    columns = {"reports": ["a", "b"], "labels": [[1] * 14] * 2, "study_id": ["s", "t"]}
+    with pytest.raises(UserError, match=r"failed on completion 1 \(study t\): ZeroDivisionError"):
+        ExternalReward(f"{plugin}:fails_alone")(["first", "other"], **columns)
+
+
+def test_a_module_that_is_not_there_names_the_folder_that_is_searched(plugin, tmp_path):
+    with pytest.raises(UserError, match=rf"cannot import .*the folder the command is started from, {tmp_path}$"):
+        ExternalReward("no_such_module:f")
+    (tmp_path / "needs_another_for_test.py").write_text("import no_such_module\n")
+    with pytest.raises(UserError) as error:  # that file was found
+        ExternalReward("needs_another_for_test:f")
+    assert "No module named 'no_such_module'" in str(error.value) and "started from" not in str(error.value)
 
 
 @pytest.mark.parametrize(

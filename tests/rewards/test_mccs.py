@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from mrg_grpo.prompt import parse_completion
 from mrg_grpo.rewards.format import format_reward
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights, signed_vectors
 
@@ -87,6 +88,8 @@ def test_margin_bounds():
 
 
 def test_format_reward():
-    got = format_reward(["<think>a</think><report>b</report>", "<report>b</report>"])
+    got = format_reward(
+        [parse_completion(text) for text in ("<think>a</think><report>b</report>", "<report>b</report>")]
+    )
     assert got.tolist() == [1.0, 0.0] and got.dtype == torch.float32
-    assert format_reward(["<report>b</report>"], think=False).tolist() == [1.0]
+    assert format_reward([parse_completion("<report>b</report>", think=False)]).tolist() == [1.0]

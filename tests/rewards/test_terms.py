@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
-from mrg_grpo.rewards import Rewards
+from mrg_grpo.rewards import TERMS, Rewards, require_terms
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights, unsigned_cosine
 from mrg_grpo.train import rarity
 
@@ -62,6 +63,49 @@ def test_terms_by_name():
     terms = score({"unsigned_cosine": 1.0, "ccs": 1.0}, completions, references).terms
     assert terms["unsigned_cosine"].tolist() == pytest.approx([1, 1, 1, 1])
     assert terms["ccs"].tolist() == pytest.approx([0, 0, 1, -1])
+
+
+def test_a_function_gets_labels_and_images_beside_the_texts(tmp_path, monkeypatch):
+    (tmp_path / "columns_for_test.py").write_text(
+        "seen = {}\ndef look(completions, **columns):\n    seen.update(columns)\n    return [None, 0.0, 0.5, 1.0]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = Config().reward
+    config.weights = {"columns_for_test:look": 0.5, "ccs": 1.0}
+    studies = [Study("s", ("a.png", "b.png"), "np", "train"), Study("t", (), "n", "train")]
+    table = Rewards(config, DigitLabeler(), prompt="Q?").score(["pp", "nn", "n", "u"], studies, [[1], [2], [3], [4]])
+    seen = sys.modules["columns_for_test"].seen
+    assert sorted(seen) == [
+        "completion_ids", "images", "labels", "prompts", "reference", "reference_labels", "reports", "study_id",
+    ]  # fmt: skip
+    assert [row[:3] for row in seen["labels"]] == [[1, 1, 0], [2, 2, 0], [2, 0, 0], [3, 0, 0]]
+    assert [row[:3] for row in seen["reference_labels"]] == [[2, 1, 0]] * 2 + [[2, 0, 0]] * 2
+    assert all(isinstance(row, list) and len(row) == 14 for row in seen["labels"] + seen["reference_labels"])
+    assert seen["images"] == [["a.png", "b.png"]] * 2 + [[]] * 2 and seen["study_id"] == ["s", "s", "t", "t"]
+    own = table.terms["columns_for_test:look"]
+    assert own.isnan().tolist() == [True, False, False, False]  # None adds nothing to the sum, as 0 does
+    assert table.total.tolist() == pytest.approx((table.terms["ccs"] + torch.tensor([0, 0, 0.25, 0.5])).tolist())
+
+
+def test_terms_are_looked_up_without_a_labeler():
+    config = Config().reward
+    for weights, words in (
+        ({"mcss": 1.0}, 'unknown term "mcss"; use mccs, ccs'),
+        ({"no_such_for_test:f": 1.0}, "cann"),
+    ):
+        config.weights = weights
+        with pytest.raises(UserError, match=words):
+            require_terms(config)
+    config.weights = {"mcss": 0.0, "no_such_for_test:f": 0.0} | dict.fromkeys(TERMS, 1.0)  # no weight, no need
+    require_terms(config)
+    config.weights = dict.fromkeys(TERMS, 1.0)
+    assert list(Rewards(config, DigitLabeler()).terms) == list(TERMS)
+
+
+def test_the_format_term_follows_the_form_that_is_asked_for():
+    completions = ["<think>a</think><report>n</report>", "<report>n</report>", "n", "<report>n</report> more"]
+    assert score({"format": 1.0}, completions, ["n"]).terms["format"].tolist() == [1, 0, 0, 0]
+    assert score({"format": 1.0}, completions, ["n"], think=False).terms["format"].tolist() == [0, 1, 0, 0]
 
 
 def test_the_rarity_term_is_mccs_with_the_weights_of_the_training_references():

@@ -213,6 +213,7 @@ def score_texts(
         row |= {name: reward(labels, corpus.labels) for name, reward in rewards.items()}
         for external in externals:
             columns = {"reports": texts, "reference": corpus.reports, "study_id": corpus.ids}
+            columns |= {"labels": labels.tolist(), "reference_labels": corpus.labels.tolist()}
             row[external.name], _ = external(texts, **columns, prompts=[""] * len(texts))
         table[attack] = row
         print(f"  {attack}: {', '.join(f'{name} {values.mean():.3f}' for name, values in row.items())}", flush=True)

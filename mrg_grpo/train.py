@@ -45,7 +45,7 @@ from mrg_grpo.evaluate import (
 from mrg_grpo.faults import Guard, require_finite
 from mrg_grpo.files import write_whole
 from mrg_grpo.grpo import Grpo
-from mrg_grpo.labelers import CheXbert
+from mrg_grpo.labelers import CheXbert, labeler_name
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.live import Live, Sample, first_sample, require_tensorboard
 from mrg_grpo.metrics.clinical import metrics_from_sums
@@ -344,7 +344,8 @@ def finish(session: Session) -> int:
     after = decoded(session, test_studies(session.splits, config), "decode test, after")
     write_predictions(after, run.path / "predictions.jsonl", config)
     comparison = before_after(before, after, "test")
-    run.write_json("evaluation.json", {**banner(config), **comparison.to_json()})
+    judged_by = {"labeler": labeler_name(config.labeler.path), "mccs_margin": config.reward.mccs.margin}
+    run.write_json("evaluation.json", {**banner(config), **judged_by, **comparison.to_json()})
     print(comparison.table())
     print(f"adapter, predictions and evaluation: {run.path}")
     print(f"look at it: mrg-grpo view {run.path}")

@@ -42,6 +42,8 @@ def test_train_leaves_a_whole_run_behind_and_resumes_exactly(tmp_path, capsys):
     for name in ("config.toml", "predictions.jsonl", "predictions_before.jsonl", "evaluation.json", "validation.jsonl",
                  "adapter/adapter_model.safetensors", "checkpoints/step-000003/state.pt"):  # fmt: skip
         assert (run / name).is_file(), name
+    judged_by = json.loads((run / "evaluation.json").read_text())
+    assert (judged_by["labeler"], judged_by["mccs_margin"]) == ("embedded", 0.6)
     assert [record["step"] for record in lines(run / "metrics.jsonl")] == [1, 2, 3]
     assert all(find(name) for name in lines(run / "metrics.jsonl")[0] if name != "step")  # each is explained
     assert main(["view", str(run)]) == 0 and (run / "page.html").stat().st_size < 5e6

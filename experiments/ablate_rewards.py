@@ -5,7 +5,7 @@
 * GRPO: the settings of experiments/phantom.toml, a task term of weight 0.75 beside the format term of 0.25. The task
   term alone differs. MCCS and CE-F1 without the format term and without thinking: ablate_format.py.
 * Token-level training goes on from the same base, on the same references, for the time of the MCCS arm's steps, at its
-  own learning rate and at GRPO's: neither was tuned. In that time it sees six to seven times as many studies; one arm
+  own learning rate and at GRPO's: neither was tuned. In that time it sees six to eight times as many studies; one arm
   sees just those that GRPO sees. Its targets hold a think block written from labels; one arm learns the report alone.
 * The base keeps to the form in half of its reports, and learning the form alone gains: NLG rewards are held against an
   arm that is paid for nothing else.
@@ -47,7 +47,6 @@ EXPERIMENT = Experiment(
             "GRPO, rarity MCCS (margin 0.2)",
             ("reward.mccs.weighting=rarity", "reward.mccs.margin=0.2"),
         ),
-        # last, since ablate_rare.py goes without them: an arm has one colour on the pictures of both
         Arm("bleu", "GRPO, BLEU", (NONE, "reward.weights.bleu=0.75")),
         Arm("rouge", "GRPO, ROUGE-L", (NONE, "reward.weights.rouge_l=0.75")),
     ),

@@ -2,8 +2,8 @@
 
     python experiments/ablate_group.py --seeds 0 1 2
 
-The number of sampled reports is the same in every arm; the number of pictures that are read is not. How the seconds of a
-step grow with G: docs/performance.md.
+The number of sampled reports is the same in every arm; the number of pictures that are read is not. How the seconds of
+a step grow with G: docs/performance.md.
 """
 
 from ablation import Arm, Experiment

@@ -258,7 +258,9 @@ def carry_out(bench: Bench, arm: Arm, folder: Path, settings: list[str]) -> str:
     done = folder / "evaluation.json"
     if done.exists():
         return shown
-    more = ["--base"] if arm.command == "none" else ["--resume"] if (folder / "config.toml").exists() else []
+    more = ["--resume"] if (folder / "config.toml").exists() else []
+    if arm.command == "none":
+        more = ["--base", "-o", str(folder)]
     call([*words, *more])
     return shown
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from mrg_grpo.files import sync, writing
 from mrg_grpo.policy import Policy
 
 KEEP = 2
+STEP = re.compile(r"step-\d{6,}")
 FILES = {"state.pt", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
 """What a checkpoint must have; PEFT adds a README."""
 
@@ -80,7 +82,7 @@ def save_checkpoint(run_dir: Path, step: int, policy: Policy, optimizer: torch.o
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     for path in saved_steps(run_dir):
-        if path.name > final.name:  # damaged, and passed over by a resume: it must not push out what is sound
+        if step_number(path) > step:  # damaged, and passed over by a resume: it must not push out what is sound
             shutil.rmtree(path)
     remove_old(run_dir, step)
     return final
@@ -124,7 +126,7 @@ def resume(run_dir: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> R
 
 def remove_old(run_dir: Path, step: int) -> None:
     """Of the checkpoints up to `step` only the newest KEEP stay. Later ones, damaged and passed over, stay too."""
-    for path in [path for path in saved_steps(run_dir) if path.name <= f"step-{step:06d}"][:-KEEP]:
+    for path in [path for path in saved_steps(run_dir) if step_number(path) <= step][:-KEEP]:
         shutil.rmtree(path)
 
 
@@ -168,8 +170,14 @@ def canonical(tree: Any) -> Any:
 
 
 def saved_steps(run_dir: Path) -> list[Path]:
-    """Checkpoint folders, oldest first."""
-    return sorted((run_dir / "checkpoints").glob("step-*"))
+    """Checkpoint folders, oldest first. Folders of any other name, such as a copy put aside, are the user's."""
+    folders = (run_dir / "checkpoints").glob("step-*")
+    return sorted((path for path in folders if STEP.fullmatch(path.name)), key=step_number)
+
+
+def step_number(folder: Path) -> int:
+    """step-000050 -> 50."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def find_fault(folder: Path) -> str | None:

@@ -7,6 +7,7 @@ Heavy modules are imported inside the sub-commands, so that `--help` and a wrong
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from mrg_grpo import __version__
 from mrg_grpo.errors import UserError
+from mrg_grpo.files import require_folder
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,9 +50,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--adapter", help="a PEFT adapter; without it RUN_DIR/adapter, or the base if there is none")
     evaluate.add_argument("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
     evaluate.add_argument("--split", default="test")
-    evaluate.add_argument(
-        "-o", "--output", help="folder for the two files; default is RUN_DIR/evaluate-SPLIT, of no run its folder"
-    )
+    evaluate.add_argument("-o", "--output", help="folder for the two files; default is RUN_DIR/evaluate-SPLIT")
 
     add("check", "preflight before a long run: pass, warn or fail, and what to do")
     plan = add("plan", "memory and arithmetic of a run, before it; needs config.json, no weights")
@@ -128,13 +128,22 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return COMMANDS[arguments.command](arguments)
     except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, and not worth importing torch for
+        full = memory_of(error)
+        if not full:
             raise
         config, lower = getattr(arguments, "config", "CONFIG"), LOWER.get(arguments.command, "data.max_pixels")
         raise UserError(
-            f"the GPU's memory is full ({str(error).splitlines()[0]}); lower {lower}; mrg-grpo plan "
+            f"{full} is full ({(str(error).splitlines() or ['no more is left'])[0]}); lower {lower}; mrg-grpo plan "
             f"{shlex.quote(str(config))} says what fits"
         ) from error
+
+
+def memory_of(error: Exception) -> str:
+    """Which memory is full; "" of any other error. By name and words: not worth importing torch for."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
+        return "the GPU's memory"
+    full = isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return "the main memory" if full else ""
 
 
 def on_ranks(arguments: argparse.Namespace) -> int:
@@ -180,12 +189,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from mrg_grpo.run_dir import holds_run
 
     config = load_config(arguments.config, arguments.overrides)
-    folder = Path(config.run.output_dir)
-    output = folder / f"evaluate-{arguments.split}" if holds_run(folder) else folder
-    if arguments.output:
-        output = Path(arguments.output)
-        if holds_run(output):
-            raise UserError(f"-o {output}: holds a run with an evaluation of its own; name another folder")
+    output = Path(arguments.output or Path(config.run.output_dir) / f"evaluate-{arguments.split}")
+    if holds_run(output):
+        raise UserError(f"-o {output}: holds a run with an evaluation of its own; name another folder")
     evaluate_split(config, own_adapter(config, arguments), arguments.split, output)
     return 0
 
@@ -225,6 +231,10 @@ def run_plan(arguments: argparse.Namespace) -> int:
     from mrg_grpo.footprint import Machine
     from mrg_grpo.plan import run_plan as plan
 
+    for name in ("gpu_gb", "tflops", "bandwidth", "images"):
+        value = getattr(arguments, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: must be a number above 0")
     machine = Machine(arguments.gpu_gb, arguments.tflops, arguments.bandwidth)
     return plan(load_config(arguments.config, arguments.overrides), machine, arguments.images)
 
@@ -252,6 +262,7 @@ def run_label(arguments: argparse.Namespace) -> int:
     from mrg_grpo.labelers import load_labeler
     from mrg_grpo.labelers.csv_form import read_report_csv, write_label_csv
 
+    require_folder(arguments.output)
     reports = read_report_csv(arguments.reports)
     labels = ranks.sharded(load_labeler(arguments.labeler, arguments.tokenizer).label, reports)
     if ranks.first():

@@ -24,7 +24,7 @@ class RunConfig:
     output_dir: str = "runs/phantom"
     """Folder of this run: config, metrics, rollouts, checkpoints, adapter, predictions, evaluation."""
     seed: int = 0
-    """Seed of data order, adapter initialisation and sampling."""
+    """Seed of data order, adapter initialisation and sampling; below 2**32."""
     steps: int = 200
     """Optimisation steps: rollout batches in GRPO, batches in sft."""
     save_every: int = 50
@@ -81,6 +81,13 @@ class ModelConfig:
             device = torch.device(self.device)
         except RuntimeError as error:
             raise UserError(f'model.device: {self.device!r} is none; "auto", "cpu" or "cuda"') from error
+        if device.type not in ("cpu", "cuda"):
+            try:
+                torch.zeros(1, device=device).item()
+            except (RuntimeError, NotImplementedError, AssertionError) as error:  # no such machine, or no numbers: meta
+                raise UserError(
+                    f'model.device: {self.device!r} holds no numbers here; "auto", "cpu" or "cuda"'
+                ) from error
         if device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(f'model.device: {self.device}, but torch {torch.__version__} sees no GPU here; take "cpu"')
         return device
@@ -344,6 +351,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         raise UserError(f"{where}: {str(value)[:20]}... is too large")
     if isinstance(value, str) and "\0" in value:
         raise UserError(f"{where}: {value!r} has a NUL character in it")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{where}: {value!r} is not UTF-8; write it in a terminal or file that is")
     if hint is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # data.views = 2
     expected = origin or hint
@@ -391,6 +400,8 @@ def check(config: Config) -> Config:
     for name in NOT_NEGATIVE:
         if not get(config, name) >= 0:
             raise UserError(f"{name}: {get(config, name)} must not be negative")
+    if config.run.seed >= 2**32:
+        raise UserError(f"run.seed: {config.run.seed} must be below 2**32 = {2**32}")
     if config.grpo.group_size < 2:
         raise UserError("grpo.group_size: must be at least 2; a group of one has no advantage and nothing to learn")
     if config.grpo.clip_low >= 1:
@@ -408,6 +419,9 @@ def check(config: Config) -> Config:
         raise UserError(f'data.views: {config.data.views!r} must be "all", "frontal" or a number')
     if not set(config.data.sections) <= {"findings", "impression"} or not config.data.sections:
         raise UserError(f'data.sections: {config.data.sections} may name "findings" and "impression"')
+    for name in ("root", "split_file") if config.data.drawn else ():
+        if getattr(config.data, name):
+            raise UserError(f"data.{name}: {config.data.form} draws its own studies; set data.form to what lies there")
     if not config.data.drawn and not config.data.root:
         raise UserError(f"data.root: {config.data.form} needs the folder of the data set; add root under [data]")
     return config

@@ -202,15 +202,21 @@ def test_studies(splits: dict[str, list[Study]], config: Config) -> list[Study]:
 
 
 def evaluate_split(config: Config, adapter: str | None, split: str, output: Path) -> None:
-    """`mrg-grpo evaluate`: decode, score, write predictions.jsonl and evaluation.json, print the table."""
+    """`mrg-grpo evaluate`: decode, score, write predictions.jsonl and evaluation.json, print the table.
+
+    UserError before any work if the split is not in the data, or the folder holds another evaluation.
+    """
     from mrg_grpo.score import evaluation_of
 
+    what = {"adapter": adapter or config.model.adapter, "split": split}
+    if ranks.first():
+        refuse_other(output, what)
+    splits = load_splits(config)
+    studies = studies_of(splits, split)
     if ranks.first():
         with writing(output, "name another folder with -o"):  # before hours of decoding, not after
             output.mkdir(parents=True, exist_ok=True)
             mark(output, config)
-    splits = load_splits(config)
-    studies = studies_of(splits, split)
     policy, labeler = Policy.load(config, adapter=adapter, trainable=False), config_labeler(config)
     judged = judge(predict(policy, studies, config, f"decode {split}"), labeler, config)
     write_predictions(judged, output / "predictions.jsonl", config)
@@ -218,9 +224,23 @@ def evaluate_split(config: Config, adapter: str | None, split: str, output: Path
     margin, name = config.reward.mccs.margin, labeler_name(config.labeler.path)
     evaluation = evaluation_of(judged, splits.get("train"), everyone, margin=margin, labeled_by=name)
     if ranks.first():
-        record = {**banner(config), "adapter": adapter or config.model.adapter, **evaluation.to_json()}
+        record = {**banner(config), **what, **evaluation.to_json()}
         write_whole(output / "evaluation.json", json.dumps(record, indent=1))
     print(evaluation.table())
+
+
+def refuse_other(output: Path, what: dict[str, str]) -> None:
+    """UserError if the folder holds the evaluation of another adapter or split: hours of decoding, not written over."""
+    try:
+        before = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
+        before = {name: before[name] for name in what}
+    except (OSError, ValueError, KeyError, TypeError):  # none there, or none of ours
+        return
+    if {name: Path(value).resolve() for name, value in before.items()} != {
+        name: Path(value).resolve() for name, value in what.items()
+    }:  # one adapter may be named in two ways
+        policy = f"adapter {before['adapter']}" if before["adapter"] else "the base"
+        raise UserError(f"{output}: holds the evaluation of {policy} on {before['split']}; name another folder with -o")
 
 
 def config_labeler(config: Config):

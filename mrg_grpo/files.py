@@ -30,6 +30,14 @@ def writing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
 
 
+def require_folder(path: Path | str) -> None:
+    """UserError if no file can be at `path`: asked before the work whose result goes there, not after."""
+    if Path(path).is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file")
+    if not Path(path).resolve().parent.is_dir():
+        raise UserError(f"cannot write {path}: its folder does not exist")
+
+
 def locked(path: Path) -> IO[str]:
     """The open file `path`, locked against other processes until it is closed or this process ends, however it ends.
 

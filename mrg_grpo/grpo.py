@@ -72,7 +72,7 @@ class Grpo:
         with timer("reference"):  # the frozen start policy on the same reports
             ref_logps = self.reference_logps(prompts, rollout, mask) if grpo.beta > 0 else None
 
-        stats = StepStats(rollout, table, advantages, prompts.spare)
+        stats = StepStats(rollout, table, advantages, prompts.spare, grpo.ratio)
         teaches = prompts.counts if grpo.beta > 0 else (advantages != 0).any(dim=1)  # no spread, no KL: no gradient
         blocks = rollout.micro_batches(grpo.micro_batch, grpo.group_size, None if policy.sharded else teaches)
         normalizer = self.normalizer(mask, len(rewards))
@@ -138,6 +138,8 @@ class Grpo:
         """
         grpo = self.config.grpo
         ranks.reduce_gradients(self.policy.trainable())
+        for parameter in self.policy.trainable():  # of groups without spread alone: 0, and AdamW's moments fade as ever
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for group in self.optimizer.param_groups:
             group["lr"] = grpo.learning_rate * self.rate(number)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable(), grpo.max_grad_norm)

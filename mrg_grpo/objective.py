@@ -39,7 +39,7 @@ def group_advantages(rewards: Tensor, scale: str = "group", eps: float = 1e-4) -
         spread = rewards.std(dim=1, keepdim=True) if rewards.shape[1] > 1 else torch.zeros_like(centred)
     else:
         raise ValueError(f'scale is {scale!r}; it must be "group", "batch" or "none"')
-    return centred / (spread + eps)
+    return (centred / (spread + eps)).masked_fill(flat, 0.0)  # 0 / 0 with eps 0
 
 
 def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:

@@ -56,9 +56,13 @@ def model_sizes(config: Config) -> Model:
         decoder: Any = family.text_model(base)
         layers = sum(p.numel() for p in decoder.layers.parameters())
         if config.model.adapter:
-            lora = PeftConfig.from_pretrained(config.model.adapter)
-            lora.inference_mode = False
-            wrapped, rank = get_peft_model(base, lora), lora.r  # type: ignore[attr-defined]
+            try:
+                lora = PeftConfig.from_pretrained(config.model.adapter)
+                lora.inference_mode = False
+                wrapped, rank = get_peft_model(base, lora), lora.r  # type: ignore[attr-defined]
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                first = str(error).strip().splitlines()[0]
+                raise UserError(f"adapter {config.model.adapter}: does not fit or is none ({first})") from error
         else:
             wrapped, rank = with_adapter(base, family, config, None, True), config.lora.rank
     # of linear layers alone: LoRA on the embedding is never merged, and keeps next to nothing of a token

@@ -19,6 +19,7 @@ Deliberate choices:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -337,8 +338,10 @@ def with_adapter(model: Any, family: Family, config: Config, adapter: str | None
         )
         try:
             return get_peft_model(model, lora)
-        except ValueError as error:
-            raise UserError(f"lora.targets {config.lora.targets}: {str(error).splitlines()[0]}") from error
+        except (ValueError, re.error) as error:  # PEFT takes names for patterns too
+            first, *_, last = [*str(error).splitlines()] * 2  # PEFT may print a whole module in between
+            reason = first if first == last else f"{first} ... {last}"
+            raise UserError(f"lora.targets {config.lora.targets}: {reason}") from error
     folder = Path(adapter)
     if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {adapter}: has no adapter_model.safetensors; other formats can hold code")

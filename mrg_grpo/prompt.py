@@ -66,6 +66,11 @@ def parse_completion(text: str, think: bool = True) -> Completion:
     return Completion(_ANY_TAG.sub(" ", thought).strip(), _ANY_TAG.sub(" ", report).strip(), False)
 
 
+def has_tags(text: str) -> bool:
+    """Whether it is, or holds a piece of, a completion in this form."""
+    return _ANY_TAG.search(text) is not None
+
+
 def _first_thought(text: str) -> tuple[str, str]:
     """The first closed think block, and the text with a space in place of each of them.
 

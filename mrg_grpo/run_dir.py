@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from mrg_grpo import __version__, ranks
-from mrg_grpo.checkpoint import saved_steps
+from mrg_grpo.checkpoint import saved_steps, step_number
 from mrg_grpo.config import Config, changed_keys, load_config
 from mrg_grpo.config_text import to_toml
 from mrg_grpo.credentialed import banner, mark
@@ -114,7 +114,7 @@ class RunDir:
         refused = [name for name in changed if name not in MAY_CHANGE]
         if (self.config.grpo.decay or self.command == "sft") and "run.steps" in changed:
             refused.append("run.steps")  # the learning rate follows it
-        taken = max((int(folder.name.removeprefix("step-")) for folder in saved_steps(self.path)), default=0)
+        taken = max((step_number(folder) for folder in saved_steps(self.path)), default=0)
         if self.config.run.steps < taken:
             raise UserError(f"--resume {self.path}: it has taken {taken} steps, run.steps is {self.config.run.steps}")
         if refused:

@@ -5,6 +5,7 @@ are measured by the same ruler. S studies, K statistics.
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,15 @@ from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.config import MARGIN
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
-from mrg_grpo.files import writing
-from mrg_grpo.metrics.baselines import Baseline, baselines, baselines_from_labels
+from mrg_grpo.files import require_folder, writing
+from mrg_grpo.metrics.baselines import Baseline, baselines_from_labels
 from mrg_grpo.metrics.clinical import PRESETS, WIDTH, clinical_statistics, conditions_from_sums, metrics_from_sums
 from mrg_grpo.metrics.evaluation import RESAMPLES, Comparison, Evaluation
 from mrg_grpo.metrics.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
 from mrg_grpo.metrics.language import language_from_sums, language_statistics
-from mrg_grpo.metrics.predictions import Predictions, named, read_predictions
+from mrg_grpo.metrics.predictions import PredictionRow, Predictions, named, read_predictions
 from mrg_grpo.metrics.table import Number
-from mrg_grpo.prompt import parse_completion
+from mrg_grpo.prompt import has_tags, parse_completion
 from mrg_grpo.rewards.external import ExternalReward, metric_from_path
 
 
@@ -58,7 +59,8 @@ def evaluation_of(
     )
     beside: dict[str, Baseline] = {}
     if train:
-        beside = baselines(train, predictions.studies, labeler, seed)
+        reports = [study.report for study in train]  # all of one judge: not the labels that studies may bring
+        beside = baselines_from_labels(reports, labeler.label(reports), judged.reference_labels, seed)
         scored.notes.append(f"baselines from {len(train)} training reports")
     return evaluate_scored(
         scored, judged.reference_labels, references, beside, language, resamples, seed, margin, labeled_by
@@ -145,17 +147,32 @@ def compare_systems(first: Scored, second: Scored, names: tuple[str, str], resam
     return Comparison(names, difference, {name: p_values[name].item() for name in difference})
 
 
+def require_same_references(first: Predictions, second: Predictions, paths: tuple[str, str]) -> None:
+    """UserError that names the studies both have with references of other words; case and punctuation do not count."""
+
+    def truth(row: PredictionRow) -> object:
+        return re.findall(r"\w+", row.reference.lower()) or row.reference_labels
+
+    other = {row.study_id: truth(row) for row in second.rows}
+    differ = [row.study_id for row in first.rows if row.study_id in other and truth(row) != other[row.study_id]]
+    if differ:
+        raise UserError(
+            f"{paths[0]} and {paths[1]} hold other references for {len(differ)} studies ({named(differ)}), so their "
+            "scores cannot be compared; give references that are right for both as a file of their own, before them"
+        )
+
+
 def score_predictions(
     predictions: Predictions, labeler, language: str = "raw", metrics: Sequence[str] = (), margin: float = MARGIN
 ) -> tuple[Scored, Tensor]:
     """A read prediction file -> its statistics, and the references' class ids (S, 14).
 
-    Reports are labelled by `labeler`; a file that holds labels alone is scored by those. A prediction that still
-    carries the tags of a completion is parsed first. metrics are dotted paths of TRL's signature.
+    Reports are labelled by `labeler`; a file that holds labels alone is scored by those. Where predictions still carry
+    the tags of a completion all are parsed first. metrics are dotted paths of TRL's signature.
     """
     rows = predictions.rows
     whole = [row.generated if row.generated is not None else row.prediction for row in rows]
-    tagged = [row.generated is None and "<report>" in row.prediction for row in rows]
+    tagged = [row.generated is None and has_tags(row.prediction) for row in rows]
     parsed = [parse_completion(text) for text in whole]
     reports = [answer.report if is_tagged else row.prediction for row, answer, is_tagged in zip(rows, parsed, tagged)]
     references = [row.reference for row in rows]
@@ -174,10 +191,12 @@ def score_predictions(
         language = "none"
         notes.append("no text in this file: scored by the labels it holds")
     if any(tagged):
-        notes.append(f"{sum(tagged)} predictions carry the tags of a completion: the report inside is scored")
+        notes.append(
+            f"{sum(tagged)} predictions carry the tags of a completion: the report inside is scored, the form of all"
+        )
     if all(row.compliant is not None for row in rows):
         options["compliant"] = torch.tensor([bool(row.compliant) for row in rows])
-    elif all(row.generated is not None for row in rows) or all(tagged):
+    elif all(row.generated is not None for row in rows) or any(tagged):
         options["compliant"] = torch.tensor([answer.compliant for answer in parsed])
     ids = [row.study_id for row in rows]
     columns = {
@@ -217,8 +236,8 @@ def run_score(
         raise UserError(f"--margin {margin}: must be at least 0 and below 1")
     if preset is not None and preset not in PRESETS:
         raise UserError(f'preset "{preset}" is not one of {", ".join(PRESETS)}')
-    if output and not Path(output).resolve().parent.is_dir():
-        raise UserError(f"cannot write {output}: its folder does not exist")  # now, not after minutes of labelling
+    if output:
+        require_folder(output)
     for path in metrics:
         metric_from_path(path)
     predictions = read_predictions(list(paths), duplicates)
@@ -236,6 +255,7 @@ def run_score(
     if compare:
         # references and predictions in two files: the other system may bring its predictions alone
         other = read_predictions([*paths[:-1], compare], duplicates)
+        require_same_references(predictions, other, (paths[-1], compare))
         second, _ = score_predictions(other, labeler, language, metrics, margin)
         names = (Path(paths[-1]).name, Path(compare).name)
         evaluation.comparison = compare_systems(scored, second, names, resamples)

@@ -40,7 +40,10 @@ def sft_loss(policy: Policy, prompts: PromptBatch, targets: list[str]) -> Tensor
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
-    """Share of the learning rate at `step`, counted from 1: linear warm-up, then a half cosine to 0."""
+    """Share of the learning rate at `step`, counted from 1: linear warm-up, then a half cosine to 0 at the last step.
+
+    A single step behind the warm-up is taken half-way, or a run of one step would learn nothing.
+    """
     if step <= warmup:
         return step / warmup
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(2, steps - warmup)))

@@ -41,8 +41,10 @@ class PhaseTimer:
 class StepStats:
     """Collects tensors over the micro-batches of a step; turns them into numbers at its end."""
 
-    def __init__(self, rollout: Rollout, table: RewardTable, advantages: Tensor, spare: int = 0) -> None:
-        self.rollout, self.table, self.advantages = rollout, table, advantages
+    def __init__(
+        self, rollout: Rollout, table: RewardTable, advantages: Tensor, spare: int = 0, ratio: str = "token"
+    ) -> None:
+        self.rollout, self.table, self.advantages, self.ratio = rollout, table, advantages, ratio
         self.spare, self.group = spare, advantages.shape[1]  # spare: studies at the end that count for nothing
         self.logps = torch.zeros_like(rollout.logps)  # (B, T), of the first pass
         self.entropy = torch.zeros_like(rollout.logps)
@@ -51,7 +53,7 @@ class StepStats:
         self.loss = torch.zeros((), device=rollout.logps.device)
         self.all_losses, self.all_logps = self.loss, self.loss  # sums over all passes: NaN and infinity stay in them
         self.sums: dict[str, Tensor] = {}
-        self.weight = torch.zeros((), dtype=torch.long, device=rollout.logps.device)
+        self.weights: dict[str, Tensor] = {}  # what each of the sums is a sum over: tokens, or reports
 
     def add(
         self,
@@ -63,7 +65,8 @@ class StepStats:
         mask: Tensor,
         metrics: dict[str, Tensor],
     ) -> None:
-        """One micro-batch. Its means are weighted by its tokens: they add up to means over all tokens."""
+        """One micro-batch. Its means are weighted by its tokens, those of a report's one ratio by its reports: they add
+        up to means over all tokens, or all reports, of all passes."""
         if inner == 0:
             width = logps.shape[1]
             self.logps[rows, :width] = logps.detach()
@@ -72,10 +75,11 @@ class StepStats:
             self.loss = self.loss + loss.detach()
         self.all_losses = self.all_losses + loss.detach()
         self.all_logps = self.all_logps + logps.detach().sum()
-        tokens = mask.sum()
-        self.weight = self.weight + tokens
+        tokens, reports = mask.sum(), torch.tensor(len(rows), device=mask.device)
         for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * tokens
+            weight = reports if self.ratio == "sequence" and name != "kl" else tokens
+            self.sums[name] = self.sums.get(name, 0.0) + value * weight
+            self.weights[name] = self.weights.get(name, 0) + weight
 
     def watched(self) -> dict[str, Tensor]:
         """What must be finite before the optimiser moves, in the order of the step."""
@@ -98,8 +102,8 @@ class StepStats:
         reports, gap = self.columns(), (self.logps - rollout.logps).abs().mul(trained)  # (B, T)
         sums = {
             "loss": self.loss, "entropy": self.entropy.sum(), "gap": gap.sum(), "trained": trained.sum(),
-            "weight": self.weight,
-            **{f"{name}*weight": total for name, total in self.sums.items()},
+            **{f"{name}/sum": total for name, total in self.sums.items()},
+            **{f"{name}/weight": weight for name, weight in self.weights.items()},
         }  # fmt: skip
         whole = ranks.totals({name: float(value) for name, value in sums.items()})
         own = (float(gap.max()), peak_memory_gb(rollout.tokens.device))
@@ -119,14 +123,7 @@ class StepStats:
             "zero_reward": (reward == 0).float().mean(),
             "loss": whole["loss"],
             "grad_norm": self.grad_norm,
-            **{
-                name.removesuffix("*weight"): total / max(whole["weight"], 1.0)
-                for name, total in whole.items()
-                if name.endswith("*weight")
-            },
-            "entropy": whole["entropy"] / max(whole["trained"], 1.0),
-            "sampling_gap": sampling_gap,
-            "sampling_gap_mean": whole["gap"] / max(whole["trained"], 1.0),
+            **(self.of_trained(whole, sampling_gap) if whole["trained"] else {}),
             "tokens": reports["length"].sum(),
             "length_max": reports["length"].max(),
             **{name: reports[name].mean() for name in ("length", "truncated", "mentioned", "uncertain")},
@@ -135,6 +132,19 @@ class StepStats:
         seconds = {f"seconds/{phase}": round(spent, 4) for phase, spent in timer.seconds.items()}
         seconds["seconds/step"] = round(time.perf_counter() - timer.started, 4)
         return {**numbers, "skipped": 0.0, **seconds, "memory_gb": memory}
+
+    def of_trained(self, whole: dict[str, float], sampling_gap: float) -> dict[str, float]:
+        """Means over what the policy has run again to learn from; a step of groups without spread has nothing of it."""
+        return {
+            **{
+                name.removesuffix("/sum"): total / whole[name.replace("/sum", "/weight")]
+                for name, total in whole.items()
+                if name.endswith("/sum")
+            },
+            "entropy": whole["entropy"] / whole["trained"],
+            "sampling_gap": sampling_gap,
+            "sampling_gap_mean": whole["gap"] / whole["trained"],
+        }
 
     def columns(self) -> dict[str, Tensor]:
         """name -> one number per report of all ranks."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import shlex
 import signal
 import sys
@@ -318,7 +319,8 @@ def validate(session: Session, number: int, live: Live) -> None:
     run = session.run
     judged = decoded(session, validation_studies(session.splits, run.config))
     values = {name: round(float(value), 5) for name, value in metrics_from_sums(judged.statistics.sum(0)).items()}
-    run.append("validation.jsonl", {"step": number, "studies": len(judged.labels), **values})
+    written = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON has no NaN
+    run.append("validation.jsonl", {"step": number, "studies": len(judged.labels), **written})
     run.write_followed(number, judged)
     live.validation(number, values)
 

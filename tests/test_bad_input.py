@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from test_checkpoints import foreign_tokenizer
 from tiny import write_checkpoint
 
+from mrg_grpo import cli
 from mrg_grpo.cli import main
 
 SMALL = [
@@ -365,6 +366,10 @@ CONFIGS = {
     "views that int() does not read": ("[data]\nviews = '\u00b2'", "must be"),
     "NUL": ('[data]\nroot = "a\\u0000b"', "has a NUL character"),
     "no device": ("[model]\ndevice = 'foo'", "'foo' is none"),
+    "no device of ours": ("[model]\ndevice = 'meta'", "'meta' holds no numbers here"),
+    "a seed of nanoseconds": ("[run]\nseed = 20261127074524000", "seed: 20261127074524000 must be below 2**32"),
+    "targets that are no pattern": ("[lora]\ntargets = ['*']", "lora.targets ['*']: "),
+    "data of the phantom": ("[data]\nroot = '/data/iu'", "data.root: phantom draws its own studies; set data.form"),
     "an image in the question": ("[prompt]\ntext = '<|image_pad|>'", "must not hold <|image_pad|>"),
     "not text": (b"\xff\xfe\x00", "cannot be read"),
 }
@@ -377,6 +382,34 @@ def test_configurations(kind, tmp_path, capsys):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     refused(capsys, ["train", path, "--set", f"run.output_dir={tmp_path / 'run'}"], words)
     assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_arguments_that_are_not_utf8(tmp_path, capsys):
+    refused(capsys, train(tmp_path / "run", "prompt.text=caf\udce9"), "prompt: text", "is not UTF-8")
+
+
+@pytest.mark.parametrize("option", ["--gpu-gb=0", "--gpu-gb=nan", "--tflops=0", "--bandwidth=0", "--images=inf"])
+def test_plan_of_nothing(option, capsys):
+    refused(capsys, ["plan", CONFIG, option], option.partition("=")[0], "must be a number above 0")
+
+
+def test_plan_of_an_adapter_that_is_not_there(capsys):
+    refused(capsys, ["plan", CONFIG, "--set", "model.adapter=/nowhere"], "adapter /nowhere")
+
+
+def test_main_memory_that_is_full(monkeypatch, capsys):
+    def full(*_):
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setitem(cli.COMMANDS, "train", full)
+    refused(capsys, ["train", CONFIG], "the main memory is full", "lower grpo.micro_batch")
+
+
+def test_an_output_without_a_folder_costs_no_labelling(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mrg_grpo.labelers.load_labeler", lambda *_: pytest.fail("it was loaded"))
+    path = table(tmp_path / "x.csv", ["Report Impression"], ["clear"])
+    refused(capsys, ["label", path, "-o", tmp_path / "none" / "y.csv"], "its folder does not exist")
+    refused(capsys, ["score", path, path, "-o", tmp_path], "it is a folder")
 
 
 def test_output_folder_that_cannot_be_written(tmp_path, capsys):

@@ -85,12 +85,13 @@ def test_real_xrays_from_check_to_report(shared, tiny, tmp_path, capsys):
 def test_evaluate_is_scored_again_by_score_to_the_same_numbers(tmp_path, capsys):
     settings = [f"run.output_dir={tmp_path}", "data.form=phantom", "sampling.max_tokens=120"]
     assert run("evaluate", CONFIG, settings, "--split", "val") == 0
-    assert main(["score", str(tmp_path / "predictions.jsonl"), "-o", str(tmp_path / "again.json")]) == 0
-    first, again = (json.loads((tmp_path / name).read_text()) for name in ("evaluation.json", "again.json"))
+    folder = tmp_path / "evaluate-val"
+    assert main(["score", str(folder / "predictions.jsonl"), "-o", str(folder / "again.json")]) == 0
+    first, again = (json.loads((folder / name).read_text()) for name in ("evaluation.json", "again.json"))
     assert first["studies"] == again["studies"] == 500
     assert first["metrics"] == again["metrics"] and len(first["metrics"]) > 50
     assert first["conditions"] == again["conditions"] and first["presets"] == again["presets"]
-    assert len(lines(tmp_path / "predictions.jsonl")) == 500
+    assert len(lines(folder / "predictions.jsonl")) == 500
 
 
 # ---- one's own picture

@@ -157,6 +157,42 @@ def test_leaving_out_groups_that_teach_nothing_changes_nothing(checkpoint, studi
     assert (ends[0] - ends[1]).abs().max() < 1e-12
 
 
+def test_a_step_without_spread_is_a_step_of_gradient_zero(checkpoint, studies, monkeypatch):
+    """AdamW's moments fade in it as where every group is run again; what no report was run again for is not logged."""
+    ends, plain = [], Rollout.micro_batches
+    for whole in (False, True):
+        if whole:
+            monkeypatch.setattr(
+                Rollout, "micro_batches", lambda self, size, group, teaches=None: plain(self, size, group)
+            )
+        grpo, asked = build(setting(checkpoint, beta=0.0, warmup=0)), []
+
+        def second_flat(reports, asked=asked):
+            asked.append(1)
+            return torch.tensor([0.5 if len(asked) == 2 else len(set(text)) / 12 for text in reports.texts])
+
+        grpo.rewards.terms = {"ccs": second_flat}
+        results = run(grpo, studies, 3)
+        ends.append(parameters(grpo))
+        assert {float(state["step"]) for state in grpo.optimizer.state.values()} == {3.0}
+        assert ("entropy" in results[1].metrics) == ("ratio_mean" in results[1].metrics) == whole
+        assert results[1].metrics["groups_without_spread"] == 1.0 and results[2].metrics["entropy"] > 0
+    assert (ends[0] - ends[1]).abs().max() < 1e-9
+
+
+def test_ratios_of_reports_are_logged_alike_for_any_micro_batch(checkpoint, studies):
+    logged = []
+    for micro in (0, 1, 3):
+        config = setting(checkpoint, micro_batch=micro, ratio="sequence", inner_passes=3, warmup=0, group_size=6,
+                         clip_low=1e-3, clip_high=1e-3, beta=0.1)  # fmt: skip
+        config.sampling.max_tokens = 40
+        logged.append(run(build(config), studies, 1)[0].metrics)
+        assert logged[-1]["length_max"] > logged[-1]["length"]  # or a mean over tokens would do
+    assert 0 < logged[0]["clip_fraction_high"] < 1
+    for name in ("ratio_mean", "clip_fraction_low", "clip_fraction_high", "kl"):
+        assert logged[1][name] == pytest.approx(logged[0][name]) == pytest.approx(logged[2][name]), name
+
+
 def test_sampling_in_parts_gives_the_same_rollout(checkpoint, studies):
     rollouts = []
     for size in (0, 1, 3, 4):

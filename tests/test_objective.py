@@ -122,6 +122,7 @@ def test_groups_without_spread_are_exactly_zero():
     assert (group_advantages(torch.rand(1, 1), scale="batch") == 0).all()
     mixed = group_advantages(torch.tensor([[0.3, 0.3], [0.0, 1.0]]), scale="batch")
     assert (mixed[0] == 0).all() and mixed[1, 1] > 0
+    assert (group_advantages(torch.ones(1, 4), eps=0.0) == 0).all()
 
 
 def test_minus_infinity_and_full_masks_give_no_nan():

@@ -103,6 +103,13 @@ def test_compare(tmp_path, capsys):
     pair = [score_predictions(read_predictions([path]), KeywordLabeler(), "none")[0] for path in (straight, reordered)]
     shift = compare_systems(pair[0], pair[1], ("a", "b"), resamples=50).difference["clinical_cosine"]
     assert shift.low == shift.high == 0  # the same reports: no difference in any resample, whatever the order
+    turned = write(tmp_path / "turned.jsonl", [(s, f"no {r}" if s in ("s3", "s7") else r, r) for s, r in truth])
+    with pytest.raises(
+        UserError, match=r"good.jsonl and .*turned.jsonl hold other references for 2 studies \(s3, s7\)"
+    ):
+        run_score([good], compare=turned, language="none", resamples=99)
+    shouted = write(tmp_path / "shouted.jsonl", [(s, f"{r.upper()}.", r) for s, r in truth])
+    assert run_score([good], compare=shouted, language="none", resamples=99) == 0
     other = write(tmp_path / "other.jsonl", [("z1", "edema", "edema"), *((s, r, r) for s, r in truth[:-1])])
     with pytest.raises(UserError, match=r"differ in 2 studies \(s59, z1\)"):
         run_score([good], compare=other, language="none", resamples=99)
@@ -126,6 +133,18 @@ def test_completions_with_tags_are_parsed(tmp_path):
     assert metrics["format_compliance"] == 0.5 and metrics["report_length"] == 1.5
     assert metrics["think_report_agreement"] == pytest.approx(1 / math.sqrt(2), abs=1e-6)
     assert any("2 predictions carry the tags" in note for note in scored.notes)
+
+
+def test_a_thought_without_a_report_is_not_scored_as_one(tmp_path):
+    rows = [
+        ("s1", "edema", "<think>fracture</think> edema"),
+        ("s2", "fracture", "<think>a</think><report>edema</report>"),
+    ]
+    path = write(tmp_path / "a.jsonl", [*rows, ("s3", "fracture", "fracture")])
+    scored, _ = score_predictions(read_predictions([path]), KeywordLabeler(), "none")
+    metrics = {k: v.item() for k, v in scored.metric(scored.statistics.sum(0)).items()}
+    assert metrics["recall_micro_13_uncertain_positive"] == metrics["precision_micro_13_uncertain_positive"] == 2 / 3
+    assert metrics["format_compliance"] == pytest.approx(1 / 3)
 
 
 def test_labels_alone(tmp_path):
@@ -229,8 +248,13 @@ def test_evaluation_of_a_judged_split():
         reference_labels=reference,
         statistics=clinical_statistics(labels, reference),
     )
-    train = [Study("t", (), "no finding", "train"), Study("u", (), "edema", "train")]
+    wrong = (1,) * 14  # labels that a data set brings are of another judge
+    train = [Study("t", (), "no finding", "train", wrong), Study("u", (), "edema", "train", wrong)]
     evaluation = evaluation_of(judged, train, KeywordLabeler(), language="none", resamples=20)
+    nearest = ["edema", "no finding", "edema", "no finding", "no finding", "no finding"]
+    assert evaluation.baselines["nearest"]["clinical_cosine"].value == pytest.approx(
+        clinical_metrics(label(nearest), reference)["clinical_cosine"]
+    )
     assert evaluation.studies == 6 and set(evaluation.baselines) >= {"most_frequent", "random", "nearest"}
     assert evaluation.metrics["mccs"].value == pytest.approx(clinical_metrics(labels, reference)["mccs"])
     assert "clinical efficacy" in evaluation.table() and json.dumps(evaluation.to_json(), allow_nan=False)

@@ -140,6 +140,16 @@ def test_a_damaged_one_of_a_later_step_never_pushes_out_a_sound_one(grpo, saved)
     assert sorted(path.name for path in (saved / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
 
 
+def test_copies_that_the_user_puts_aside_are_not_checkpoints(grpo, saved):
+    for name in ("step-best", "step-000002.bak"):
+        shutil.copytree(saved / "checkpoints" / "step-000002", saved / "checkpoints" / name)
+    assert resume(saved, grpo.policy, grpo.optimizer).step == 2
+    for step in (3, 4):
+        save_checkpoint(saved, step, grpo.policy, grpo.optimizer)
+    kept = ["step-000002.bak", "step-000003", "step-000004", "step-best"]
+    assert sorted(path.name for path in (saved / "checkpoints").iterdir()) == kept
+
+
 @pytest.mark.parametrize("damage", [False, True])
 def test_what_a_kill_kept_from_removal_goes_on_resume_and_evidence_stays(grpo, saved, monkeypatch, damage):
     """A kill after a checkpoint was renamed and before the oldest was removed; no later save comes at a run's end."""
@@ -387,9 +397,15 @@ def test_an_evaluation_is_not_written_over_that_of_a_run(tmp_path, capsys):
         "sampling.max_tokens=2",
     ]
     assert main([*evaluate, "-o", str(run_dir)]) == 2 and "holds a run" in last_line(capsys)
+    assert main([*evaluate, "--split", "../../x"]) == 2 and "is not in the data" in last_line(capsys)
+    assert not list(run_dir.glob("evaluate-*"))
     assert main(evaluate) == 0
     assert (run_dir / "evaluate-test" / "evaluation.json").is_file()
     assert (run_dir / "evaluation.json").read_bytes() == before
+    written = (run_dir / "evaluate-test" / "evaluation.json").read_bytes()
+    assert main([*evaluate, "--base"]) == 2
+    assert f"holds the evaluation of adapter {run_dir / 'adapter'} on test; name another" in last_line(capsys)
+    assert (run_dir / "evaluate-test" / "evaluation.json").read_bytes() == written
 
 
 def test_fewer_steps_than_were_taken_and_a_dtype_that_followed_the_device_are_refused(tmp_path, capsys):

@@ -53,10 +53,17 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{path} has no column {missing[0]!r}, which CheXbert's CSV form needs")
-            return list(reader)
+            header = list(reader.fieldnames or ())
+            for column in columns:
+                if header.count(column) != 1:
+                    number = f"{header.count(column)} columns" if column in header else "no column"
+                    raise UserError(f"{path} has {number} {column!r}; CheXbert's CSV form needs one")
+            rows = list(reader)
+            for line, row in enumerate(rows, start=2):
+                if None in row:  # what DictReader found beyond the header: a report cut at its commas
+                    cells = len(header) + len(row[None])
+                    raise UserError(f"{path} row {line} has {cells} cells for {len(header)} columns; quote its texts")
+            return rows
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
     except (OSError, csv.Error) as error:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from mrg_grpo.conditions import CONDITIONS, POSITIVE, UNCERTAIN
-from mrg_grpo.data.study import Study
 from mrg_grpo.rewards.mccs import signed_vectors
 
 NO_FINDING = CONDITIONS.index("No Finding")
@@ -32,13 +31,6 @@ class Baseline:
 
     reports: list[str]
     labels: Tensor
-
-
-def baselines(train: list[Study], evaluation: list[Study], labeler=None, seed: int = 0) -> dict[str, Baseline]:
-    """Studies of both splits -> the four baselines by name. Labels are the studies' own, else the labeler's."""
-    return baselines_from_labels(
-        [study.report for study in train], _labels(train, labeler), _labels(evaluation, labeler), seed
-    )
 
 
 def baselines_from_labels(
@@ -105,12 +97,3 @@ def _most_frequent(reports: list[str], allowed: list[bool]) -> int:
             counts[text] += 1
             first.setdefault(text, place)
     return first[counts.most_common(1)[0][0]] if counts else 0
-
-
-def _labels(studies: list[Study], labeler) -> Tensor:
-    own = [study.labels for study in studies if study.labels is not None]
-    if len(own) == len(studies):
-        return torch.tensor(own, dtype=torch.long).reshape(-1, 14)
-    if labeler is None:
-        raise ValueError("studies without labels need a labeler")
-    return labeler.label([study.report for study in studies]).cpu()

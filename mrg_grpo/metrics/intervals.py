@@ -7,6 +7,7 @@ times the statistics, and 10,000 resamples of 1,000 studies are one product of a
 * `bootstrap_difference`: the same for B - A of two systems on the same studies, with the same draws for both.
 * `randomisation_test`: paired approximate randomisation (Noreen 1989): under the null the two reports of a study could
   be swapped; p is the share of random swaps with a difference at least as large, +1 in numerator and denominator.
+  Swaps that leave the metric undefined count in neither.
 
 All are seeded, on the CPU generator, so a number can be had again. S studies, K statistics, R resamples.
 """
@@ -58,12 +59,15 @@ def bootstrap_difference(
 def randomisation_test(
     first: Tensor, second: Tensor, metric: MetricFunction, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Paired two-sided p-value of each metric: (1 + #{|d*| >= |d|}) / (1 + R). NaN where d is undefined."""
+    """Paired two-sided p-value of each metric: (1 + #{|d*| >= |d|}) / (1 + R), of the R swaps that leave it defined.
+    NaN where d is undefined.
+    """
     _check_pair(first, second)
     sum_first, sum_second, swap = first.sum(dim=0), second.sum(dim=0), second - first
     one, two = metric(sum_first), metric(sum_second)
     observed = {name: (two[name] - one[name]).abs() for name in one}
     reached = {name: torch.zeros_like(value) for name, value in observed.items()}
+    counted = {name: torch.zeros_like(value) for name, value in observed.items()}
     generator = torch.Generator().manual_seed(seed)
     for rows in _chunks(resamples, len(first)):
         flips = torch.randint(0, 2, (rows, len(first)), generator=generator).to(first)  # 1 where a study is swapped
@@ -71,9 +75,12 @@ def randomisation_test(
         one, two = metric(sum_first + moved), metric(sum_second - moved)
         for name in observed:
             # a difference that is equal but for rounding must count as reached, or p comes out too small
-            reached[name] += ((two[name] - one[name]).abs() >= observed[name] - 1e-12).sum(dim=0)
+            swapped = (two[name] - one[name]).abs()
+            reached[name] += (swapped >= observed[name] - 1e-12).sum(dim=0)
+            counted[name] += (~swapped.isnan()).sum(dim=0)
     return {
-        name: torch.where(observed[name].isnan(), torch.nan, (reached[name] + 1) / (resamples + 1)) for name in observed
+        name: torch.where(observed[name].isnan(), torch.nan, (reached[name] + 1) / (counted[name] + 1))
+        for name in observed
     }
 
 

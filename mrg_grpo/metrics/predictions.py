@@ -43,6 +43,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
 REPORT_COLUMNS = ("report", "Report Impression")
 """Report columns of a file that holds one side alone."""
 
+SIDES = (
+    (*ALIASES["reference"], *REPORT_COLUMNS, *ALIASES["prediction"]),
+    (*ALIASES["prediction"], *REPORT_COLUMNS),
+)
+"""Where the text lies in a file of references and in one of predictions: either may hold both sides."""
+
 _HEADING = re.compile(r"\b(findings|impression)\s*:\s*", re.IGNORECASE)
 NAMED = 10
 """Studies named in a message; all are counted."""
@@ -120,7 +126,7 @@ def read_predictions(paths: list[str | Path], duplicates: str = "error") -> Pred
     rows, missing = [], []
     for number, record in enumerate(records, start=1):
         row = _row(record, columns, path, number, rexrank)
-        if columns["prediction"] and record.get(columns["prediction"]) is None:
+        if columns["prediction"] and _string(record, columns["prediction"], path, number) is None:
             missing.append(row.study_id)
         rows.append(row)
     odd = [f"{theirs} as {ours}" for ours, theirs in columns.items() if theirs and theirs != ours]
@@ -147,18 +153,21 @@ def write_predictions(rows: list[PredictionRow], path: str | Path) -> None:
 
 def _pair(paths: list[Path], duplicates: str) -> Predictions:
     """References and predictions in two files, matched by study_id where both have it, else by order."""
-    sides, by_id = [], True
-    for path in paths:
+    sides, named_sides, by_id = [], [], True
+    for path, columns in zip(paths, SIDES, strict=True):
         records = _records(path, headerless="report")
         names = records[0].keys() if records else ()
         if not records:
             raise UserError(f"{path} holds no reports")
-        text = next((name for name in (*REPORT_COLUMNS, *ALIASES["prediction"]) if name in names), None)
+        text = next((name for name in columns if name in names), None)
         if text is None:
             raise UserError(f"{path} has no column report (it has {', '.join(map(str, names))})")
         key = next((name for name in ALIASES["study_id"] if name in names), None)
         by_id = by_id and key is not None
-        sides.append([(_id(record, key, path, n), record.get(text)) for n, record in enumerate(records, start=1)])
+        named_sides.append(path.name if text == "report" else f"{path.name} ({text})")
+        sides.append(
+            [(_id(record, key, path, n), _string(record, text, path, n)) for n, record in enumerate(records, 1)]
+        )
     if not by_id:
         if len(sides[0]) != len(sides[1]):
             raise UserError(
@@ -167,11 +176,11 @@ def _pair(paths: list[Path], duplicates: str) -> Predictions:
             )
         sides = [[(str(n), text) for n, (_, text) in enumerate(side, start=1)] for side in sides]
     how = "study_id" if by_id else "order"
-    layout = f"two files matched by {how}: references {paths[0].name}, predictions {paths[1].name}"
+    layout = f"two files matched by {how}: references {named_sides[0]}, predictions {named_sides[1]}"
     (references, twice), (predictions, again) = (
         _unique(side, duplicates, path) for side, path in zip(sides, paths, strict=True)
     )
-    rows = [PredictionRow(key, _text(text), _text(predictions.get(key))) for key, text in references.items()]
+    rows = [PredictionRow(key, _line(text), _line(predictions.get(key))) for key, text in references.items()]
     return _count_empty(
         Predictions(
             rows,
@@ -232,7 +241,11 @@ def _columns(records: list[dict[str, Any]], path: Path) -> dict[str, str | None]
 def _row(
     record: dict[str, Any], columns: dict[str, str | None], path: Path, number: int, rexrank: bool
 ) -> PredictionRow:
-    reference, prediction = (_text(record.get(columns[kind] or "")) for kind in ("reference", "prediction"))
+    reference, prediction, generated, think = (
+        _string(record, column, path, number)
+        for column in (columns["reference"], columns["prediction"], "generated", "think")
+    )
+    reference, prediction = _line(reference), _line(prediction)
     if rexrank:
         reference, prediction = (_HEADING.sub("", text).strip() for text in (reference, prediction))
     study_id = _id(record, columns["study_id"], path, number)
@@ -242,8 +255,8 @@ def _row(
         study_id,
         reference,
         prediction,
-        generated=_string(record.get("generated")) if columns["prediction"] != "generated" else None,
-        think=_string(record.get("think")),
+        generated=generated,
+        think=think,
         compliant=compliant if isinstance(compliant, bool) else None,
         images=tuple(images) if isinstance(images, list | tuple) else (str(images),),
         labels=_labels(record.get("labels"), path, study_id),
@@ -268,13 +281,22 @@ def _id(record: dict[str, Any], key: str | None, path: Path, number: int) -> str
     return str(value).strip()
 
 
-def _text(value: Any) -> str:
-    return " ".join((_string(value) or "").split())
+def _line(text: str | None) -> str:
+    """One line, "" where there is none."""
+    return " ".join((text or "").split())
 
 
-def _string(value: Any) -> str | None:
-    """As text; half a surrogate pair, which JSON can write and no encoding can, becomes the replacement character."""
-    return None if value is None else str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+def _string(record: dict[str, Any], column: str | None, path: Path, number: int) -> str | None:
+    """A cell as text; None where there is none: NaN, which pandas writes there, too.
+
+    Half a surrogate pair, which JSON can write and no encoding can, becomes the replacement character.
+    """
+    value = record.get(column) if column else None
+    if value is None or value != value:
+        return None
+    if isinstance(value, list | dict):
+        raise UserError(f"{path}, record {number}: {column} is a {type(value).__name__}, not a text; write one text")
+    return str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _records(path: Path, headerless: str | None = None) -> list[dict[str, Any]]:
@@ -307,6 +329,9 @@ def _csv_records(file: Any, path: Path, headerless: str | None) -> list[dict[str
     header, known = rows[0], {name for names in (*ALIASES.values(), REPORT_COLUMNS) for name in names}
     if headerless and len(header) == 1 and header[0] not in known:
         return [{headerless: row[0]} for row in rows]
+    twice = [name for name in header if name in known and header.count(name) > 1]
+    if twice:
+        raise UserError(f"{path} has the column {twice[0]} {header.count(twice[0])} times; keep the one that counts")
     records = []
     for number, row in enumerate(rows[1:], start=2):
         if len(row) > len(header):

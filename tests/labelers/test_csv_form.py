@@ -38,6 +38,12 @@ def test_wrong_files_are_named(tmp_path):
     path.write_text(",".join(["Report Impression", *CONDITIONS]) + "\nhello" + ",2" * 14 + "\n")
     with pytest.raises(UserError, match=r"row 2, Enlarged Cardiomediastinum: '2'"):
         read_label_csv(path)
+    path.write_text("Report Impression\nNo effusion, edema is present.\n")
+    with pytest.raises(UserError, match="row 2 has 2 cells for 1 columns; quote its texts"):
+        read_report_csv(path)
+    path.write_text("Report Impression,Report Impression\na,b\n")
+    with pytest.raises(UserError, match="2 columns 'Report Impression'"):
+        read_report_csv(path)
     with pytest.raises(UserError, match="cannot read"):
         read_report_csv(tmp_path / "absent.csv")
     with pytest.raises(ValueError, match="need labels"):

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from mrg_grpo.data.study import Study
-from mrg_grpo.metrics.baselines import baselines, baselines_from_labels, nearest
+from mrg_grpo.metrics.baselines import baselines_from_labels, nearest
 from mrg_grpo.metrics.table import Number, format_table
 from mrg_grpo.rewards.mccs import clinical_cosine
 
@@ -67,20 +66,6 @@ def test_leaving_one_out_never_gives_a_study_its_own_report():
         assert all(given != own for given, own in zip(got[name].reports, reports))
     with pytest.raises(ValueError):
         baselines_from_labels(reports[:1], labels[:1], labels[:1], leave_one_out=True)
-
-
-class Labeler:
-    def label(self, reports):
-        return torch.tensor([[0] * 13 + [int("clear" in report)] for report in reports])
-
-
-def test_labels_come_from_the_studies_or_the_labeler():
-    train = [Study("a", (), "clear", "train"), Study("b", (), "opacity", "train")]
-    evaluation = [Study("c", (), "clear", "val", labels=(0,) * 13 + (1,))]
-    got = baselines(train, evaluation, Labeler())
-    assert got["nearest"].reports == ["clear"] and got["all_normal"].reports == ["clear"]
-    with pytest.raises(ValueError, match="labeler"):
-        baselines(train, evaluation)
 
 
 def test_table():

@@ -99,6 +99,14 @@ def test_randomisation_against_the_slow_loop():
     assert any(0.02 < p < 0.98 for p in p_values)  # the loop had something to count
 
 
+def test_swaps_that_leave_a_metric_undefined_do_not_count():
+    """Two studies, a share of 1 and of 0: only the swaps of both or of none of them leave both systems one."""
+    first = torch.tensor([[1.0, 1.0], [0.0, 0.0]], dtype=torch.float64)  # numerator, denominator
+    second = torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    p = randomisation_test(first, second, lambda sums: {"share": sums[..., 0] / sums[..., 1]}, 200)
+    assert p["share"].item() == 1.0  # each that is defined reaches the difference
+
+
 def test_p_values_know_a_difference_and_know_none():
     reference = draw(500, seed=0)[1]
     worse, better = draw(500, seed=0, noise=0.6)[0], draw(500, seed=0, noise=0.3)[0]

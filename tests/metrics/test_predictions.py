@@ -91,6 +91,16 @@ def test_headerless_files_by_order(tmp_path):
         read_predictions([folder / "gts.csv", folder / "res.csv"])
 
 
+def test_of_a_file_with_both_sides_the_side_that_was_asked_for_counts(tmp_path):
+    both = write_csv(tmp_path / "both.csv", ("study_id", "report", "model_prediction"), [("s1", "Truth.", "Guess.")])
+    text = write_csv(tmp_path / "text.csv", ("study_id", "prediction", "reference"), [("s1", "Other.", "Truth.")])
+    for references in (both, text):
+        result = read_predictions([references, both])
+        assert triples(result) == [("s1", "Truth.", "Guess.")]
+        assert result.layout.endswith("predictions both.csv (model_prediction)")
+    assert triples(read_predictions([both, text])) == [("s1", "Truth.", "Other.")]
+
+
 def test_round_trip(tmp_path):
     rows = [
         PredictionRow(
@@ -148,9 +158,10 @@ def test_missing_empty_and_extra_are_counted_and_named(tmp_path):
 def test_a_null_prediction_is_missing(tmp_path):
     rows = [{"study_id": "a", "reference": "R", "prediction": None}, {"study_id": "b", "reference": "R"}]
     rows.append({"study_id": "c", "reference": "R", "prediction": "P"})
+    rows.append({"study_id": "d", "reference": "R", "prediction": float("nan")})  # as pandas writes it
     (tmp_path / "p.json").write_text(json.dumps(rows))
     result = read_predictions([tmp_path / "p.json"])
-    assert result.missing == ["a", "b"] and result.empty == []
+    assert result.missing == ["a", "b", "d"] and result.empty == []
 
 
 @pytest.mark.parametrize(
@@ -161,6 +172,8 @@ def test_a_null_prediction_is_missing(tmp_path):
         ("p.csv", "study_id,reference,prediction\n,b,c\n", "record 1: study_id is empty"),
         ("p.csv", "study_id,reference,prediction\na,b,c,d\n", "row 2 has 4 cells for 3 columns"),
         ("p.csv", "study_id,reference,prediction\n", "holds no predictions"),
+        ("p.csv", "study_id,reference,prediction,prediction\na,b,c,d\n", "the column prediction 2 times"),
+        ("p.jsonl", '{"study_id": 1, "reference": "r", "prediction": ["p"]}', "record 1: prediction is a list"),
         ("p.jsonl", '{"study_id": 1}\n{', "line 2: not valid JSON"),
         ("p.jsonl", "[1]\n", "line 1: not a JSON object"),
         ("p.json", "{", "not valid JSON"),

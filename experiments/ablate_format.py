@@ -2,12 +2,12 @@
 
     python experiments/ablate_format.py --seeds 0 1 2
 
-The base was warm-started to think, and was never asked for a report alone. To start both ways of answering alike, each
-first gets the same short token-level training in its own form (60 steps of 16 studies, on the training references).
-The arms "think" and "report alone" continue those two adapters, and are to be compared with each other, not with the
-arms that start from the base, since those 60 steps teach something of the task too. Token-level training goes on from
-either too, for the time of the MCCS arm beside it: rewards against tokens without a change of form, and without labels
-in a target.
+The base was warm-started to think, and was never asked for a report alone. So each way of answering first gets the
+same short token-level training in its own form (60 steps of 16 studies, on the training references). The arms "think"
+and "report alone" continue those two adapters, and are to be compared with each other, not with the arms that start
+from the base, since those 60 steps teach something of the task too. They do not make the starts equal: the base's
+habit stays an advantage of "think". Token-level training goes on from either too, for the time of the MCCS arm beside
+it: rewards against tokens without a change of form, and without labels in a target.
 """
 
 from ablation import Arm, Claim, Experiment

@@ -38,7 +38,7 @@ bench: .venv-bench/.done
 	.venv-bench/bin/pip install -q -c .venv-bench/constraints.txt -e '.[bench]'
 	touch $@
 
-# all ablations, three seeds, about 12 hours on 2 cores: seed 0 of every experiment first; stop it and start it again at
+# all ablations, three seeds, about 9 hours on 2 cores: seed 0 of every experiment first; stop it and start it again at
 # will. JOBS arms run side by side, each on its share of the cores: more arms an hour than one on all
 JOBS ?= 2
 ABLATIONS := rewards rare margin format group

@@ -138,8 +138,6 @@ class Grpo:
         """
         grpo = self.config.grpo
         ranks.reduce_gradients(self.policy.trainable())
-        for parameter in self.policy.trainable():  # of groups without spread alone: 0, and AdamW's moments fade as ever
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for group in self.optimizer.param_groups:
             group["lr"] = grpo.learning_rate * self.rate(number)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable(), grpo.max_grad_norm)

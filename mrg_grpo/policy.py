@@ -339,8 +339,8 @@ def with_adapter(model: Any, family: Family, config: Config, adapter: str | None
         try:
             return get_peft_model(model, lora)
         except (ValueError, re.error) as error:  # PEFT takes names for patterns too
-            first, *_, last = [*str(error).splitlines()] * 2  # PEFT may print a whole module in between
-            reason = first if first == last else f"{first} ... {last}"
+            first, *rest = str(error).splitlines()  # PEFT may print a whole module in between
+            reason = f"{first} ... {rest[-1]}" if rest else first
             raise UserError(f"lora.targets {config.lora.targets}: {reason}") from error
     folder = Path(adapter)
     if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():

@@ -53,7 +53,7 @@ class StepStats:
         self.loss = torch.zeros((), device=rollout.logps.device)
         self.all_losses, self.all_logps = self.loss, self.loss  # sums over all passes: NaN and infinity stay in them
         self.sums: dict[str, Tensor] = {}
-        self.weights: dict[str, Tensor] = {}  # what each of the sums is a sum over: tokens, or reports
+        self.weights: dict[str, Tensor | int] = {}  # what each of the sums is a sum over: tokens, or reports
 
     def add(
         self,
@@ -75,9 +75,9 @@ class StepStats:
             self.loss = self.loss + loss.detach()
         self.all_losses = self.all_losses + loss.detach()
         self.all_logps = self.all_logps + logps.detach().sum()
-        tokens, reports = mask.sum(), torch.tensor(len(rows), device=mask.device)
+        tokens = mask.sum()
         for name, value in metrics.items():
-            weight = reports if self.ratio == "sequence" and name != "kl" else tokens
+            weight = len(rows) if self.ratio == "sequence" and name != "kl" else tokens
             self.sums[name] = self.sums.get(name, 0.0) + value * weight
             self.weights[name] = self.weights.get(name, 0) + weight
 

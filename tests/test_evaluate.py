@@ -69,14 +69,10 @@ def test_evaluate_says_what_it_left_out_and_who_labelled(data, tmp_path, capsys)
     arguments = settings(data, ALLOWED, f"run.output_dir={tmp_path / 'out'}", "sampling.max_tokens=16",
                          "reward.mccs.margin=0.3")  # fmt: skip
     assert main(command_line("evaluate", arguments)) == 0
-    rows = [
-        json.loads(line) for line in (tmp_path / "out" / "evaluate-test" / "predictions.jsonl").read_text().splitlines()
-    ]
+    folder = tmp_path / "out" / "evaluate-test"
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert [row["study_id"] for row in rows] == ["test-00000", "test-00002"]
-    page, record = (
-        capsys.readouterr().out,
-        json.loads((tmp_path / "out" / "evaluate-test" / "evaluation.json").read_text()),
-    )
+    page, record = capsys.readouterr().out, json.loads((folder / "evaluation.json").read_text())
     assert "1 studies have no image file and are left out" in page
     assert "labels: embedded; MCCS with margin 0.3" in page
     assert record["labeler"] == "embedded" and record["mccs_margin"] == 0.3

@@ -18,7 +18,7 @@ NO_FORMAT = ("reward.weights.format=0",)
 NO_THINK = ("prompt.think=false",)
 SHORT = ("run.steps=60",)
 RATE = ("sft.learning_rate=@grpo.learning_rate",)
-THINK, ALONE = "think, from 60 steps of sft", "report alone, from 60 steps of sft"
+THINK, ALONE = "think, sft first", "report alone, sft first"  # longer ones do not fit beside the bars
 
 EXPERIMENT = Experiment(
     name="format",

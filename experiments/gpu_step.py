@@ -140,7 +140,7 @@ def main() -> None:
 
     cuda = arguments.device == "cuda"
     record: dict[str, Any] = {
-        "command": f"python experiments/gpu_step.py {' '.join(arguments.configs)}",
+        "command": f"python experiments/gpu_step.py {' '.join(arguments.configs)} --steps {arguments.steps}",
         "card": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
         "rows": [],

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file
@@ -39,6 +40,7 @@ class Pretrained:
 
 def load_pretrained(config: Config) -> Pretrained:
     """Load model.path in the configured dtype, frozen, on the configured device. UserError says what does not fit."""
+    torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds a float32 tower's convolution of patches to ten bits
     path, trust = config.model.resolved_path(), config.model.trust_remote_code
     try:
         model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust)

@@ -395,6 +395,12 @@ def test_a_tower_that_trains_runs_anew(checkpoint, studies):
         assert (policy.prefill(prompts).last_hidden - before).abs().max() > 1e-3
 
 
+def test_a_gpu_must_not_round_what_a_float32_tower_convolves(checkpoint, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default; measured in docs/running.md
+    load(checkpoint)
+    assert torch.backends.cudnn.allow_tf32 is False
+
+
 def test_vision_tokens_are_suppressed_and_no_other(checkpoint):
     policy = load(checkpoint)
     names = policy.tokenizer.convert_ids_to_tokens(policy.suppressed.tolist())

@@ -6,7 +6,7 @@ The number of sampled reports is the same in every arm; the number of pictures t
 a step grow with G: docs/performance.md.
 """
 
-from ablation import Arm, Experiment
+from ablation import Arm, Claim, Experiment
 from ablation_command import main
 
 EXPERIMENT = Experiment(
@@ -18,6 +18,9 @@ EXPERIMENT = Experiment(
     ),
     control="g8",
     quick=("g8", "g4"),
+    claims=tuple(
+        Claim("More reports of fewer studies help", f"g{more}", f"g{less}") for less, more in ((2, 4), (4, 8), (8, 16))
+    ),
 )
 
 if __name__ == "__main__":

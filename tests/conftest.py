@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# tests hold numbers against numbers, computed on a CPU in fp32 or fp64: on a machine with a GPU "auto" would take that,
+# in bf16. For this process, before it asks for a GPU, and all that it starts
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

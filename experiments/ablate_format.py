@@ -51,10 +51,10 @@ EXPERIMENT = Experiment(
         Claim("The format term helps", "ce_f1", "ce_f1-no-format"),
         Claim("Thinking helps", "mccs-think", "mccs-no-think"),
         Claim("Thinking helps", "ce_f1-think", "ce_f1-no-think"),
-        Claim("MCCS beats CE-F1", "mccs-think", "ce_f1-think"),
-        Claim("MCCS beats CE-F1", "mccs-no-think", "ce_f1-no-think"),
-        Claim("Label rewards beat token-level supervision", "mccs-think", "sft-think"),
-        Claim("Label rewards beat token-level supervision", "mccs-no-think", "sft-no-think"),
+        Claim("MCCS beats CE-F1", "mccs-think", "ce_f1-think", of_paper=True),
+        Claim("MCCS beats CE-F1", "mccs-no-think", "ce_f1-no-think", of_paper=True),
+        Claim("Label rewards beat token-level supervision", "mccs-think", "sft-think", of_paper=True),
+        Claim("Label rewards beat token-level supervision", "mccs-no-think", "sft-no-think", of_paper=True),
     ),
 )
 

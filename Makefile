@@ -46,7 +46,7 @@ ablate: .venv/.dev
 	for seeds in 0 "0 1" "0 1 2"; do for name in $(ABLATIONS); do \
 	  $(BIN)/python experiments/ablate_$$name.py --jobs $(JOBS) --seeds $$seeds || exit $$?; done; done
 
-# the core arms of the first, one seed, short runs: 15 minutes on two cores
+# the core arms of the first, one seed, short runs: about 16 minutes on two cores
 ablate-quick: .venv/.dev
 	$(BIN)/python experiments/ablate_rewards.py --quick --jobs $(JOBS)
 

@@ -297,8 +297,7 @@ def step_seconds(bench: Bench) -> dict[str, list[float]]:
     """
     if bench.seconds_path.exists():
         return json.loads(bench.seconds_path.read_text(encoding="utf-8"))
-    names = bench.experiment.quick if bench.label else [arm.name for arm in bench.experiment.arms]
-    timed = [arm for arm in map(bench.experiment.arm, names) if arm.same_time_as]
+    timed = [arm for arm in bench.experiment.arms if arm.same_time_as]
     others = [bench.experiment.arm(arm.same_time_as) for arm in timed]
     kinds = {kind(bench, arm): arm for arm in reversed([*others, *timed])}
     found: dict[str, list[float]] = {name: [] for name in sorted(kinds)}

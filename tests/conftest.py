@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# tests hold numbers against numbers, computed on a CPU in fp32 or fp64: on a machine with a GPU "auto" would take that,
-# in bf16. For this process, before it asks for a GPU, and all that it starts
+# the numbers that tests hold are a CPU's, in fp32 or fp64; "auto" would take a GPU, in bf16. So there is none, for this
+# process, which has not asked for one yet, and for all that it starts
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -44,15 +44,15 @@ JOBS ?= 2
 ABLATIONS := rewards rare margin format group
 ablate: .venv/.dev
 	for seeds in 0 "0 1" "0 1 2"; do for name in $(ABLATIONS); do \
-	  $(BIN)/python experiments/ablate_$$name.py --jobs $(JOBS) --seeds $$seeds || exit $$?; done; done
+	  $(BIN)/python experiments/ablations/ablate_$$name.py --jobs $(JOBS) --seeds $$seeds || exit $$?; done; done
 
 # the core arms of the first, one seed, short runs: about 16 minutes on two cores
 ablate-quick: .venv/.dev
-	$(BIN)/python experiments/ablate_rewards.py --quick --jobs $(JOBS)
+	$(BIN)/python experiments/ablations/ablate_rewards.py --quick --jobs $(JOBS)
 
 # what each reward pays for: needs the real reports beside the project
 audit: .venv/.core
-	$(BIN)/python experiments/reward_audit.py ../shared/data/iu_xray
+	$(BIN)/python experiments/audits/reward_audit.py ../shared/data/iu_xray
 
 # the weights in mrg_grpo/embedded, from nothing; hours in docs/embedded.md
 embedded-labeler: .venv/.dev

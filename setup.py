@@ -17,6 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    package_dir={"": "."},  # an editable install is then this folder itself, experiments included
     packages=find_packages(include=["mrg_grpo", "mrg_grpo.*"]),
     package_data={"mrg_grpo": ["embedded/base/*", "embedded/labeler/*", "view/assets/*"]},
     install_requires=["torch", "transformers>=5.23", "peft", "safetensors", "numpy", "pillow", "tqdm"],

@@ -44,7 +44,7 @@ def test_the_page_is_what_its_script_writes(script):
     written = script.PAGE.read_text(encoding="utf-8")
     index = int(re.search(r'Study\(id="train-(\d+)"', written).group(1))
     study = script.phantom.load(sizes={"train": index + 1})["train"][index]
-    remedy = "run python experiments/reading_the_loop.py"
+    remedy = "run python experiments/docs/reading_the_loop.py"
     grpo = script.engine(script.settings())
     sampling, labeling = script.margins(grpo, script.sample(grpo, study))
     assert sampling > script.SAMPLING_MARGIN and labeling > script.LABEL_MARGIN, f"a close call; {remedy}"

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments import charts
+from experiments.docs import charts
 from mrg_grpo.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ def labeler():
 
 @pytest.fixture(scope="module")
 def scores():
-    """experiments/labeler_scores.py, which is a script and not a package."""
+    """experiments/audits/labeler_scores.py, which is a script and not a package."""
     spec = importlib.util.spec_from_file_location("labeler_scores", ROOT / "experiments" / "labeler_scores.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

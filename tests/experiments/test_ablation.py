@@ -6,22 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import ablate_format
-import ablate_group
-import ablate_margin
-import ablate_rare
-import ablate_rewards
-import ablation
-import ablation_command
-import ablation_page
-import ablation_record
-import charts
 import pytest
 import torch
-from ablation import Arm, Bench, Claim, Experiment
-from ablation_record import behaviour, packed, record_of, thinned, unpacked, validation_of
 from fake_run import write_run
 
+from experiments.ablations import (
+    ablate_format,
+    ablate_group,
+    ablate_margin,
+    ablate_rare,
+    ablate_rewards,
+    ablation,
+    ablation_command,
+    ablation_page,
+    ablation_record,
+)
+from experiments.ablations.ablation import Arm, Bench, Claim, Experiment
+from experiments.ablations.ablation_record import behaviour, packed, record_of, thinned, unpacked, validation_of
+from experiments.docs import charts
 from mrg_grpo.config import load_config
 from mrg_grpo.data.phantom import export, load
 from mrg_grpo.errors import UserError
@@ -586,7 +588,7 @@ def test_the_same_arms_on_other_data_leave_the_projects_records_alone(tmp_path, 
     ablation_command.main(ablate_rewards.EXPERIMENT)
     text = (tmp_path / "out" / "ablations.md").read_text()
     assert text.startswith(f"# Ablations of {config}")
-    assert f"`python experiments/ablate_rewards.py --config {config}`" in text
+    assert f"`python experiments/ablations/ablate_rewards.py --config {config}`" in text
     assert "| GRPO, BLEU and ROUGE-L | 1 |" in text and "generator's reader" not in text
     assert (tmp_path / "out" / "images" / "ablation_rewards.svg").exists()
     records = sorted(path.name for path in (tmp_path / "out" / "records" / "rewards").iterdir())

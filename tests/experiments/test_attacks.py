@@ -1,10 +1,10 @@
 """Each attack does to the labels what it says: on class ids by a slow loop, on phantom texts by their own reader."""
 
-import attacks
 import pytest
 import torch
-from reward_audit import attacked_labels, best_constant, break_even, clinical_rewards, phantom_corpus
 
+from experiments.audits import attacks
+from experiments.audits.reward_audit import attacked_labels, best_constant, break_even, clinical_rewards, phantom_corpus
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom_reader import read_labels
 

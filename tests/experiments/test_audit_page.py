@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-import audit_page
 import pytest
-from reward_audit import iu_corpus, known_figures
+
+from experiments.audits import audit_page
+from experiments.audits.reward_audit import iu_corpus, known_figures
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,8 +15,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, BertConfig
 
-from experiments import charts
 from experiments.benchmarks import cases, growth, on_paper, ours, performance_page, reward, start
+from experiments.docs import charts
 from mrg_grpo.data.study import Study
 from mrg_grpo.footprint import Machine, Model, Shape, arithmetic
 

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-import gpu_step
 import pytest
 from hub import flat_config, write_json
+
+from experiments.benchmarks import gpu_step
 
 ROOT = Path(__file__).resolve().parents[2]
 

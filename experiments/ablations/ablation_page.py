@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import charts
 import torch
-from ablation import PAGE, Arm, Bench, Claim
-from ablation_record import MARGIN, unpacked
 from torch import Tensor
 
+from experiments.ablations.ablation import PAGE, Arm, Bench, Claim
+from experiments.ablations.ablation_record import MARGIN, unpacked
+from experiments.docs import charts
 from mrg_grpo.conditions import BLANK, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom_case import SEED, case_labels, sample_case
 from mrg_grpo.metrics.clinical import clinical_statistics, metrics_from_sums

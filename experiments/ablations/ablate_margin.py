@@ -1,6 +1,6 @@
 """Which margin m of MCCS = max((CCS - m) / (1 - m), 0): what it leaves to learn from, how fast, and to what end.
 
-    python experiments/ablate_margin.py --seeds 0 1 2
+    python experiments/ablations/ablate_margin.py --seeds 0 1 2
 
 A higher margin pays nothing for more of the reports (nothing to tell them apart by) and stretches the rest, by
 1/(1 - m), which also changes what the clinical term weighs beside the form.
@@ -10,8 +10,8 @@ The default is to be the margin with the highest micro F1 on the validation spli
 has no say in it. This rule was written when seed 0 alone had run, and none had been judged on that split. It chose 0.6.
 """
 
-from ablation import Arm, Experiment
-from ablation_command import main
+from experiments.ablations.ablation import Arm, Experiment
+from experiments.ablations.ablation_command import main
 
 EXPERIMENT = Experiment(
     name="margin",

@@ -1,6 +1,6 @@
 """Which reward: the paper's comparison, on the embedded default.
 
-    python experiments/ablate_rewards.py --seeds 0 1 2
+    python experiments/ablations/ablate_rewards.py --seeds 0 1 2
 
 * GRPO: the settings of experiments/phantom.toml, a task term of weight 0.75 beside the format term of 0.25. The task
   term alone differs. MCCS and CE-F1 without the format term and without thinking: ablate_format.py.
@@ -12,8 +12,8 @@
 * Rarity weights lower cosines, so a margin chosen for plain MCCS cuts more of them off: they get two margins.
 """
 
-from ablation import Arm, Claim, Experiment
-from ablation_command import main
+from experiments.ablations.ablation import Arm, Claim, Experiment
+from experiments.ablations.ablation_command import main
 
 NONE = "reward.weights.mccs=0"
 RATE = ("sft.learning_rate=@grpo.learning_rate",)

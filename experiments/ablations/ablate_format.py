@@ -1,6 +1,6 @@
 """Does the form matter: without the format term, and without thinking?
 
-    python experiments/ablate_format.py --seeds 0 1 2
+    python experiments/ablations/ablate_format.py --seeds 0 1 2
 
 The base was warm-started to think, and was never asked for a report alone. So each way of answering first gets the
 same short token-level training in its own form (60 steps of 16 studies, on the training references). The arms "think"
@@ -10,8 +10,8 @@ habit stays an advantage of "think". Token-level training goes on from either to
 it: rewards against tokens without a change of form, and without labels in a target.
 """
 
-from ablation import Arm, Claim, Experiment
-from ablation_command import main
+from experiments.ablations.ablation import Arm, Claim, Experiment
+from experiments.ablations.ablation_command import main
 
 CE_F1 = ("reward.weights.mccs=0", "reward.weights.ce_f1=0.75")
 NO_FORMAT = ("reward.weights.format=0",)

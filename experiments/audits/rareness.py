@@ -1,6 +1,6 @@
 """How like real reports the phantom's are: how often they name, deny, and say what no label stands for.
 
-    python experiments/rareness.py ../shared/data/iu_xray     # prints the table of docs/phantom.md, half a minute
+    python experiments/audits/rareness.py ../shared/data/iu_xray     # prints the table of docs/phantom.md, half a minute
 
 Needs R2Gen's annotation.json and labels.jsonl (CheXbert's labels, by study id) of the real reports; of these train and
 val alone are counted. A sentence is without a label if `phantom_reader` finds none: on real reports an estimate.
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-import iu_baselines
 import torch
-from attacks import sentences
 
+from experiments.audits import iu_baselines
+from experiments.audits.attacks import sentences
 from mrg_grpo import embedded
 from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data import load_studies
@@ -64,7 +64,7 @@ def agreement(form: str) -> float:
 
 def main() -> None:
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "labels.jsonl").is_file():
-        sys.exit("usage: python experiments/rareness.py FOLDER, which holds annotation.json and labels.jsonl")
+        sys.exit("usage: python experiments/audits/rareness.py FOLDER, which holds annotation.json and labels.jsonl")
     columns = {"IU X-Ray": real(Path(sys.argv[1]))}
     for form in ("phantom", "phantom_rare"):
         studies = load_studies(form, "")["train"]

@@ -1,4 +1,4 @@
-"""A contact sheet of phantom studies: `python experiments/phantom_sheet.py docs/images/phantom_sheet.png`.
+"""A contact sheet of phantom studies: `python experiments/docs/phantom_sheet.py docs/images/phantom_sheet.png`.
 
 One clear case per condition (severity above 0.6, alone in the picture where one is found), a normal chest at each site,
 a subtle and an invisible finding.

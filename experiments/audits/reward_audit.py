@@ -1,11 +1,11 @@
 """What each reward pays for reports that deserve it and for reports that do not: docs/reward-audit.md.
 
-    python experiments/reward_audit.py ../shared/data/iu_xray
+    python experiments/audits/reward_audit.py ../shared/data/iu_xray
 
 Real IU X-Ray reports (training and validation; the test split is never read) and 2,000 phantom reports, each attacked
 on labels (CheXbert's own of labels.jsonl, the phantom's own) and on texts, read by the labeler; phantom texts also by
 the generator's own reader, so that a fault of the labeler can be told from one of the reward.
-Attacks are defined in experiments/attacks.py, rewards in mrg_grpo/rewards.
+Attacks are defined in experiments/audits/attacks.py, rewards in mrg_grpo/rewards.
 
 Deliberate choices
 * What an attack knows (the normal template, what is often denied, the rarity weights, the best constant) comes from
@@ -21,12 +21,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import attacks
 import torch
-from audit_page import write_page
-from iu_baselines import load
 from torch import Tensor
 
+from experiments.audits import attacks
+from experiments.audits.audit_page import write_page
+from experiments.audits.iu_baselines import load
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom_case import case_labels, sample_case
 from mrg_grpo.data.phantom_reader import read_labels
@@ -40,7 +40,7 @@ from mrg_grpo.rewards.external import ExternalReward
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights, unsigned_cosine
 from mrg_grpo.rewards.nlg import bleu, rouge_l
 
-COMMAND = "python experiments/reward_audit.py ../shared/data/iu_xray"
+COMMAND = "python experiments/audits/reward_audit.py ../shared/data/iu_xray"
 PHANTOMS = 2000
 Reward = Callable[[Tensor, Tensor], Tensor]
 """Class ids (..., 14) of the report and of the reference -> (...,)."""

@@ -1,13 +1,13 @@
 """How many reports of one study: G x N = 64 reports a step, from many studies with two reports to four with sixteen.
 
-    python experiments/ablate_group.py --seeds 0 1 2
+    python experiments/ablations/ablate_group.py --seeds 0 1 2
 
 The number of sampled reports is the same in every arm; the number of pictures that are read is not. How the seconds of
 a step grow with G: docs/performance.md.
 """
 
-from ablation import Arm, Claim, Experiment
-from ablation_command import main
+from experiments.ablations.ablation import Arm, Claim, Experiment
+from experiments.ablations.ablation_command import main
 
 EXPERIMENT = Experiment(
     name="group",

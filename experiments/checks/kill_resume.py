@@ -1,6 +1,6 @@
 """Kill runs with SIGKILL, resume them, hold what they leave against a run that was never stopped.
 
-    python experiments/kill_resume.py --kills 200 -o experiments/results/kill_resume.json
+    python experiments/checks/kill_resume.py --kills 200 -o experiments/results/kill_resume.json
 
 A small setting of the embedded default on one thread: five steps of two inner passes, a checkpoint every second step
 and at the end, validation, followed studies. The run is the real command in a forked process (imports and the data set,
@@ -45,7 +45,7 @@ from mrg_grpo.evaluate import config_labeler
 from mrg_grpo.policy import Policy
 from mrg_grpo.stepstats import PhaseTimer
 
-CONFIG = Path(__file__).parent / "phantom.toml"
+CONFIG = Path(__file__).resolve().parents[1] / "phantom.toml"
 SETTINGS = [
     "run.steps=5", "run.save_every=2", "run.eval_every=2", "run.rollouts_every=1", "run.test_studies=2",
     "run.eval_studies=2", "run.follow_studies=2", "grpo.studies_per_step=2", "grpo.group_size=2",
@@ -224,7 +224,7 @@ def run() -> int:
         "differing": [record for record in done if record["differs"]],
         "seconds_of_a_whole_run": round(life, 2),
         "seconds": round(time.monotonic() - started),
-        "command": "python experiments/kill_resume.py " + " ".join(sys.argv[1:]),
+        "command": "python experiments/checks/kill_resume.py " + " ".join(sys.argv[1:]),
         "torch": torch.__version__,
     }
     print(json.dumps(result, indent=1))

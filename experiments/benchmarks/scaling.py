@@ -1,4 +1,4 @@
-"""The measured parts of docs/scaling.md: python experiments/scaling.py -o experiments/results/scaling.json
+"""The measured parts of docs/scaling.md: python experiments/benchmarks/scaling.py -o experiments/results/scaling.json
 
 1. exchanges: what 1, 2 and 4 ranks send in a step of the embedded default, by kind (torchrun on this machine, gloo).
 2. shards: bytes of parameters on each of those ranks with model.shard = true.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ADAPTER_7B = 40_370_176
 """Trainable parameters of Qwen2.5-VL-7B at rank 16 on all seven projections (tests/test_plan.py counts them)."""
 STUDIES, GROUP = 4, 8

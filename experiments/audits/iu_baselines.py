@@ -1,6 +1,6 @@
 """What a CE-F1 on IU X-Ray means: four systems that never look at an image, on the real reports.
 
-    python experiments/iu_baselines.py ../shared/data/iu_xray --docs docs/evaluation.md
+    python experiments/audits/iu_baselines.py ../shared/data/iu_xray --docs docs/evaluation.md
 
 Fit on the training split (2,069 reports), scored on the validation split (296), with CheXbert's own labels
 (labels.jsonl) and with a labeler's (default: the embedded one). The test split is never read. Also: the constant label
@@ -119,7 +119,7 @@ def main() -> None:
         name = "embedded" if not arguments.labeler else Path(arguments.labeler).name
         judges[name] = {split: (texts, labeler.label(texts).cpu()) for split, (texts, _) in splits.items()}
     results: dict = {
-        "command": "python experiments/iu_baselines.py ../shared/data/iu_xray --docs docs/evaluation.md",
+        "command": "python experiments/audits/iu_baselines.py ../shared/data/iu_xray --docs docs/evaluation.md",
         "labels": {},
     }
     for name, judged in judges.items():

@@ -63,7 +63,7 @@ def record_of(folder: Path, command: str, config: Config) -> dict[str, Any]:
 
 def commit() -> str:
     """Of this project's code, "-dirty" where files differ from it; "" where git does not know."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()

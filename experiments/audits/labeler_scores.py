@@ -1,6 +1,6 @@
 """Score a labeler on reports it has never seen: real ones against CheXbert and people, and held-out phantom ones.
 
-    python experiments/labeler_scores.py [--labeler FOLDER] [--shared FOLDER] [--out experiments/results/labeler.json]
+    python experiments/audits/labeler_scores.py [--labeler FOLDER] [--shared FOLDER] [--out experiments/results/labeler.json]
 
 (a) the 2,365 real IU X-Ray training and validation reports against CheXbert's own labels of them;
 (b) the findings and impression of IU X-Ray against the MeSH terms that people gave them (mesh_to_chexpert.toml);
@@ -18,10 +18,10 @@ import time
 import tomllib
 from pathlib import Path
 
-import attacks
 import torch
 from torch import Tensor
 
+from experiments.audits import attacks
 from mrg_grpo import embedded
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom_case import case_labels, sample_case

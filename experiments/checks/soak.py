@@ -1,7 +1,7 @@
 """A long run under watch: does memory stay flat, do files stay closed, are all numbers finite?
 
-    python experiments/soak.py                 # 2,000 steps of the embedded default, about 80 minutes on two cores
-    python experiments/soak.py --steps 40      # a look
+    python experiments/checks/soak.py                 # 2,000 steps of the embedded default, about 80 minutes on two cores
+    python experiments/checks/soak.py --steps 40      # a look
 
 Starts the real command in a process of its own and looks at it from outside within 20 ms of every step's end: memory,
 open files, threads. Memory is judged from step 100 on, where pools and caches have filled: the median of the last
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "experiments" / "results" / "soak.json"
 
 

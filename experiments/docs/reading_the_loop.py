@@ -1,6 +1,6 @@
 """Writes docs/reading-the-loop.md: one real step of GRPO with its tensors and numbers.
 
-    python experiments/reading_the_loop.py
+    python experiments/docs/reading_the_loop.py
 
 The prose lies in reading_the_loop.template.md beside this file. `<<name>>` there is a value computed here, and
 `<<code FILE: FIRST ... LAST>>` the lines of a source file from the first that holds FIRST to the next that holds LAST.
@@ -38,8 +38,8 @@ from mrg_grpo.rewards import Rewards, RewardTable
 from mrg_grpo.rewards.mccs import clinical_cosine, signed_vectors
 from mrg_grpo.rollout import Rollout, sample_groups, uniforms
 
-ROOT = Path(__file__).resolve().parents[1]
-TEMPLATE = ROOT / "experiments" / "reading_the_loop.template.md"
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = ROOT / "experiments" / "docs" / "reading_the_loop.template.md"
 PAGE = ROOT / "docs" / "reading-the-loop.md"
 PICTURE = ROOT / "docs" / "images" / "reading-the-loop.png"
 SETTINGS = ["grpo.group_size=4", "grpo.studies_per_step=1", "run.seed=0", "model.device=cpu"]

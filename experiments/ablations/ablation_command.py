@@ -1,9 +1,9 @@
 """The command line of the files ablate_*.py.
 
-    python experiments/ablate_rewards.py --seeds 0 1 2     # what is finished is skipped, what was stopped goes on
-    python experiments/ablate_rewards.py --quick           # core arms, seed 0, short runs
-    python experiments/ablate_rewards.py --page            # rewrite the page from the records alone
-    python experiments/ablate_rewards.py --config my.toml  # the same arms on your own data and model
+    python experiments/ablations/ablate_rewards.py --seeds 0 1 2     # what is finished is skipped, what was stopped goes on
+    python experiments/ablations/ablate_rewards.py --quick           # core arms, seed 0, short runs
+    python experiments/ablations/ablate_rewards.py --page            # rewrite the page from the records alone
+    python experiments/ablations/ablate_rewards.py --config my.toml  # the same arms on your own data and model
 
 Deliberate choice
 * Another configuration, or one with settings of its own (--set), has a folder of its own: records and page of the
@@ -18,9 +18,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ablation import CONFIG, QUICK, Bench, Experiment, run_all
-from ablation_page import write_page
-
+from experiments.ablations.ablation import CONFIG, QUICK, Bench, Experiment, run_all
+from experiments.ablations.ablation_page import write_page
 from mrg_grpo.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""Hold `mrg-grpo plan` against measured memory: python experiments/plan_check.py -o experiments/results/plan_check.json
+"""Hold `mrg-grpo plan` against measured memory: python experiments/checks/plan_check.py -o experiments/results/plan_check.json
 
 A Qwen2.5-VL of 8.4 M random parameters, fp32 on the CPU, three settings whose memory is at least four times apart. Each
 runs two whole GRPO steps with every report at the length limit, in a process of its own. Measured is the peak of the
@@ -146,7 +146,7 @@ def main() -> None:
                 f"ratio {rows[-1]['ratio']}, idle {row['idle'] / 1e6:.0f} MB",
                 flush=True,
             )
-    record = {"command": "python experiments/plan_check.py", "parameters": rows[0]["total"], "settings": rows}
+    record = {"command": "python experiments/checks/plan_check.py", "parameters": rows[0]["total"], "settings": rows}
     Path(arguments.output).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

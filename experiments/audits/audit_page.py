@@ -1,14 +1,13 @@
 """The tables and pictures of docs/reward-audit.md, out of experiments/results/reward_audit.json.
 
-python experiments/audit_page.py        # from the stored results, without scoring anything anew
+python experiments/audits/audit_page.py        # from the stored results, without scoring anything anew
 """
 
 import json
 from pathlib import Path
 
-import attacks
-import charts
-
+from experiments.audits import attacks
+from experiments.docs import charts
 from mrg_grpo.conditions import CONDITIONS
 
 MARKER = "<!-- reward_audit -->"

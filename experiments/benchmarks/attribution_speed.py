@@ -1,6 +1,6 @@
 """Seconds to find the sentences that carry the findings of 200 phantom reports, with the embedded labeler.
 
-python experiments/attribution_speed.py
+python experiments/benchmarks/attribution_speed.py
 """
 
 import time

@@ -1,7 +1,7 @@
 """Seconds and memory to load a MIMIC-CXR tree of the published size, with invented texts and empty image files.
 
-    python experiments/mimic_scale.py              builds the tree in a temporary folder, measures, removes it
-    python experiments/mimic_scale.py --share 0.01 the same with a hundredth of the studies
+    python experiments/benchmarks/mimic_scale.py              builds the tree in a temporary folder, measures, removes it
+    python experiments/benchmarks/mimic_scale.py --share 0.01 the same with a hundredth of the studies
 
 65,379 subjects, 227,835 studies and 377,110 images, as published. Each setting runs in a process of its own; its peak
 memory is VmHWM of /proc, which starts anew with a program (ru_maxrss would inherit its parent's). The images hold no
@@ -23,7 +23,7 @@ import zipfile
 from pathlib import Path
 
 SUBJECTS, STUDIES, IMAGES = 65_379, 227_835, 377_110
-RESULT = Path(__file__).parent / "results" / "mimic_scale.json"
+RESULT = Path(__file__).resolve().parents[1] / "results" / "mimic_scale.json"
 SETTINGS: dict[str, dict] = {
     "reports in files": {},
     "reports in the archive": {"archive": True},
@@ -135,7 +135,12 @@ def main() -> None:
     finally:
         shutil.rmtree(root)
     if options.share == 1:
-        result = {"command": "python experiments/mimic_scale.py", "file_cache": "warm", "tree": tree, "load": measured}
+        result = {
+            "command": "python experiments/benchmarks/mimic_scale.py",
+            "file_cache": "warm",
+            "tree": tree,
+            "load": measured,
+        }
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 

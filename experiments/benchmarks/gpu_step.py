@@ -1,6 +1,6 @@
 """Steps of the 7B policy on this machine's GPU, held against `mrg-grpo plan`.
 
-    python experiments/gpu_step.py experiments/iu_xray.toml experiments/iu_xray_24gb.toml
+    python experiments/benchmarks/gpu_step.py experiments/iu_xray.toml experiments/iu_xray_24gb.toml
 
 No checkpoint is needed: the architecture is that of experiments/huatuo_7b/config.json, weights are drawn, tokenizer and
 image processor are the embedded ones. So a report means nothing and never ends: every one runs to
@@ -140,7 +140,7 @@ def main() -> None:
 
     cuda = arguments.device == "cuda"
     record: dict[str, Any] = {
-        "command": f"python experiments/gpu_step.py {' '.join(arguments.configs)} --steps {arguments.steps}",
+        "command": f"python experiments/benchmarks/gpu_step.py {' '.join(arguments.configs)} --steps {arguments.steps}",
         "card": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
         "rows": [],

@@ -1,6 +1,6 @@
 """Which reward, where findings are as rare as in real reports and four words in ten carry no label.
 
-    python experiments/ablate_rare.py --seeds 0 1 2
+    python experiments/ablations/ablate_rare.py --seeds 0 1 2
 
 The same arms as in ablate_rewards.py on the data set `phantom_rare` (docs/phantom.md): a positive or uncertain finding
 comes up as often as in IU X-Ray, 0.62 times a report, and denials fill the rest. The base was warm-started on phantom
@@ -10,8 +10,8 @@ from other hospitals. Rarity weights are those of these training references.
 
 from dataclasses import replace
 
-import ablate_rewards
-from ablation_command import main
+from experiments.ablations import ablate_rewards
+from experiments.ablations.ablation_command import main
 
 LEFT_OUT = ("bleu", "rouge")  # the mix of both stands for NLG rewards
 

@@ -1,7 +1,7 @@
 """Record finished runs of the embedded default and print the table of the README.
 
 for s in 0 1 2; do make train SET="run.seed=$s run.output_dir=runs/seed$s"; done
-python experiments/collect_seeds.py runs/seed0 runs/seed1 runs/seed2 -o experiments/results/phantom.json
+python experiments/ablations/collect_seeds.py runs/seed0 runs/seed1 runs/seed2 -o experiments/results/phantom.json
 """
 
 import argparse

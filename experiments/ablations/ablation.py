@@ -28,8 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ablation_record import record_of, validation_of
-
+from experiments.ablations.ablation_record import record_of, validation_of
 from mrg_grpo import embedded
 from mrg_grpo.config import MccsConfig, RewardConfig, load_config
 from mrg_grpo.config_text import to_toml

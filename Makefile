@@ -56,10 +56,10 @@ audit: .venv/.core
 
 # the weights in mrg_grpo/embedded, from nothing; hours in docs/embedded.md
 embedded-labeler: .venv/.dev
-	$(BIN)/python -m mrg_grpo.embedded.train_labeler --out mrg_grpo/embedded/labeler
+	$(BIN)/python -m experiments.embedded.train_labeler --out mrg_grpo/embedded/labeler
 
 embedded-base: .venv/.dev
-	$(BIN)/python -m mrg_grpo.embedded.train_base --out mrg_grpo/embedded/base
+	$(BIN)/python -m experiments.embedded.train_base --out mrg_grpo/embedded/base
 
 .venv/.core: setup.py constraints.txt
 	$(PYTHON) -m venv .venv

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mrg_grpo.embedded import train_base
+from experiments.embedded import train_base
 
 SPECIAL = list(train_base.SPECIAL)
 GEMMA_SPECIAL = [

@@ -18,9 +18,9 @@ from PIL import Image
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from experiments.embedded.train_base import SPECIAL, build_tokenizer
 from mrg_grpo.data.phantom import image_of, load
 from mrg_grpo.data.phantom_case import SEED
-from mrg_grpo.embedded.train_base import SPECIAL, build_tokenizer
 from mrg_grpo.prompt import question
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": r".*language_model.*\.(?:q|k|v|o|gate|up|down)_proj"}

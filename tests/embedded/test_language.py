@@ -7,16 +7,16 @@ import re
 import pytest
 import torch
 
+from experiments.embedded.language.claims import claim
+from experiments.embedded.language.clinical import CLINICAL
+from experiments.embedded.language.compose import ALL_SLOTS, Report, compose, denial, from_row, merge, report_labels
+from experiments.embedded.language.findings import FINDINGS
+from experiments.embedded.language.grammar import SHORT, Statement, expand, parse_labels
+from experiments.embedded.language.normal import NORMALS
+from experiments.embedded.language.other import OTHER
+from experiments.embedded.train_labeler import IGNORE, Recipe, collate, encode, rate_at, stream, train
 from mrg_grpo import embedded
 from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.embedded.language.claims import claim
-from mrg_grpo.embedded.language.clinical import CLINICAL
-from mrg_grpo.embedded.language.compose import ALL_SLOTS, Report, compose, denial, from_row, merge, report_labels
-from mrg_grpo.embedded.language.findings import FINDINGS
-from mrg_grpo.embedded.language.grammar import SHORT, Statement, expand, parse_labels
-from mrg_grpo.embedded.language.normal import NORMALS
-from mrg_grpo.embedded.language.other import OTHER
-from mrg_grpo.embedded.train_labeler import IGNORE, Recipe, collate, encode, rate_at, stream, train
 
 ROWS = [row for rows in (*FINDINGS.values(), *OTHER.values(), NORMALS, CLINICAL) for row in rows]
 
@@ -152,7 +152,7 @@ def test_the_rate_warms_up_and_ends_at_zero():
 def test_one_seed_trains_one_network(monkeypatch):
     """Steps, not minutes: two runs of a seed agree to the bit, and another seed does not."""
     tokenizer = embedded.labeler().tokenizer
-    monkeypatch.setattr("mrg_grpo.embedded.train_labeler.make_tokenizer", lambda *_: tokenizer)
+    monkeypatch.setattr("experiments.embedded.train_labeler.make_tokenizer", lambda *_: tokenizer)
 
     def weights(seed: int) -> torch.Tensor:
         net = train(Recipe(seed=seed, hidden=12, layers=1, heads=2, steps=3, tokens=256)).net

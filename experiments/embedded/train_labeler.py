@@ -1,6 +1,6 @@
 """Train the embedded labeler: a small CheXbert on radiology language that the project writes itself.
 
-    python -m mrg_grpo.embedded.train_labeler --out mrg_grpo/embedded/labeler
+    python -m experiments.embedded.train_labeler --out mrg_grpo/embedded/labeler
 
 Deliberate choices:
 1. No real report and no model's label takes part: every report is written by `language` (a share of them by the
@@ -37,9 +37,9 @@ from tokenizers.trainers import WordPieceTrainer
 from torch import Tensor
 from transformers import BertConfig, PreTrainedTokenizerFast
 
+from experiments.embedded.language.compose import Report, compose
 from mrg_grpo.data.phantom_case import case_labels, sample_case
 from mrg_grpo.data.phantom_text import write_report
-from mrg_grpo.embedded.language.compose import Report, compose
 from mrg_grpo.labelers.chexbert import CheXbert, CheXbertNet
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -4,14 +4,14 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from experiments.embedded.language.claims import CLAIM_SLOTS, claim
+from experiments.embedded.language.clinical import CLINICAL, CLINICAL_SLOTS, CLOSERS, OPENERS
+from experiments.embedded.language.findings import FINDINGS
+from experiments.embedded.language.grammar import SHORT, Statement, expand, parse_labels
+from experiments.embedded.language.normal import DENIABLE, DENIABLE_WEIGHTS, NORMAL_SLOTS, NORMALS
+from experiments.embedded.language.other import OTHER, SALAD
+from experiments.embedded.language.slots import SLOTS
 from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.embedded.language.claims import CLAIM_SLOTS, claim
-from mrg_grpo.embedded.language.clinical import CLINICAL, CLINICAL_SLOTS, CLOSERS, OPENERS
-from mrg_grpo.embedded.language.findings import FINDINGS
-from mrg_grpo.embedded.language.grammar import SHORT, Statement, expand, parse_labels
-from mrg_grpo.embedded.language.normal import DENIABLE, DENIABLE_WEIGHTS, NORMAL_SLOTS, NORMALS
-from mrg_grpo.embedded.language.other import OTHER, SALAD
-from mrg_grpo.embedded.language.slots import SLOTS
 
 STRENGTH = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
 """Which of two statements about one condition wins in a report, as CheXbert reads it."""

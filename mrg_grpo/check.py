@@ -45,7 +45,7 @@ from mrg_grpo.evaluate import (
 )
 from mrg_grpo.finding import Finding, first_line, judged
 from mrg_grpo.labelers.reference import ReferenceLabels
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.policy import Policy
 from mrg_grpo.prompt import parse_completion, question, target_text
 from mrg_grpo.rewards import require_terms
 from mrg_grpo.train import targets

@@ -18,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrg_grpo.batch import PromptBatch
+from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.evaluate import predict
 from mrg_grpo.finding import Finding, first_line, judged
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.objective import group_advantages
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import Rewards, RewardTable
-from mrg_grpo.rollout import Rollout, sample_groups
+from mrg_grpo.model.rollout import Rollout, sample_groups
 from mrg_grpo.train import rewards_of
 
 NUDGE = 0.02

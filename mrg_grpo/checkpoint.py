@@ -26,7 +26,7 @@ from mrg_grpo import ranks
 from mrg_grpo.errors import UserError
 from mrg_grpo.faults import State
 from mrg_grpo.files import sync, writing
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.policy import Policy
 
 KEEP = 2
 STEP = re.compile(r"step-\d{6,}")

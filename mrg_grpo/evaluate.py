@@ -25,9 +25,9 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.files import write_whole, writing
 from mrg_grpo.labelers import labeler_name, load_labeler
 from mrg_grpo.metrics.clinical import clinical_statistics
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.policy import Policy
 from mrg_grpo.prompt import Completion, parse_completion
-from mrg_grpo.rollout import decode
+from mrg_grpo.model.rollout import decode
 
 
 @dataclass

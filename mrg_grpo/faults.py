@@ -25,14 +25,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mrg_grpo import ranks
-from mrg_grpo.batch import PromptBatch
+from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.config import Config
 from mrg_grpo.config_text import to_toml
 from mrg_grpo.credentialed import banner
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import writing
-from mrg_grpo.policy import Policy
-from mrg_grpo.rollout import padded_rows
+from mrg_grpo.model.policy import Policy
+from mrg_grpo.model.rollout import padded_rows
 
 LIMIT = 5
 """Skipped steps in a row that end a run, and the number of fault files that are kept."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mrg_grpo.projection import CHUNK_ELEMENTS
+from mrg_grpo.model.logprobs import CHUNK_ELEMENTS
 
 EAGER_LAYER = 1e-3
 """Seconds of a decoder layer for one token whatever its size: kernel launches; twice that with LoRA apart. Assumed."""
@@ -110,7 +110,7 @@ def resident(m: Model, s: Shape) -> Bytes:
     return {
         "base weights": m.total * m.size,
         "adapter and its start": 2 * 4 * m.adapter,
-        "B beside the weights": m.size * m.adapter / 2 if m.size == 2 else 0,  # mrg_grpo.linear
+        "B beside the weights": m.size * m.adapter / 2 if m.size == 2 else 0,  # mrg_grpo.model.lora
         "optimiser": 2 * 4 * m.adapter,
         "adapter and optimiser as before the step": 3 * 4 * m.adapter if s.passes > 1 else 0,  # mrg_grpo.faults
         "labeler": 4 * BERT if m.size == 2 else 0,
@@ -207,7 +207,7 @@ def sample(m: Model, s: Shape) -> Bytes:
 def merged_copy(m: Model, s: Shape) -> float:
     """The adapted weights once more, with LoRA folded in; packed ones of all layers and of the projection.
 
-    Nothing in bf16, which could not hold the sum (mrg_grpo.decoder).
+    Nothing in bf16, which could not hold the sum (mrg_grpo.model.decoder).
     """
     if not s.merged or m.size == 2:
         return 0.0

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from mrg_grpo import ranks
-from mrg_grpo.batch import PromptBatch
+from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.config import Config
 from mrg_grpo.faults import require_finite
 from mrg_grpo.objective import group_advantages, grpo_loss
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import Rewards, RewardTable
-from mrg_grpo.rollout import Rollout, sample_groups
+from mrg_grpo.model.rollout import Rollout, sample_groups
 from mrg_grpo.stepstats import PhaseTimer, StepStats
 
 

@@ -15,12 +15,12 @@ from peft import PeftConfig, get_peft_model
 from peft.tuners.lora import Linear
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
-from mrg_grpo.batch import PromptEncoder
+from mrg_grpo.model.batch import PromptEncoder
 from mrg_grpo.config import Config
 from mrg_grpo.data import PUBLISHED
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluate import read_splits, studies_of
-from mrg_grpo.families import family_of
+from mrg_grpo.model.families import family_of
 from mrg_grpo.footprint import (
     EAGER_LAYER,
     PHASES,
@@ -37,7 +37,7 @@ from mrg_grpo.footprint import (
     sft_seconds,
 )
 from mrg_grpo.metrics.table import format_table
-from mrg_grpo.policy import with_adapter
+from mrg_grpo.model.policy import with_adapter
 
 
 def model_sizes(config: Config) -> Model:

@@ -21,7 +21,7 @@ from mrg_grpo.evaluate import config_labeler, read_splits
 from mrg_grpo.faults import NotFiniteError, State
 from mrg_grpo.finding import first_line
 from mrg_grpo.grpo import Grpo
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.policy import Policy
 from mrg_grpo.run_dir import holds_run
 from mrg_grpo.train import RARITY, rewards_of
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mrg_grpo import ranks
-from mrg_grpo.batch import PromptBatch
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.batch import PromptBatch
+from mrg_grpo.model.policy import Policy
 
 
 def encode_targets(policy: Policy, targets: list[str]) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from mrg_grpo import ranks
 from mrg_grpo.conditions import BLANK, UNCERTAIN
 from mrg_grpo.rewards import RewardTable
-from mrg_grpo.rollout import Rollout
+from mrg_grpo.model.rollout import Rollout
 
 
 class PhaseTimer:

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 
 from mrg_grpo import ranks
-from mrg_grpo.batch import PromptBatch, PromptEncoder
+from mrg_grpo.model.batch import PromptBatch, PromptEncoder
 from mrg_grpo.data.images import prefetch
 from mrg_grpo.data.study import Study
 

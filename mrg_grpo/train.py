@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mrg_grpo import ranks
-from mrg_grpo.batch import PromptBatch
+from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.checkpoint import resume as load_checkpoint
 from mrg_grpo.checkpoint import save_adapter, save_checkpoint
 from mrg_grpo.comparison import before_after
@@ -50,7 +50,7 @@ from mrg_grpo.labelers import CheXbert, labeler_name
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.live import Live, Sample, first_sample, require_tensorboard
 from mrg_grpo.metrics.clinical import metrics_from_sums
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.policy import Policy
 from mrg_grpo.prompt import target_text
 from mrg_grpo.rewards import Rewards, require_terms
 from mrg_grpo.rewards.mccs import rarity_weights

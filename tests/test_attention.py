@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mrg_grpo.attention import attend_once, exact, prefix_attention
+from mrg_grpo.model.attention import attend_once, exact, prefix_attention
 
 N, G, H, KV, P, D = 2, 3, 4, 2, 7, 8
 

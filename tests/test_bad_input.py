@@ -304,7 +304,7 @@ def test_labelers(tmp_path, capsys):
 
 def test_adapter_of_another_base_and_tokenizer_without_images(tmp_path, capsys):
     from mrg_grpo.config import load_config
-    from mrg_grpo.policy import Policy
+    from mrg_grpo.model.policy import Policy
 
     other = tmp_path / "other"
     write_checkpoint(other)

@@ -12,7 +12,7 @@ from mrg_grpo.config import Config, load_config
 from mrg_grpo.data import load_studies
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers import load_labeler
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.policy import Policy
 from mrg_grpo.prompt import QUESTION
 
 SMALL = [

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
-from mrg_grpo.families import FAMILIES, family_of
+from mrg_grpo.model.families import FAMILIES, family_of
 from mrg_grpo.grpo import Grpo
-from mrg_grpo.policy import Policy, with_adapter
+from mrg_grpo.model.policy import Policy, with_adapter
 from mrg_grpo.rewards import Rewards
 
 
@@ -170,7 +170,7 @@ import sys
 sys.modules["torchvision"] = None
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.policy import Policy
 for family in {sorted(FAMILIES)}:
     config = Config()
     config.model.path = {str(tmp_path)!r} + "/" + family

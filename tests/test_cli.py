@@ -89,7 +89,7 @@ def test_saved_adapter_is_pefts_own_format(tmp_path):
 
     from mrg_grpo.config import load_config
     from mrg_grpo.embedded import base_path
-    from mrg_grpo.policy import Policy
+    from mrg_grpo.model.policy import Policy
 
     policy = Policy.load(load_config(CONFIG))
     for parameter in policy.trainable():

@@ -12,9 +12,9 @@ from mrg_grpo.checkpoint import resume as load_checkpoint
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.grpo import Grpo
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import Rewards
-from mrg_grpo.rollout import Rollout, sample_groups
+from mrg_grpo.model.rollout import Rollout, sample_groups
 from mrg_grpo.stream import StudyStream
 
 

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mrg_grpo.linear import LoraLinear, PatchProjection, quicken
+from mrg_grpo.model.lora import LoraLinear, PatchProjection, quicken
 
 BOUND = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 2e-2}
 

@@ -8,12 +8,12 @@ import torch
 from tiny import write_checkpoint
 
 from mrg_grpo import footprint, plan
-from mrg_grpo.cache import DecodeCache
+from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, LoraSettings, load_config
 from mrg_grpo.faults import State
-from mrg_grpo.policy import Policy
-from mrg_grpo.projection import CHUNK_ELEMENTS
+from mrg_grpo.model.policy import Policy
+from mrg_grpo.model.logprobs import CHUNK_ELEMENTS
 
 N, G, P, T = 3, 2, 40, 12
 ALL = []
@@ -71,7 +71,7 @@ def shape(padded: bool) -> footprint.Shape:
 
 def prompt_batch(policy: Policy, padded: bool):
     """Prompts of text alone, of one length or of several."""
-    from mrg_grpo.batch import PromptBatch
+    from mrg_grpo.model.batch import PromptBatch
     from mrg_grpo.data.study import Study
 
     ids = torch.randint(0, 200, (N, P), generator=torch.Generator().manual_seed(0))

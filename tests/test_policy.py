@@ -11,15 +11,15 @@ from PIL import Image
 from tiny import WINDOW, write_checkpoint
 from transformers import AutoModelForImageTextToText
 
-from mrg_grpo.cache import DecodeCache
+from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.config import Config, LoraSettings
 from mrg_grpo.data.study import Study
-from mrg_grpo.decoder import MergedLinear
-from mrg_grpo.families import FAMILIES
+from mrg_grpo.model.decoder import MergedLinear
+from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.objective import grpo_loss
-from mrg_grpo.policy import Policy
-from mrg_grpo.projection import token_logprobs
-from mrg_grpo.rollout import decode, pick, sample_groups, uniforms
+from mrg_grpo.model.policy import Policy
+from mrg_grpo.model.logprobs import token_logprobs
+from mrg_grpo.model.rollout import decode, pick, sample_groups, uniforms
 
 G, T = 4, 9
 
@@ -308,7 +308,7 @@ def test_reports_that_ended_leave_the_batch_without_a_trace(checkpoint, studies,
     policy.stop_ids = list(range(0, 200, 9))  # end often
     prefix = policy.prefill(policy.encoder.encode(studies))
     often = sample(policy, prefix, ["one", "two"], 60, step=2)
-    monkeypatch.setattr("mrg_grpo.rollout.CHECK_EVERY", 1)
+    monkeypatch.setattr("mrg_grpo.model.rollout.CHECK_EVERY", 1)
     assert sample(policy, prefix, ["one", "two"], 60, step=2).texts == often.texts
     assert often.finished.all() and often.lengths.max() > often.lengths.min()
 
@@ -410,7 +410,7 @@ def test_vision_tokens_are_suppressed_and_no_other(checkpoint):
 
 
 def test_projection_in_chunks_equals_autograd(monkeypatch):
-    monkeypatch.setattr("mrg_grpo.projection.CHUNK_ELEMENTS", 50)
+    monkeypatch.setattr("mrg_grpo.model.logprobs.CHUNK_ELEMENTS", 50)
     torch.manual_seed(0)
     head = torch.nn.Linear(6, 20, bias=False).double()
     hidden = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)

@@ -9,9 +9,9 @@ from test_grpo import studies as studies
 from tiny import write_checkpoint
 
 from mrg_grpo import cli
-from mrg_grpo.families import FAMILIES
-from mrg_grpo.policy import Policy
-from mrg_grpo.rollout import CHECK_EVERY, decode
+from mrg_grpo.model.families import FAMILIES
+from mrg_grpo.model.policy import Policy
+from mrg_grpo.model.rollout import CHECK_EVERY, decode
 from mrg_grpo.stream import StudyStream
 
 CONFIG = "experiments/phantom.toml"

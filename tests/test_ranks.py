@@ -16,11 +16,12 @@ from many import on_ranks, running
 from test_grpo import build, parameters, setting
 from tiny import write_checkpoint
 
-from mrg_grpo import ranks, rollout
+from mrg_grpo import ranks
+from mrg_grpo.model import rollout
 from mrg_grpo.cli import main
 from mrg_grpo.evaluate import judge, predict
 from mrg_grpo.faults import Guard
-from mrg_grpo.shards import bytes_here
+from mrg_grpo.model.fsdp import bytes_here
 from mrg_grpo.stream import StudyStream
 
 studies = test_grpo.studies  # the fixture

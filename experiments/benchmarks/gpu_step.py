@@ -67,7 +67,7 @@ def measure(folder: str, path: str, steps: int, device: str) -> dict[str, Any]:
     from mrg_grpo.config import load_config
     from mrg_grpo.data.study import Study
     from mrg_grpo.grpo import Grpo
-    from mrg_grpo.policy import Policy
+    from mrg_grpo.model.policy import Policy
     from mrg_grpo.rewards import Rewards
 
     labeler: Any = SimpleNamespace(

@@ -38,9 +38,9 @@ def one_rank() -> None:
     from mrg_grpo.embedded import labeler
     from mrg_grpo.evaluate import read_splits
     from mrg_grpo.grpo import Grpo
-    from mrg_grpo.policy import Policy
+    from mrg_grpo.model.policy import Policy
     from mrg_grpo.rewards import Rewards
-    from mrg_grpo.shards import bytes_here
+    from mrg_grpo.model.fsdp import bytes_here
     from mrg_grpo.stream import StudyStream
 
     out = sys.stdout
@@ -84,8 +84,8 @@ def report_lengths(studies: int) -> torch.Tensor:
     """(studies, GROUP) tokens of reports that the embedded start policy samples."""
     from mrg_grpo.config import load_config
     from mrg_grpo.evaluate import read_splits
-    from mrg_grpo.policy import Policy
-    from mrg_grpo.rollout import sample_groups
+    from mrg_grpo.model.policy import Policy
+    from mrg_grpo.model.rollout import sample_groups
 
     config = load_config(ROOT / "experiments" / "phantom.toml", [])
     policy, parts = Policy.load(config), []

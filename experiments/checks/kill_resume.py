@@ -42,7 +42,7 @@ import mrg_grpo.train as train
 from mrg_grpo.cli import main
 from mrg_grpo.config import load_config
 from mrg_grpo.evaluate import config_labeler
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.policy import Policy
 from mrg_grpo.stepstats import PhaseTimer
 
 CONFIG = Path(__file__).resolve().parents[1] / "phantom.toml"

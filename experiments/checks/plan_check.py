@@ -79,7 +79,7 @@ def run_steps(folder: str, one: dict, steps: int) -> None:
     from mrg_grpo.data import load_studies
     from mrg_grpo.data.study import Study
     from mrg_grpo.grpo import Grpo
-    from mrg_grpo.policy import Policy
+    from mrg_grpo.model.policy import Policy
     from mrg_grpo.rewards import Rewards
 
     class Stub:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mrg_grpo.batch import PromptBatch
+from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.config import Config, load_config
 from mrg_grpo.data import phantom
@@ -32,11 +32,11 @@ from mrg_grpo.embedded import labeler as embedded_labeler
 from mrg_grpo.errors import UserError
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.objective import group_advantages, grpo_loss, k3
-from mrg_grpo.policy import Policy, Prefix
-from mrg_grpo.projection import tempered
+from mrg_grpo.model.policy import Policy, Prefix
+from mrg_grpo.model.logprobs import tempered
 from mrg_grpo.rewards import Rewards, RewardTable
 from mrg_grpo.rewards.mccs import clinical_cosine, signed_vectors
-from mrg_grpo.rollout import Rollout, sample_groups, uniforms
+from mrg_grpo.model.rollout import Rollout, sample_groups, uniforms
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "experiments" / "docs" / "reading_the_loop.template.md"

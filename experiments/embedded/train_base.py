@@ -34,14 +34,14 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLCo
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mrg_grpo import attention
-from mrg_grpo.batch import PromptBatch, PromptEncoder
+from mrg_grpo.model import attention
+from mrg_grpo.model.batch import PromptBatch, PromptEncoder
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data import phantom, phantom_case
 from mrg_grpo.data.phantom_draw import render
 from mrg_grpo.data.phantom_text import write_report
-from mrg_grpo.families import family_of
-from mrg_grpo.policy import Policy
+from mrg_grpo.model.families import family_of
+from mrg_grpo.model.policy import Policy
 from mrg_grpo.prompt import question, target_text
 from mrg_grpo.sft import cosine, sft_loss
 

@@ -21,10 +21,10 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file
 
-from mrg_grpo import attention
+from mrg_grpo.model import attention
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError
-from mrg_grpo.families import Family, family_of
+from mrg_grpo.model.families import Family, family_of
 
 
 @dataclass
@@ -65,7 +65,7 @@ def load_pretrained(config: Config) -> Pretrained:
     missing = sorted(found["missing_keys"])
     if missing:
         raise UserError(f"model.path {path}: {len(missing)} weights are missing ({missing[0]} ...); fetch it again")
-    if not config.model.shard:  # else mrg_grpo.shards moves it there layer by layer
+    if not config.model.shard:  # else mrg_grpo.model.fsdp moves it there layer by layer
         model = model.to(config.model.resolved_device())
     model.requires_grad_(False)
     return Pretrained(model, tokenizer, processor, family, stops)

@@ -5,7 +5,7 @@ b reports, D hidden size, H query and h key-value heads, d head size.
 transformers runs a layer for any number of tokens; for one token most of the time goes into starting small operations.
 So `Decoder` is the text model laid out for that: LoRA folded into copies of the weights where these can hold it,
 layers that read the same rows multiplied as one, queries and keys rotated together by angles that are computed once for
-all tokens, norms in few operations, and attention that reads the shared prompt (mrg_grpo.attention). The model itself
+all tokens, norms in few operations, and attention that reads the shared prompt (mrg_grpo.model.attention). The model itself
 is not touched. Without it (`sampling.merge_lora = false`) a token takes the way of a whole continuation, which is also
 what the tests hold this one to.
 """
@@ -21,10 +21,10 @@ from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrg_grpo.attention import attend_once
-from mrg_grpo.cache import DecodeCache
-from mrg_grpo.families import Family
-from mrg_grpo.linear import LoraLinear, side_by_side
+from mrg_grpo.model.attention import attend_once
+from mrg_grpo.model.kv_cache import DecodeCache
+from mrg_grpo.model.families import Family
+from mrg_grpo.model.lora import LoraLinear, side_by_side
 
 ROWS = 16
 """The number of rows that packed weights are laid out for; they serve any number."""
@@ -39,7 +39,7 @@ class MergedLinear:
     Deliberate choices
     * LoRA is folded into a copy of fp32 and fp64 weights. In bf16 a sum keeps eight bits, so what a young adapter adds
       to a weight is mostly less than half of its last one and would be gone: sampled would be the start policy. There
-      it is one product with both, as in training (mrg_grpo.linear), and nothing is copied.
+      it is one product with both, as in training (mrg_grpo.model.lora), and nothing is copied.
     * fp32 weights on a CPU are packed once as oneDNN wants them, which is faster than torch's own product of a few rows
       (docs/performance.md); anywhere else they stay as they are.
     * They become one product where each of them is a copy anyway, adapted or packed. Elsewhere that would cost memory.

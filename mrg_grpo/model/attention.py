@@ -35,7 +35,7 @@ NAME = "mrg_grpo_shared_prefix"
 def attention_forward(module, query, key, value, attention_mask, scaling=None, shared=None, **kwargs):
     """transformers' attention interface: query (b, H, T, d) -> (b, T, H, d), None.
 
-    shared: the cache of a continuation (mrg_grpo.cache), whose `update` gave key and value and which knows prompts and
+    shared: the cache of a continuation (mrg_grpo.model.kv_cache), whose `update` gave key and value and which knows prompts and
     masks; None is torch's own attention, for prompts and vision towers.
     """
     if shared is None:

@@ -6,7 +6,7 @@ ranks just before it runs, forward and backward, and taken apart after it.
 Deliberate choices:
 * The adapter is whole on every rank and goes through the one sum of gradients like any other run's.
 * Embeddings, final norm and lm_head stay whole: they are called and read outside of any module's forward (token by
-  token in sampling, in chunks in mrg_grpo.projection). Of Qwen2.5-VL-7B these are 1.09 of 8.29 billion parameters.
+  token in sampling, in chunks in mrg_grpo.model.logprobs). Of Qwen2.5-VL-7B these are 1.09 of 8.29 billion parameters.
 * Every forward and every backward pass is an exchange, so all ranks make the same number of them: spare studies
   (mrg_grpo.ranks), groups without spread are not left out, and decoding goes on until all ranks have finished.
 * LoRA is never merged for sampling: the merged copy would be of whole layers, the very thing there is no room for.
@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from mrg_grpo import ranks
 from mrg_grpo.errors import UserError
-from mrg_grpo.families import Family
+from mrg_grpo.model.families import Family
 
 
 def shard(base: nn.Module, family: Family, device: torch.device) -> None:

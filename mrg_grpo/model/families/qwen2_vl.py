@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mrg_grpo.families.qwen2_5_vl import Qwen25VL
+from mrg_grpo.model.families.qwen2_5_vl import Qwen25VL
 
 
 class Qwen2VL(Qwen25VL):

@@ -34,16 +34,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrg_grpo import ranks
-from mrg_grpo.batch import PromptBatch, PromptEncoder
-from mrg_grpo.cache import ContinuationCache, DecodeCache, PrefixRecorder
+from mrg_grpo.model.batch import PromptBatch, PromptEncoder
+from mrg_grpo.model.kv_cache import ContinuationCache, DecodeCache, PrefixRecorder
 from mrg_grpo.config import Config
-from mrg_grpo.decoder import Decoder
+from mrg_grpo.model.decoder import Decoder
 from mrg_grpo.errors import UserError
-from mrg_grpo.families import Family
-from mrg_grpo.linear import quicken
-from mrg_grpo.pretrained import load_pretrained
-from mrg_grpo.projection import tempered, token_logprobs
-from mrg_grpo.shards import shard
+from mrg_grpo.model.families import Family
+from mrg_grpo.model.lora import quicken
+from mrg_grpo.model.pretrained import load_pretrained
+from mrg_grpo.model.logprobs import tempered, token_logprobs
+from mrg_grpo.model.fsdp import shard
 
 
 @dataclass

@@ -8,7 +8,7 @@ A layer calls `update(keys, values, layer_index)` with the keys and values of th
     DecodeCache        sampling: the same, with one buffer per layer that is written in place token by token
 
 n studies with g reports of each make the b = n * g rows, those of one study next to each other. Own keys and values
-come back in groups, (n, heads, g, tokens, head_dim), as mrg_grpo.attention wants them, and the prompt's are never
+come back in groups, (n, heads, g, tokens, head_dim), as mrg_grpo.model.attention wants them, and the prompt's are never
 copied per report. They are not transformers caches: those grow by concatenation, repeat the prompt and hide state on
 the model.
 """
@@ -16,7 +16,7 @@ the model.
 import torch
 from torch import Tensor
 
-from mrg_grpo.attention import exact
+from mrg_grpo.model.attention import exact
 
 
 class PrefixRecorder:

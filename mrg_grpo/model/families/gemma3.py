@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 from mrg_grpo.errors import UserError
-from mrg_grpo.families.base import Family, Masks, PromptInputs
+from mrg_grpo.model.families.base import Family, Masks, PromptInputs
 
 if TYPE_CHECKING:
-    from mrg_grpo.batch import PromptBatch
+    from mrg_grpo.model.batch import PromptBatch
 
 
 class Gemma3(Family):

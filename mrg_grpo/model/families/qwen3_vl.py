@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mrg_grpo.families.base import Masks, PromptInputs
-from mrg_grpo.families.qwen2_5_vl import Qwen25VL
+from mrg_grpo.model.families.base import Masks, PromptInputs
+from mrg_grpo.model.families.qwen2_5_vl import Qwen25VL
 
 if TYPE_CHECKING:
-    from mrg_grpo.batch import PromptBatch
+    from mrg_grpo.model.batch import PromptBatch
 
 
 class Qwen3VL(Qwen25VL):

@@ -12,7 +12,7 @@ from torch import Tensor
 from mrg_grpo.data.images import open_image
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
-from mrg_grpo.families.base import Family
+from mrg_grpo.model.families.base import Family
 from mrg_grpo.prompt import question
 
 

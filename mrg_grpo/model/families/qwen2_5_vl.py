@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mrg_grpo.families.base import Family, PromptInputs
+from mrg_grpo.model.families.base import Family, PromptInputs
 
 if TYPE_CHECKING:
-    from mrg_grpo.batch import PromptBatch
+    from mrg_grpo.model.batch import PromptBatch
 
 
 class Qwen25VL(Family):

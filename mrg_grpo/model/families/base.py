@@ -19,7 +19,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from mrg_grpo.batch import PromptBatch
+    from mrg_grpo.model.batch import PromptBatch
 
 Masks = dict[str, Tensor | None] | Tensor
 """Boolean (b, 1, q, k), True = attend: by kind of attention layer, or one for all, as the text model takes it."""

@@ -8,11 +8,11 @@ never be sampled, and where LoRA goes.
 from transformers import PretrainedConfig
 
 from mrg_grpo.errors import UserError
-from mrg_grpo.families.base import Family
-from mrg_grpo.families.gemma3 import Gemma3
-from mrg_grpo.families.qwen2_5_vl import Qwen25VL
-from mrg_grpo.families.qwen2_vl import Qwen2VL
-from mrg_grpo.families.qwen3_vl import Qwen3VL
+from mrg_grpo.model.families.base import Family
+from mrg_grpo.model.families.gemma3 import Gemma3
+from mrg_grpo.model.families.qwen2_5_vl import Qwen25VL
+from mrg_grpo.model.families.qwen2_vl import Qwen2VL
+from mrg_grpo.model.families.qwen3_vl import Qwen3VL
 
 FAMILIES: dict[str, type[Family]] = {
     "gemma3": Gemma3,

@@ -76,7 +76,7 @@ def before_after(before: Judged, after: Judged, split: str) -> BeforeAfter:
         sides.append(_side("both reports keep to the form", before.statistics[both], after.statistics[both], PRIMARY))
     studies = before.predictions.studies
     if all(image.startswith("phantom:") for study in studies for image in study.images):
-        from mrg_grpo.data.phantom_reader import read_labels
+        from mrg_grpo.data.phantom.reader import read_labels
 
         truth = torch.tensor([study.labels for study in studies])  # what the generator wrote
         one, two = (clinical_statistics(read_labels(judged.predictions.reports), truth) for judged in (before, after))

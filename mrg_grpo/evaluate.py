@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mrg_grpo import ranks
 from mrg_grpo.config import Config
-from mrg_grpo.credentialed import banner, mark
+from mrg_grpo.data.credentialed import banner, mark
 from mrg_grpo.data import Studies, describe_splits, load_studies
 from mrg_grpo.data.images import prefetch
 from mrg_grpo.data.records import first_names

@@ -28,7 +28,7 @@ from mrg_grpo import ranks
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.config import Config
 from mrg_grpo.config_text import to_toml
-from mrg_grpo.credentialed import banner
+from mrg_grpo.data.credentialed import banner
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import writing
 from mrg_grpo.model.policy import Policy

@@ -2,7 +2,7 @@
 
 config.toml  metrics.jsonl  rollouts.jsonl  validation.jsonl  followed.jsonl  checkpoints/  adapter/
 predictions_before.jsonl  predictions.jsonl  evaluation.json
-Of credentialed data also CREDENTIALED.txt, see mrg_grpo.credentialed.
+Of credentialed data also CREDENTIALED.txt, see mrg_grpo.data.credentialed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mrg_grpo import __version__, ranks
 from mrg_grpo.checkpoint import saved_steps, step_number
 from mrg_grpo.config import Config, changed_keys, load_config
 from mrg_grpo.config_text import to_toml
-from mrg_grpo.credentialed import banner, mark
+from mrg_grpo.data.credentialed import banner, mark
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluate import Judged, prediction_record
 from mrg_grpo.files import locked, sync, write_whole, writing

@@ -27,7 +27,7 @@ from mrg_grpo.checkpoint import resume as load_checkpoint
 from mrg_grpo.checkpoint import save_adapter, save_checkpoint
 from mrg_grpo.comparison import before_after
 from mrg_grpo.config import Config
-from mrg_grpo.credentialed import banner
+from mrg_grpo.data.credentialed import banner
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluate import (

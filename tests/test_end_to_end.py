@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import write_checkpoint
 
 from mrg_grpo.cli import main
-from mrg_grpo.credentialed import BANNER
+from mrg_grpo.data.credentialed import BANNER
 
 CONFIG = "experiments/phantom.toml"
 

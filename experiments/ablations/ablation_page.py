@@ -25,7 +25,7 @@ from experiments.ablations.ablation import PAGE, Arm, Bench, Claim
 from experiments.ablations.ablation_record import MARGIN, unpacked
 from experiments.docs import charts
 from mrg_grpo.conditions import BLANK, POSITIVE, UNCERTAIN
-from mrg_grpo.data.phantom_case import SEED, case_labels, sample_case
+from mrg_grpo.data.phantom.case import SEED, case_labels, sample_case
 from mrg_grpo.metrics.clinical import clinical_statistics, metrics_from_sums
 from mrg_grpo.metrics.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mrg_grpo.config import Config
-from mrg_grpo.data.phantom_reader import read_labels
+from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.evaluate import config_labeler
 from mrg_grpo.metrics.intervals import bootstrap
 from mrg_grpo.metrics.predictions import read_predictions

@@ -24,9 +24,9 @@ from torch import Tensor
 from experiments.audits import attacks
 from mrg_grpo import embedded
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data.phantom_case import case_labels, sample_case
-from mrg_grpo.data.phantom_reader import read_labels
-from mrg_grpo.data.phantom_text import write_report
+from mrg_grpo.data.phantom.case import case_labels, sample_case
+from mrg_grpo.data.phantom.reader import read_labels
+from mrg_grpo.data.phantom.text import write_report
 from mrg_grpo.labelers import CheXbert, read_label_csv
 from mrg_grpo.rewards.mccs import clinical_cosine
 

@@ -21,7 +21,7 @@ from experiments.audits.attacks import sentences
 from mrg_grpo import embedded
 from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data import load_studies
-from mrg_grpo.data.phantom_reader import read_labels
+from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.labelers import load_labeler
 from mrg_grpo.metrics.clinical import clinical_statistics, metrics_from_sums
 

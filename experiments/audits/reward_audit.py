@@ -28,9 +28,9 @@ from experiments.audits import attacks
 from experiments.audits.audit_page import write_page
 from experiments.audits.iu_baselines import load
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data.phantom_case import case_labels, sample_case
-from mrg_grpo.data.phantom_reader import read_labels
-from mrg_grpo.data.phantom_text import write_report
+from mrg_grpo.data.phantom.case import case_labels, sample_case
+from mrg_grpo.data.phantom.reader import read_labels
+from mrg_grpo.data.phantom.text import write_report
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers import load_labeler
 from mrg_grpo.metrics.baselines import baselines_from_labels

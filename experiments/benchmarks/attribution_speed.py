@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from mrg_grpo.data.phantom import load
+from mrg_grpo.data.phantom.dataset import load
 from mrg_grpo.embedded import labeler
 from mrg_grpo.labelers.attribution import attribute
 

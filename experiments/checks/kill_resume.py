@@ -37,7 +37,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
 
-import mrg_grpo.data.phantom as phantom
+import mrg_grpo.data.phantom.dataset as phantom
 import mrg_grpo.train as train
 from mrg_grpo.cli import main
 from mrg_grpo.config import load_config

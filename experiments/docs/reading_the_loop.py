@@ -25,7 +25,7 @@ from torch import Tensor
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.config import Config, load_config
-from mrg_grpo.data import phantom
+from mrg_grpo.data.phantom import dataset as phantom
 from mrg_grpo.data.images import open_image
 from mrg_grpo.data.study import Study
 from mrg_grpo.embedded import labeler as embedded_labeler

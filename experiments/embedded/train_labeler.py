@@ -38,8 +38,8 @@ from torch import Tensor
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from experiments.embedded.language.compose import Report, compose
-from mrg_grpo.data.phantom_case import case_labels, sample_case
-from mrg_grpo.data.phantom_text import write_report
+from mrg_grpo.data.phantom.case import case_labels, sample_case
+from mrg_grpo.data.phantom.text import write_report
 from mrg_grpo.labelers.chexbert import CheXbert, CheXbertNet
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mrg_grpo.config import Config, load_config
-from mrg_grpo.credentialed import banner
+from mrg_grpo.data.credentialed import banner
 from mrg_grpo.errors import UserError
 
 FILES = (

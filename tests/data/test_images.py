@@ -158,9 +158,9 @@ def test_missing_file_folder_and_impossible_name(tmp_path):
 
 
 def test_phantom_addresses_go_to_the_phantom(monkeypatch):
-    drawn = types.ModuleType("mrg_grpo.data.phantom")
+    drawn = types.ModuleType("mrg_grpo.data.phantom.dataset")
     drawn.image_of = lambda address: Image.new("L", (3, 2), len(address))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mrg_grpo.data.phantom", drawn)
+    monkeypatch.setitem(sys.modules, "mrg_grpo.data.phantom.dataset", drawn)
     monkeypatch.setattr(mrg_grpo.data, "phantom", drawn, raising=False)
     image = open_image("phantom:12/7")
     assert image.mode == "RGB" and image.size == (3, 2) and image.getpixel((0, 0)) == (12, 12, 12)

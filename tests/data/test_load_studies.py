@@ -162,9 +162,9 @@ def test_sizes_are_held_against_the_published_ones(tmp_path):
 
 def test_phantom_is_asked_for_its_sections(monkeypatch):
     study = Study("p0", ("phantom:0",), "Clear.", "train")
-    drawn = types.ModuleType("mrg_grpo.data.phantom")
+    drawn = types.ModuleType("mrg_grpo.data.phantom.dataset")
     drawn.load = lambda root, sections, rare: {"train": [study], "val": [], "test": []}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mrg_grpo.data.phantom", drawn)
+    monkeypatch.setitem(sys.modules, "mrg_grpo.data.phantom.dataset", drawn)
     monkeypatch.setattr(mrg_grpo.data, "phantom", drawn, raising=False)
     assert load_studies("phantom", "")["train"] == [study]
 

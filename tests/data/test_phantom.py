@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data import phantom, phantom_case
-from mrg_grpo.data.phantom_draw import Chest, paint, render
-from mrg_grpo.data.phantom_phrases import HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
-from mrg_grpo.data.phantom_reader import read_labels
-from mrg_grpo.data.phantom_text import phrases, write_report
+from mrg_grpo.data.phantom import case as phantom_case
+from mrg_grpo.data.phantom import dataset as phantom
+from mrg_grpo.data.phantom.draw import Chest, paint, render
+from mrg_grpo.data.phantom.phrases import HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.data.phantom.reader import read_labels
+from mrg_grpo.data.phantom.text import phrases, write_report
 from mrg_grpo.errors import UserError
 
 PINNED = [("train", 0), ("train", 1), ("train", 12), ("test", 3), ("test", 77), ("warmstart", 5)] + [

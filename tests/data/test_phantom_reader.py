@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data import phantom_case
-from mrg_grpo.data.phantom_phrases import FILLERS, HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
-from mrg_grpo.data.phantom_reader import read_labels
-from mrg_grpo.data.phantom_text import write_report
+from mrg_grpo.data.phantom import case as phantom_case
+from mrg_grpo.data.phantom.phrases import FILLERS, HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.data.phantom.reader import read_labels
+from mrg_grpo.data.phantom.text import write_report
 
 
 def read(report: str) -> list[int]:

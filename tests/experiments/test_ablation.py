@@ -25,7 +25,7 @@ from experiments.ablations.ablation import Arm, Bench, Claim, Experiment
 from experiments.ablations.ablation_record import behaviour, packed, record_of, thinned, unpacked, validation_of
 from experiments.docs import charts
 from mrg_grpo.config import load_config
-from mrg_grpo.data.phantom import export, load
+from mrg_grpo.data.phantom.dataset import export, load
 from mrg_grpo.errors import UserError
 
 EXPERIMENTS = [

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data.phantom import load
-from mrg_grpo.data.phantom_case import sample_case
-from mrg_grpo.data.phantom_reader import read_labels
-from mrg_grpo.data.phantom_text import PHRASES, _fill, write_report
+from mrg_grpo.data.phantom.dataset import load
+from mrg_grpo.data.phantom.case import sample_case
+from mrg_grpo.data.phantom.reader import read_labels
+from mrg_grpo.data.phantom.text import PHRASES, _fill, write_report
 from mrg_grpo.embedded import labeler
 from mrg_grpo.labelers.attribution import Attributor, attribute, carriers, sentence_spans
 

@@ -12,7 +12,7 @@ import time
 import pytest
 from fake_run import write_run
 
-from mrg_grpo.data.phantom_reader import read_labels
+from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.labelers.attribution import attribute
 from mrg_grpo.view.cases import Pictures
 from mrg_grpo.view.page import build

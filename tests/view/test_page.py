@@ -11,7 +11,7 @@ from fake_run import HOSTILE, write_run
 
 from mrg_grpo.cli import main
 from mrg_grpo.conditions import CONDITIONS
-from mrg_grpo.data.phantom_reader import read_labels
+from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers.attribution import attribute
 from mrg_grpo.view.cases import Pictures

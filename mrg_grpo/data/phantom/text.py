@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE
-from mrg_grpo.data.phantom_case import Finding, PhantomCase
-from mrg_grpo.data.phantom_phrases import FILLERS, HELDOUT, INCIDENTAL, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.data.phantom.case import Finding, PhantomCase
+from mrg_grpo.data.phantom.phrases import FILLERS, HELDOUT, INCIDENTAL, JOINT, JOINT_HELDOUT, PHRASES
 
 ORDER = (
     ("lungs", ("Lung Opacity", "Consolidation", "Pneumonia", "Edema", "Atelectasis", "Lung Lesion")),

@@ -12,7 +12,7 @@ import random
 
 import numpy as np
 
-from mrg_grpo.data.phantom_case import Finding, PhantomCase
+from mrg_grpo.data.phantom.case import Finding, PhantomCase
 
 SIDE = 224
 Y, X = np.meshgrid(

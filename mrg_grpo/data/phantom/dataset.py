@@ -15,10 +15,10 @@ from pathlib import Path
 from PIL import Image
 
 from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data.phantom_case import RARE, SEED, case_labels, sample_case
-from mrg_grpo.data.phantom_draw import render
-from mrg_grpo.data.phantom_phrases import HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
-from mrg_grpo.data.phantom_text import write_report
+from mrg_grpo.data.phantom.case import RARE, SEED, case_labels, sample_case
+from mrg_grpo.data.phantom.draw import render
+from mrg_grpo.data.phantom.phrases import HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.data.phantom.text import write_report
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 

@@ -148,24 +148,24 @@ def memory_of(error: Exception) -> str:
 
 def on_ranks(arguments: argparse.Namespace) -> int:
     """A command as one of the processes that torchrun has started: an error is said once, and ends this one at once."""
-    from mrg_grpo import ranks
+    from mrg_grpo import distributed
 
-    ranks.begin()
+    distributed.init_process_group()
     try:
-        if arguments.command not in ON_RANKS and ranks.world() > 1:
+        if arguments.command not in ON_RANKS and distributed.world_size() > 1:
             raise UserError(f"{arguments.command} is for one process: start it without torchrun")
         code = run(arguments)
     except UserError as error:
         text = " ".join(str(error).split())
-        if ranks.first_to_say(text):
-            print(f"mrg-grpo: rank {ranks.rank()}: {text}", file=sys.stderr, flush=True)
-        if isinstance(error, ranks.PeerLostError):
+        if distributed.first_to_say(text):
+            print(f"mrg-grpo: rank {distributed.rank()}: {text}", file=sys.stderr, flush=True)
+        if isinstance(error, distributed.PeerLostError):
             time.sleep(1.0)  # torchrun calls the first that ends the root cause: let it be the other
-        ranks.fail(2)
+        distributed.fail(2)
     except Exception:  # a bug: the others must see the end of this rank at once all the same
         traceback.print_exc()
-        ranks.fail(1)
-    ranks.end()
+        distributed.fail(1)
+    distributed.destroy_process_group()
     return code
 
 
@@ -185,8 +185,8 @@ def run_sft(arguments: argparse.Namespace) -> int:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from mrg_grpo.config import load_config
-    from mrg_grpo.evaluate import evaluate_split
-    from mrg_grpo.run_dir import holds_run
+    from mrg_grpo.evaluation.decode import evaluate_split
+    from mrg_grpo.run.folder import holds_run
 
     config = load_config(arguments.config, arguments.overrides)
     output = Path(arguments.output or Path(config.run.output_dir) / f"evaluate-{arguments.split}")
@@ -198,8 +198,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 def own_adapter(config, arguments: argparse.Namespace) -> str | None:
     """--adapter, or RUN_DIR/adapter where there is one and --base does not ask for the start policy; it is named."""
-    from mrg_grpo import ranks
-    from mrg_grpo.run_dir import holds_run
+    from mrg_grpo import distributed
+    from mrg_grpo.run.folder import holds_run
 
     folder = Path(config.run.output_dir)
     own = folder / "adapter"
@@ -214,22 +214,22 @@ def own_adapter(config, arguments: argparse.Namespace) -> str | None:
         )
     else:
         adapter = None
-    if ranks.first():
+    if distributed.is_first():
         print(f"policy: {adapter or config.model.adapter or 'the base, without an adapter'}", file=sys.stderr)
     return adapter
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    from mrg_grpo.check import run_check as check
     from mrg_grpo.config import load_config
+    from mrg_grpo.preflight.check import run_check as check
 
     return check(load_config(arguments.config, arguments.overrides))
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
     from mrg_grpo.config import load_config
-    from mrg_grpo.footprint import Machine
-    from mrg_grpo.plan import run_plan as plan
+    from mrg_grpo.preflight.footprint import Machine
+    from mrg_grpo.preflight.plan import run_plan as plan
 
     for name in ("gpu_gb", "tflops", "bandwidth", "images"):
         value = getattr(arguments, name)
@@ -241,7 +241,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     from mrg_grpo.config import Config, apply_override, build, check, load_config
-    from mrg_grpo.evaluate import report_images
+    from mrg_grpo.evaluation.decode import report_images
 
     adapter = arguments.adapter
     if arguments.config:
@@ -258,21 +258,21 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 
 def run_label(arguments: argparse.Namespace) -> int:
-    from mrg_grpo import ranks
+    from mrg_grpo import distributed
     from mrg_grpo.labelers import load_labeler
     from mrg_grpo.labelers.csv_form import read_report_csv, write_label_csv
 
     require_folder(arguments.output)
     reports = read_report_csv(arguments.reports)
-    labels = ranks.sharded(load_labeler(arguments.labeler, arguments.tokenizer).label, reports)
-    if ranks.first():
+    labels = distributed.map_shares(load_labeler(arguments.labeler, arguments.tokenizer).label, reports)
+    if distributed.is_first():
         write_label_csv(arguments.output, reports, labels)
     print(f"{len(reports)} reports labelled: {arguments.output}")
     return 0
 
 
 def run_score(arguments: argparse.Namespace) -> int:
-    from mrg_grpo.score import run_score as score
+    from mrg_grpo.evaluation.score import run_score as score
 
     return score(
         arguments.predictions,

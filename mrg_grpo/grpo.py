@@ -10,8 +10,8 @@ Deliberate choices:
   does each further inner pass, since the policy has moved.
 * On policy (one inner pass, beta 0) the ratio is 1 and the loss is 0 in value. Its gradient is not: watch grad_norm.
 * Denominators are fixed over the whole step before the first micro-batch, so gradients do not depend on micro-batching,
-  nor on the number of ranks: each takes whole studies, and their gradients are added once per pass (mrg_grpo.ranks).
-* A step whose logits, rewards, loss or gradient are not finite moves nothing and is skipped, see mrg_grpo.faults.
+  nor on the number of ranks: each takes whole studies, and their gradients are added once per pass (mrg_grpo.distributed).
+* A step whose logits, rewards, loss or gradient are not finite moves nothing and is skipped, see mrg_grpo.run.faults.
 * All randomness is keyed by (seed, step): a resumed run continues as if it had never stopped.
 """
 
@@ -22,15 +22,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mrg_grpo import ranks
-from mrg_grpo.model.batch import PromptBatch
+from mrg_grpo import distributed
 from mrg_grpo.config import Config
-from mrg_grpo.faults import require_finite
-from mrg_grpo.objective import group_advantages, grpo_loss
+from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
-from mrg_grpo.rewards import Rewards, RewardTable
 from mrg_grpo.model.rollout import Rollout, sample_groups
-from mrg_grpo.stepstats import PhaseTimer, StepStats
+from mrg_grpo.objective import group_advantages, grpo_loss
+from mrg_grpo.rewards import Rewards, RewardTable
+from mrg_grpo.run.faults import require_finite
+from mrg_grpo.step_metrics import PhaseTimer, StepStats
 
 
 @dataclass
@@ -65,8 +65,8 @@ class Grpo:
 
         with timer("reward"):  # label, compare, weigh; then each report against its own group
             table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists())
-            rewards = ranks.rows(table.total.view(-1, grpo.group_size), prompts.spare)  # of all ranks
-            advantages = ranks.own_rows(group_advantages(rewards, grpo.scale), len(prompts.studies))  # (N, G)
+            rewards = distributed.gather_rows(table.total.view(-1, grpo.group_size), prompts.spare)  # of all ranks
+            advantages = distributed.own_rows(group_advantages(rewards, grpo.scale), len(prompts.studies))  # (N, G)
             advantages = advantages.to(policy.device)
 
         with timer("reference"):  # the frozen start policy on the same reports
@@ -109,7 +109,7 @@ class Grpo:
     def normalizer(self, mask: Tensor, studies: int) -> Tensor | int:
         """The denominator of the whole step over all ranks, for the configured aggregation."""
         if self.config.grpo.aggregate == "token":
-            return ranks.total(mask.sum()).clamp(min=1)
+            return distributed.all_reduce(mask.sum()).clamp(min=1)
         reports = studies * self.config.grpo.group_size
         return reports * self.config.sampling.max_tokens if self.config.grpo.aggregate == "constant" else reports
 
@@ -137,7 +137,7 @@ class Grpo:
         Raises NotFiniteError before anything moves, on all ranks or on none.
         """
         grpo = self.config.grpo
-        ranks.reduce_gradients(self.policy.trainable())
+        distributed.reduce_gradients(self.policy.trainable())
         for group in self.optimizer.param_groups:
             group["lr"] = grpo.learning_rate * self.rate(number)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable(), grpo.max_grad_norm)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, UNCERTAIN
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, UNCERTAIN
 
 QUESTION = "Write the findings of this chest X-ray study."
 THINK_FORM = " First list what you see inside <think></think>, then write the report inside <report></report>."

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from mrg_grpo import ranks
+from mrg_grpo import distributed
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
 
@@ -33,10 +33,10 @@ def sft_loss(policy: Policy, prompts: PromptBatch, targets: list[str]) -> Tensor
     mask = mask & prompts.counts.unsqueeze(1)
     prefix = policy.prefill(prompts)
     logps, _ = policy.logprobs(prefix, tokens, mask)  # (N, T)
-    loss = -logps.sum() / ranks.total(mask.sum())
+    loss = -logps.sum() / distributed.all_reduce(mask.sum())
     loss.backward()
     policy.backward(prefix)
-    return ranks.total(loss)
+    return distributed.all_reduce(loss)
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:

@@ -21,16 +21,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mrg_grpo import ranks
-from mrg_grpo.model.batch import PromptBatch
-from mrg_grpo.checkpoint import resume as load_checkpoint
-from mrg_grpo.checkpoint import save_adapter, save_checkpoint
-from mrg_grpo.comparison import before_after
+from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.data.credentialed import banner
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluate import (
+from mrg_grpo.evaluation.before_after import before_after
+from mrg_grpo.evaluation.clinical import metrics_from_sums
+from mrg_grpo.evaluation.decode import (
     Judged,
     config_labeler,
     judge,
@@ -43,20 +41,22 @@ from mrg_grpo.evaluate import (
     validation_studies,
     write_predictions,
 )
-from mrg_grpo.faults import Guard, require_finite
 from mrg_grpo.files import write_whole
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import CheXbert, labeler_name
 from mrg_grpo.labelers.reference import ReferenceLabels
-from mrg_grpo.live import Live, Sample, first_sample, require_tensorboard
-from mrg_grpo.metrics.clinical import metrics_from_sums
+from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.prompt import target_text
 from mrg_grpo.rewards import Rewards, require_terms
 from mrg_grpo.rewards.mccs import rarity_weights
-from mrg_grpo.run_dir import RunDir, holds_run
+from mrg_grpo.run.checkpoint import resume as load_checkpoint
+from mrg_grpo.run.checkpoint import save_adapter, save_checkpoint
+from mrg_grpo.run.faults import Guard, require_finite
+from mrg_grpo.run.folder import RunDir, holds_run
+from mrg_grpo.run.progress import Live, Sample, first_sample, require_tensorboard
+from mrg_grpo.run.stream import StudyStream
 from mrg_grpo.sft import cosine, sft_loss
-from mrg_grpo.stream import StudyStream
 
 RARITY = "rarity_weights.json"
 M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1
@@ -140,12 +140,12 @@ def rarity(config: Config, studies: list[Study], labeler: CheXbert, folder: Path
     """
     if config.reward.mccs.weighting != "rarity":
         return None
-    stored = folder / RARITY if folder and ranks.first() else None
+    stored = folder / RARITY if folder and distributed.is_first() else None
     kept = stored.read_text(encoding="utf-8") if stored and stored.exists() and holds_run(stored.parent) else None
-    kept = ranks.from_first(kept)
+    kept = distributed.broadcast(kept)
     if kept is not None:
         return weights_in(kept, f"{folder}/{RARITY}")
-    weights = rarity_weights(ranks.sharded(labeler.label, [study.report for study in studies]))
+    weights = rarity_weights(distributed.map_shares(labeler.label, [study.report for study in studies]))
     if stored:
         write_whole(stored, json.dumps(weights.tolist(), indent=1))
     return weights
@@ -174,7 +174,7 @@ def sft(config: Config, resume: bool = False) -> int:
         for group in optimizer.param_groups:
             group["lr"] = config.sft.learning_rate * cosine(number, config.run.steps, warmup=config.grpo.warmup)
         loss = sft_loss(policy, prompts, targets(prompts.studies, labels, config.prompt.think))
-        ranks.reduce_gradients(policy.trainable())
+        distributed.reduce_gradients(policy.trainable())
         norm = torch.nn.utils.clip_grad_norm_(policy.trainable(), config.grpo.max_grad_norm)
         require_finite({"loss": loss, "gradient": norm})
         optimizer.step()
@@ -200,8 +200,10 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     policy.share_start()
     print(f"policy: {policy.parameter_counts()}")
     note_other_lora(policy, config)
-    if ranks.world() > 1:
-        print(f"ranks: {ranks.world()}, base {'in shards, LoRA not merged' if policy.sharded else 'whole on each'}")
+    if distributed.world_size() > 1:
+        print(
+            f"ranks: {distributed.world_size()}, base {'in shards, LoRA not merged' if policy.sharded else 'whole on each'}"
+        )
     return Session(run, splits, policy, labeler)
 
 
@@ -228,7 +230,7 @@ def carry_out(session: Session, optimizer: torch.optim.Optimizer, size: int, ste
 
 def way_on(run: RunDir) -> str:
     """The command that goes on with this run."""
-    program = "mrg-grpo" if ranks.world() == 1 else "torchrun ... -m mrg_grpo"
+    program = "mrg-grpo" if distributed.world_size() == 1 else "torchrun ... -m mrg_grpo"
     return f"{program} {run.command} {shlex.quote(str(run.path / 'config.toml'))} --resume"
 
 
@@ -275,7 +277,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
                 validate(session, number, live)
             if followed and last:
                 run.write_followed(number, decoded(session, followed))
-            stopped = max(ranks.gathered(stop.number))  # a signal may reach one rank alone
+            stopped = max(distributed.all_gather(stop.number))  # a signal may reach one rank alone
             due = due or number % config.run.save_every == 0 or last or bool(stopped)
             if due and not metrics.get("skipped"):
                 run.sync_logs()
@@ -328,8 +330,8 @@ def validate(session: Session, number: int, live: Live) -> None:
 def baseline(session: Session) -> Judged:
     """The start policy on the test split; read from its file if an earlier end of this run got so far."""
     studies, path = test_studies(session.splits, session.config), session.run.path / "predictions_before.jsonl"
-    kept = read_predictions(path, studies, session.config.prompt.think) if ranks.first() else None
-    before = ranks.from_first(kept)
+    kept = read_predictions(path, studies, session.config.prompt.think) if distributed.is_first() else None
+    before = distributed.broadcast(kept)
     if before is not None:
         return judge(before, session.labeler, session.config)
     with session.policy.reference():

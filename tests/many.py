@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mrg_grpo import ranks
+from mrg_grpo import distributed
 
 
 def as_rank(rank, world, ports, folder, function, arguments):
@@ -29,9 +29,9 @@ def as_rank(rank, world, ports, folder, function, arguments):
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
         faulthandler.dump_traceback_later(60, file=sys.stderr)
-        ranks.begin()
+        distributed.init_process_group()
         torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
-        ranks.end()
+        distributed.destroy_process_group()
         code = 0
     except SystemExit as leaving:
         code = leaving.code

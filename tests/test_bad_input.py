@@ -1,7 +1,7 @@
 """Bad input over the command line: one line that names the place, exit code 2, and nothing lost.
 
 One table for all of it. What each reader says in detail is tested beside the reader (tests/data, tests/labelers,
-tests/metrics, tests/test_checkpoints.py).
+tests/evaluation, tests/model/test_pretrained.py).
 """
 
 import csv
@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from command import CONFIG, command_line
+from model.test_pretrained import foreign_tokenizer
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_checkpoints import foreign_tokenizer
 from tiny import write_checkpoint
 
 from mrg_grpo import cli
@@ -103,7 +103,7 @@ def test_an_image_that_fails_in_training_ends_the_run_after_what_is_saved(kind, 
             (tmp_path / "images" / name).write_bytes(png())
     (tmp_path / "annotation.json").write_text(json.dumps(records))
     from mrg_grpo.data import load_studies
-    from mrg_grpo.stream import StudyStream
+    from mrg_grpo.run.stream import StudyStream
 
     second = StudyStream(load_studies("iu_xray_r2gen", tmp_path)["train"], 1, 0).batch(2)[0].images[0]
     Path(second).write_bytes(IMAGES[kind][0]())
@@ -241,7 +241,7 @@ def test_a_report_that_is_too_much_for_meteor_is_named(monkeypatch):
     from types import SimpleNamespace
 
     from mrg_grpo.errors import UserError
-    from mrg_grpo.metrics import language
+    from mrg_grpo.evaluation import language
 
     ended = functools.cache(lambda: SimpleNamespace(_stat=lambda a, b: ""))  # what it answers once its process is gone
     monkeypatch.setattr(language, "meteor_scorer", ended)

@@ -7,15 +7,15 @@ import torch
 from PIL import Image
 from tiny import write_checkpoint
 
-from mrg_grpo.checkpoint import find_fault, save_checkpoint, saved_steps
-from mrg_grpo.checkpoint import resume as load_checkpoint
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.model.policy import Policy
-from mrg_grpo.rewards import Rewards
 from mrg_grpo.model.rollout import Rollout, sample_groups
-from mrg_grpo.stream import StudyStream
+from mrg_grpo.rewards import Rewards
+from mrg_grpo.run.checkpoint import find_fault, save_checkpoint, saved_steps
+from mrg_grpo.run.checkpoint import resume as load_checkpoint
+from mrg_grpo.run.stream import StudyStream
 
 
 class LetterLabeler:

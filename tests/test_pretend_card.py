@@ -12,7 +12,7 @@ from mrg_grpo import cli
 from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import CHECK_EVERY, decode
-from mrg_grpo.stream import StudyStream
+from mrg_grpo.run.stream import StudyStream
 
 CONFIG = "experiments/phantom.toml"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mrg_grpo.conditions import CONDITIONS
+from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.prompt import parse_completion, question, target_text, think_text
 
 

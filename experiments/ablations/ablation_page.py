@@ -24,10 +24,10 @@ from torch import Tensor
 from experiments.ablations.ablation import PAGE, Arm, Bench, Claim
 from experiments.ablations.ablation_record import MARGIN, unpacked
 from experiments.docs import charts
-from mrg_grpo.conditions import BLANK, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom.case import SEED, case_labels, sample_case
-from mrg_grpo.metrics.clinical import clinical_statistics, metrics_from_sums
-from mrg_grpo.metrics.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
+from mrg_grpo.evaluation.clinical import clinical_statistics, metrics_from_sums
+from mrg_grpo.evaluation.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
+from mrg_grpo.labels import BLANK, POSITIVE, UNCERTAIN
 
 F1, COSINE = "f1_micro_13_uncertain_positive", "clinical_cosine"
 Column = tuple[str, str, str]

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from mrg_grpo.config import Config
 from mrg_grpo.data.phantom.reader import read_labels
-from mrg_grpo.evaluate import config_labeler
-from mrg_grpo.metrics.intervals import bootstrap
-from mrg_grpo.metrics.predictions import read_predictions
+from mrg_grpo.evaluation.decode import config_labeler
+from mrg_grpo.evaluation.intervals import bootstrap
+from mrg_grpo.evaluation.prediction_files import read_predictions
+from mrg_grpo.evaluation.score import score_predictions
 from mrg_grpo.rewards.mccs import clinical_cosine
-from mrg_grpo.score import score_predictions
 
 MARGIN = 0.2
 """Of the MCCS that every arm is judged by, whatever it was rewarded with."""

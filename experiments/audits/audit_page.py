@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.audits import attacks
 from experiments.docs import charts
-from mrg_grpo.conditions import CONDITIONS
+from mrg_grpo.labels import CONDITIONS
 
 MARKER = "<!-- reward_audit -->"
 HONEST = "best_constant"

@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.errors import UserError
-from mrg_grpo.metrics.baselines import NO_FINDING, baselines_from_labels
-from mrg_grpo.metrics.clinical import clinical_metrics, clinical_statistics
-from mrg_grpo.metrics.evaluation import HEADLINE, RESAMPLES
-from mrg_grpo.metrics.intervals import bootstrap
-from mrg_grpo.metrics.table import Number, format_table
-from mrg_grpo.score import score_labels
+from mrg_grpo.evaluation.baselines import NO_FINDING, baselines_from_labels
+from mrg_grpo.evaluation.clinical import clinical_metrics, clinical_statistics
+from mrg_grpo.evaluation.intervals import bootstrap
+from mrg_grpo.evaluation.score import score_labels
+from mrg_grpo.evaluation.summary import HEADLINE, RESAMPLES
+from mrg_grpo.evaluation.table import Number, format_table
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 CLASS_OF_VALUE = {None: BLANK, 1: POSITIVE, 0: NEGATIVE, -1: UNCERTAIN}
 MARKER = "<!-- iu_baselines -->"

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from experiments.audits import attacks
 from mrg_grpo import embedded
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom.case import case_labels, sample_case
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.data.phantom.text import write_report
 from mrg_grpo.labelers import CheXbert, read_label_csv
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.rewards.mccs import clinical_cosine
 
 CLASS_OF_VALUE = {None: BLANK, 1: POSITIVE, 0: NEGATIVE, -1: UNCERTAIN}

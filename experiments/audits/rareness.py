@@ -19,11 +19,11 @@ import torch
 from experiments.audits import iu_baselines
 from experiments.audits.attacks import sentences
 from mrg_grpo import embedded
-from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data import load_studies
 from mrg_grpo.data.phantom.reader import read_labels
+from mrg_grpo.evaluation.clinical import clinical_statistics, metrics_from_sums
 from mrg_grpo.labelers import load_labeler
-from mrg_grpo.metrics.clinical import clinical_statistics, metrics_from_sums
+from mrg_grpo.labels import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 
 F1 = "f1_micro_13_uncertain_positive"
 

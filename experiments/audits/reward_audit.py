@@ -27,14 +27,14 @@ from torch import Tensor
 from experiments.audits import attacks
 from experiments.audits.audit_page import write_page
 from experiments.audits.iu_baselines import load
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom.case import case_labels, sample_case
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.data.phantom.text import write_report
 from mrg_grpo.errors import UserError
+from mrg_grpo.evaluation.baselines import baselines_from_labels
+from mrg_grpo.evaluation.intervals import bootstrap
 from mrg_grpo.labelers import load_labeler
-from mrg_grpo.metrics.baselines import baselines_from_labels
-from mrg_grpo.metrics.intervals import bootstrap
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.rewards.ce_f1 import ce_f1
 from mrg_grpo.rewards.external import ExternalReward
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights, unsigned_cosine

@@ -19,8 +19,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLCo
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from experiments.embedded.train_base import SPECIAL, build_tokenizer
-from mrg_grpo.data.phantom.dataset import image_of, load
 from mrg_grpo.data.phantom.case import SEED
+from mrg_grpo.data.phantom.dataset import image_of, load
 from mrg_grpo.prompt import question
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": r".*language_model.*\.(?:q|k|v|o|gate|up|down)_proj"}

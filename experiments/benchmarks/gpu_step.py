@@ -63,11 +63,11 @@ def measure(folder: str, path: str, steps: int, device: str) -> dict[str, Any]:
     import torch
     from PIL import Image
 
-    from mrg_grpo import footprint, plan
     from mrg_grpo.config import load_config
     from mrg_grpo.data.study import Study
     from mrg_grpo.grpo import Grpo
     from mrg_grpo.model.policy import Policy
+    from mrg_grpo.preflight import footprint, plan
     from mrg_grpo.rewards import Rewards
 
     labeler: Any = SimpleNamespace(

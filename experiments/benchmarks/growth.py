@@ -30,9 +30,9 @@ import torch
 
 from experiments.benchmarks import cases, ours, performance_page
 from experiments.benchmarks.step_against_trl import MICRO_BATCH, peak_gflops, run
-from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.data.study import Study
 from mrg_grpo.files import write_whole
+from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.train import settle_heap
 
 RESULTS = performance_page.RESULTS / "growth.json"

@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.on_paper                                     # from the stored report lengths
     python -m experiments.benchmarks.on_paper --data ../shared/data/iu_xray       # counts the lengths again
 
-experiments/iu_xray.toml on one 80 GB GPU, from config.json alone; nothing is run. Our way is what mrg_grpo.footprint
+experiments/iu_xray.toml on one 80 GB GPU, from config.json alone; nothing is run. Our way is what mrg_grpo.preflight.footprint
 says of this engine. The repeated-prompt way is what engines without a shared prefix do: every one of the B = N * G
 reports brings its own copy of the pictures and the prompt into sampling, reference and training. Both are taken at the
 same utilisation, with the same LoRA, the same micro-batches, no activation checkpointing and every report alive to the
@@ -30,7 +30,7 @@ from tokenizers import Regex, pre_tokenizers
 from experiments.benchmarks import performance_page
 from mrg_grpo import embedded
 from mrg_grpo.config import Config, load_config
-from mrg_grpo.footprint import (
+from mrg_grpo.preflight.footprint import (
     EAGER_LAYER,
     GRAPH,
     Machine,
@@ -44,7 +44,7 @@ from mrg_grpo.footprint import (
     resident,
     train,
 )
-from mrg_grpo.plan import model_sizes, step_shape
+from mrg_grpo.preflight.plan import model_sizes, step_shape
 from mrg_grpo.prompt import target_text
 
 RESULTS = performance_page.RESULTS / "on_paper.json"

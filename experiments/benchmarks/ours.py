@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from experiments.benchmarks import cases
-from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.grpo import Grpo
+from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import Rewards
 from mrg_grpo.train import settle_heap

@@ -210,7 +210,7 @@ def on_paper(record: dict) -> str:
         ["keys and values, per token", f"{record['cache_per_token'] / 1024:,.0f} KiB",
          f"{model['layers']} layers x 2 x {model['keys']} x {model['size']} bytes"],
         ["kept for the backward pass, per prompt token", f"{record['kept_per_token'] / 1e6:.1f} MB",
-         "`mrg_grpo/footprint.py`, held against autograd's own count"],
+         "`mrg_grpo/preflight/footprint.py`, held against autograd's own count"],
     ]  # fmt: skip
     parts = [
         table(["quantity", "value", "from"], quantities),

@@ -23,7 +23,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 ADAPTER_7B = 40_370_176
-"""Trainable parameters of Qwen2.5-VL-7B at rank 16 on all seven projections (tests/test_plan.py counts them)."""
+"""Trainable parameters of Qwen2.5-VL-7B at rank 16 on all seven projections (tests/preflight/test_plan.py counts them)."""
 STUDIES, GROUP = 4, 8
 SAMPLE, REST = 7.2, 2.5
 """Planned seconds of a step of experiments/iu_xray.toml on one A100, sampling and all else (docs/running.md)."""
@@ -33,19 +33,21 @@ NODE, NETWORK, LATENCY, HOP = 150e9, 25e9, 20e-6, 50e-6
 
 def one_rank() -> None:
     """Run by torchrun: a step that counts its exchanges, and the bytes of parameters in shards; rank 0 prints JSON."""
-    from mrg_grpo import ranks
+    from mrg_grpo import distributed
     from mrg_grpo.config import load_config
     from mrg_grpo.embedded import labeler
-    from mrg_grpo.evaluate import read_splits
+    from mrg_grpo.evaluation.decode import read_splits
     from mrg_grpo.grpo import Grpo
+    from mrg_grpo.model.fsdp import bytes_here
     from mrg_grpo.model.policy import Policy
     from mrg_grpo.rewards import Rewards
-    from mrg_grpo.model.fsdp import bytes_here
-    from mrg_grpo.stream import StudyStream
+    from mrg_grpo.run.stream import StudyStream
 
     out = sys.stdout
-    ranks.begin()
-    config = load_config(ROOT / "experiments" / "phantom.toml", [f"grpo.studies_per_step={2 * ranks.world()}"])
+    distributed.init_process_group()
+    config = load_config(
+        ROOT / "experiments" / "phantom.toml", [f"grpo.studies_per_step={2 * distributed.world_size()}"]
+    )
     config.sampling.max_tokens = 48
     policy = Policy.load(config)
     grpo = Grpo(config, policy, Rewards(config.reward, labeler(), config.prompt.think))
@@ -53,13 +55,13 @@ def one_rank() -> None:
     sent: dict[str, list[int]] = {}
 
     def counting(name, size):
-        plain = getattr(ranks.dist, name)
+        plain = getattr(distributed.dist, name)
 
         def counted(*arguments):
             sent.setdefault(name, []).append(size(*arguments))
             return plain(*arguments)
 
-        setattr(ranks.dist, name, counted)
+        setattr(distributed.dist, name, counted)
 
     counting("all_gather_object", lambda values, value: len(pickle.dumps(value)))
     counting("all_reduce", lambda tensor: tensor.numel() * tensor.element_size())
@@ -67,10 +69,10 @@ def one_rank() -> None:
         sent.clear()
         grpo.step(prompts, number)
     config.model.shard = True
-    shards = ranks.gathered(bytes_here(Policy.load(config).model))
-    if ranks.first():
+    shards = distributed.all_gather(bytes_here(Policy.load(config).model))
+    if distributed.is_first():
         print("JSON" + json.dumps({"sent": sent, "reports": len(prompts.studies) * GROUP, "shards": shards}), file=out)
-    ranks.end()
+    distributed.destroy_process_group()
 
 
 def measured_ranks(world: int) -> dict:
@@ -83,7 +85,7 @@ def measured_ranks(world: int) -> dict:
 def report_lengths(studies: int) -> torch.Tensor:
     """(studies, GROUP) tokens of reports that the embedded start policy samples."""
     from mrg_grpo.config import load_config
-    from mrg_grpo.evaluate import read_splits
+    from mrg_grpo.evaluation.decode import read_splits
     from mrg_grpo.model.policy import Policy
     from mrg_grpo.model.rollout import sample_groups
 

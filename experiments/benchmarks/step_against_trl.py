@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 
 from experiments.benchmarks import cases, ours, performance_page
-from mrg_grpo.footprint import arithmetic
-from mrg_grpo.plan import model_sizes, step_shape
+from mrg_grpo.preflight.footprint import arithmetic
+from mrg_grpo.preflight.plan import model_sizes, step_shape
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "step_against_trl.json"
 MICRO_BATCH = 4

@@ -115,7 +115,7 @@ def measure(folder: str, one: dict) -> dict[str, float]:
 
 
 def planned(folder: str, one: dict) -> dict[str, float]:
-    from mrg_grpo import footprint, plan
+    from mrg_grpo.preflight import footprint, plan
 
     config = settings(folder, one)
     model, shape = plan.model_sizes(config), plan.step_shape(config, one["images"])

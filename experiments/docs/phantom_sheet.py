@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.data.phantom.case import PhantomCase, sample_case
 from mrg_grpo.data.phantom.draw import render
+from mrg_grpo.labels import CONDITIONS
 
 TILE, GAP, COLUMNS = 224, 18, 6
 

@@ -9,7 +9,7 @@ transformers' own forward, and all three must agree: so the page cannot tell ano
 
 The study is the first of the training split that shows all of `shows`. Which token is sampled and which label is read
 hangs on comparisons of floats; the study is one where none is close (`margins`), so that another CPU writes the same
-page up to the last digits. tests/test_reading_the_loop.py compares.
+page up to the last digits. tests/docs/test_reading_the_loop.py compares.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mrg_grpo.model.batch import PromptBatch
-from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.config import Config, load_config
-from mrg_grpo.data.phantom import dataset as phantom
 from mrg_grpo.data.images import open_image
+from mrg_grpo.data.phantom import dataset as phantom
 from mrg_grpo.data.study import Study
 from mrg_grpo.embedded import labeler as embedded_labeler
 from mrg_grpo.errors import UserError
 from mrg_grpo.grpo import Grpo
-from mrg_grpo.objective import group_advantages, grpo_loss, k3
-from mrg_grpo.model.policy import Policy, Prefix
+from mrg_grpo.labels import CONDITIONS
+from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.logprobs import tempered
+from mrg_grpo.model.policy import Policy, Prefix
+from mrg_grpo.model.rollout import Rollout, sample_groups, uniforms
+from mrg_grpo.objective import group_advantages, grpo_loss, k3
 from mrg_grpo.rewards import Rewards, RewardTable
 from mrg_grpo.rewards.mccs import clinical_cosine, signed_vectors
-from mrg_grpo.model.rollout import Rollout, sample_groups, uniforms
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "experiments" / "docs" / "reading_the_loop.template.md"

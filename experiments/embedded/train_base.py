@@ -34,13 +34,13 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLCo
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mrg_grpo.model import attention
-from mrg_grpo.model.batch import PromptBatch, PromptEncoder
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom import case as phantom_case
 from mrg_grpo.data.phantom import dataset as phantom
 from mrg_grpo.data.phantom.draw import render
 from mrg_grpo.data.phantom.text import write_report
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.model import attention
+from mrg_grpo.model.batch import PromptBatch, PromptEncoder
 from mrg_grpo.model.families import family_of
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.prompt import question, target_text

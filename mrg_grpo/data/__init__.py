@@ -41,7 +41,7 @@ def load_studies(
     sections       "findings", "impression" or both, joined in this order
     views          None or "all", "frontal", or the number of first images to keep
     allow_missing  keep every study with the images that are there, possibly none; of what is decoded those with none
-                   are left out later, by `mrg_grpo.evaluate.read_splits`
+                   are left out later, by `mrg_grpo.evaluation.decode.read_splits`
     split_file     splits by id, for iu_xray_kaggle and iu_xray_xml; for mimic_cxr a table in place of its split file
     keep_xxxx      False drops de-identified words (XXXX, ___) from reports
     incomplete     "keep" or "drop" studies with an empty report, or with no image of the wished views

@@ -9,7 +9,7 @@ class Study:
 
     `images` are file paths, or `phantom:` addresses of procedural images; `mrg_grpo.data.images.open_image`
     opens both. `labels` are 14 CheXbert class ids (0 blank, 1 positive, 2 negative, 3 uncertain) in the
-    order of `mrg_grpo.conditions.CONDITIONS`, or None where the report has not been labelled.
+    order of `mrg_grpo.labels.CONDITIONS`, or None where the report has not been labelled.
     """
 
     id: str

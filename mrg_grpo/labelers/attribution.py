@@ -25,7 +25,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrg_grpo.conditions import BLANK, CONDITIONS
+from mrg_grpo.labels import BLANK, CONDITIONS
 
 Span = tuple[int, int]
 RULE = b"2"

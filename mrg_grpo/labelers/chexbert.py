@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
 
-from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.errors import UserError
+from mrg_grpo.labels import CONDITIONS
 
 __all__ = ["CLASSES", "CONDITIONS", "CheXbert", "CheXbertNet"]
 

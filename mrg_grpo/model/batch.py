@@ -25,7 +25,7 @@ class PromptBatch:
     attention_mask: Tensor  # (N, P), 1 on real tokens
     pixels: dict[str, Tensor]  # what the image processor made, images of all studies in order
     features: Tensor | None = None  # (image tokens, D)
-    spare: int = 0  # studies at the end that count for nothing, see mrg_grpo.ranks
+    spare: int = 0  # studies at the end that count for nothing, see mrg_grpo.distributed
 
     @property
     def study_ids(self) -> list[str]:

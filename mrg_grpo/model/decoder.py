@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrg_grpo.model.attention import attend_once
-from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.families import Family
+from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.lora import LoraLinear, side_by_side
 
 ROWS = 16

@@ -8,7 +8,7 @@ Deliberate choices:
 * Embeddings, final norm and lm_head stay whole: they are called and read outside of any module's forward (token by
   token in sampling, in chunks in mrg_grpo.model.logprobs). Of Qwen2.5-VL-7B these are 1.09 of 8.29 billion parameters.
 * Every forward and every backward pass is an exchange, so all ranks make the same number of them: spare studies
-  (mrg_grpo.ranks), groups without spread are not left out, and decoding goes on until all ranks have finished.
+  (mrg_grpo.distributed), groups without spread are not left out, and decoding goes on until all ranks have finished.
 * LoRA is never merged for sampling: the merged copy would be of whole layers, the very thing there is no room for.
 * The checkpoint is read whole into main memory by each rank, then moved to the GPU layer by layer.
 """
@@ -23,19 +23,19 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from mrg_grpo import ranks
+from mrg_grpo import distributed
 from mrg_grpo.errors import UserError
 from mrg_grpo.model.families import Family
 
 
 def shard(base: nn.Module, family: Family, device: torch.device) -> None:
     """Spread the base, on the CPU and with its LoRA in place, over the ranks; what stays whole moves to the device."""
-    if ranks.alone():
+    if distributed.alone():
         raise UserError(
             "model.shard: it spreads the base over the ranks of torchrun; start with "
             "`torchrun --nproc-per-node K -m mrg_grpo ...`, or set model.shard = false"
         )
-    mesh = init_device_mesh(device.type, (ranks.world(),))
+    mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for tower in (family.text_model(base), family.vision_tower(base)):
         whole = {p for p in tower.parameters() if p.requires_grad}  # the adapter
         for layer in layers(tower):

@@ -33,17 +33,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
-from mrg_grpo import ranks
-from mrg_grpo.model.batch import PromptBatch, PromptEncoder
-from mrg_grpo.model.kv_cache import ContinuationCache, DecodeCache, PrefixRecorder
+from mrg_grpo import distributed
 from mrg_grpo.config import Config
-from mrg_grpo.model.decoder import Decoder
 from mrg_grpo.errors import UserError
+from mrg_grpo.model.batch import PromptBatch, PromptEncoder
+from mrg_grpo.model.decoder import Decoder
 from mrg_grpo.model.families import Family
+from mrg_grpo.model.fsdp import shard
+from mrg_grpo.model.kv_cache import ContinuationCache, DecodeCache, PrefixRecorder
+from mrg_grpo.model.logprobs import tempered, token_logprobs
 from mrg_grpo.model.lora import quicken
 from mrg_grpo.model.pretrained import load_pretrained
-from mrg_grpo.model.logprobs import tempered, token_logprobs
-from mrg_grpo.model.fsdp import shard
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Policy:
 
     def share_start(self) -> None:
         """Rank 0's adapter on every rank, as policy and as reference."""
-        sent = ranks.from_first([p.detach().cpu() for p in self.trainable()])
+        sent = distributed.broadcast([p.detach().cpu() for p in self.trainable()])
         for parameter, start in zip(self.trainable(), sent):
             parameter.data.copy_(start)
         self.remember_start()
@@ -312,7 +312,7 @@ class Policy:
 
         What it writes lies behind its stop token and is masked.
         """
-        if self.sharded and any(ranks.gathered(bool(alive.any()))):
+        if self.sharded and any(distributed.all_gather(bool(alive.any()))):
             alive[0, 0] |= ~alive.any()
         return alive
 

@@ -21,9 +21,9 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file
 
-from mrg_grpo.model import attention
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError
+from mrg_grpo.model import attention
 from mrg_grpo.model.families import Family, family_of
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.config import Config
+from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.policy import Policy, Prefix
 
 CHECK_EVERY = 16

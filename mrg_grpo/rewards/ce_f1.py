@@ -11,7 +11,7 @@ reward this would punish every right "all clear", so the choice is a parameter.
 import torch
 from torch import Tensor
 
-from mrg_grpo.conditions import POSITIVE, UNCERTAIN
+from mrg_grpo.labels import POSITIVE, UNCERTAIN
 
 
 def ce_f1(generated: Tensor, reference: Tensor, uncertain: str = "positive", empty: float = 1.0) -> Tensor:

@@ -7,7 +7,7 @@ completion:
     reports           what stood inside <report>
     reference         the reference report
     study_id
-    labels            14 class ids of the report, a list in the order of mrg_grpo.conditions.CONDITIONS
+    labels            14 class ids of the report, a list in the order of mrg_grpo.labels.CONDITIONS
     reference_labels  14 class ids of the reference
     images            list of the study's image paths; in `mrg-grpo score` [] where the file names none
     completion_ids    token ids; in training alone

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.data.images import PHANTOM_SCHEME, open_image
 from mrg_grpo.data.records import inside
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers.attribution import Attribution
+from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.prompt import parse_completion
 from mrg_grpo.rewards.mccs import clinical_cosine
 from mrg_grpo.view.lesson import disagreement, lesson

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE
 
 STRONG = 0.5
 """Correlations below are not worth a word."""

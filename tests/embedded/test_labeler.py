@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mrg_grpo import embedded
-from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.labelers import read_label_csv
+from mrg_grpo.labels import CONDITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,7 +16,7 @@ from experiments.embedded.language.normal import NORMALS
 from experiments.embedded.language.other import OTHER
 from experiments.embedded.train_labeler import IGNORE, Recipe, collate, encode, rate_at, stream, train
 from mrg_grpo import embedded
-from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.labels import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 
 ROWS = [row for rows in (*FINDINGS.values(), *OTHER.values(), NORMALS, CLINICAL) for row in rows]
 

@@ -5,8 +5,8 @@ import torch
 
 from experiments.audits import attacks
 from experiments.audits.reward_audit import attacked_labels, best_constant, break_even, clinical_rewards, phantom_corpus
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom.reader import read_labels
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, BertConfig
 from experiments.benchmarks import cases, growth, on_paper, ours, performance_page, reward, start
 from experiments.docs import charts
 from mrg_grpo.data.study import Study
-from mrg_grpo.footprint import Machine, Model, Shape, arithmetic
+from mrg_grpo.preflight.footprint import Machine, Model, Shape, arithmetic
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = Model(

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.data.phantom.dataset import load
 from mrg_grpo.data.phantom.case import sample_case
+from mrg_grpo.data.phantom.dataset import load
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.data.phantom.text import PHRASES, _fill, write_report
 from mrg_grpo.embedded import labeler
 from mrg_grpo.labelers.attribution import Attributor, attribute, carriers, sentence_spans
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 
 class Reader:

@@ -5,9 +5,9 @@ import csv
 import pytest
 import torch
 
-from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers import read_label_csv, read_report_csv, write_label_csv
+from mrg_grpo.labels import CONDITIONS
 
 
 def test_reads_chexberts_own_sample(shared):

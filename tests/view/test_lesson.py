@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mrg_grpo.conditions import CONDITIONS
+from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.view.lesson import correlation, disagreement, lesson, pushes
 
 NOTHING = [0] * 14

@@ -10,10 +10,10 @@ import torch
 from fake_run import HOSTILE, write_run
 
 from mrg_grpo.cli import main
-from mrg_grpo.conditions import CONDITIONS
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers.attribution import attribute
+from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.view.cases import Pictures
 from mrg_grpo.view.page import CODES, build, evenly, over_time, thin, within
 from mrg_grpo.view.records import read_lines, read_run, signature

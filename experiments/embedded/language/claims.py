@@ -25,7 +25,7 @@ from experiments.embedded.language.names import (
     SIGNS,
 )
 from experiments.embedded.language.normal import DENIABLE
-from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.labels import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 
 WEIGHTS = {"ECM": 10, "CM": 8, "LO": 13, "LL": 8, "ED": 8, "CO": 10, "PN": 10, "AT": 6, "PX": 10, "PE": 13, "PO": 12, "FX": 7, "SD": 3}  # fmt: skip
 """How often a claim is about each condition; those named in the most ways weigh more."""

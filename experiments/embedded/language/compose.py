@@ -11,7 +11,7 @@ from experiments.embedded.language.grammar import SHORT, Statement, expand, pars
 from experiments.embedded.language.normal import DENIABLE, DENIABLE_WEIGHTS, NORMAL_SLOTS, NORMALS
 from experiments.embedded.language.other import OTHER, SALAD
 from experiments.embedded.language.slots import SLOTS
-from mrg_grpo.conditions import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.labels import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 
 STRENGTH = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
 """Which of two statements about one condition wins in a report, as CheXbert reads it."""

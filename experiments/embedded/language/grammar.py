@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from mrg_grpo.conditions import NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.labels import NEGATIVE, POSITIVE, UNCERTAIN
 
 SHORT = ("ECM", "CM", "LO", "LL", "ED", "CO", "PN", "AT", "PX", "PE", "PO", "FX", "SD")
 """Short names of the 13 conditions, in CheXbert's order."""

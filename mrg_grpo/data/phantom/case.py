@@ -17,7 +17,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 SEED = 7
 

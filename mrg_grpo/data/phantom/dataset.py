@@ -14,13 +14,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.data.phantom.case import RARE, SEED, case_labels, sample_case
 from mrg_grpo.data.phantom.draw import render
 from mrg_grpo.data.phantom.phrases import HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
 from mrg_grpo.data.phantom.text import write_report
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 SIZES = {"train": 8000, "val": 500, "test": 1000}
 

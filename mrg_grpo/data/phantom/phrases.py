@@ -14,7 +14,7 @@ Placeholders: {sev} mild, {size} small, {side} left or bilateral, {zone} lower, 
 
 from __future__ import annotations
 
-from mrg_grpo.conditions import NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.labels import NEGATIVE, POSITIVE, UNCERTAIN
 
 P, N, U = POSITIVE, NEGATIVE, UNCERTAIN
 

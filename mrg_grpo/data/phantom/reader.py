@@ -11,7 +11,7 @@ import re
 import torch
 from torch import Tensor
 
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 KEYWORDS = {
     "Enlarged Cardiomediastinum": r"(?:cardio)?mediastin\w+",

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 
-from mrg_grpo.conditions import BLANK, CONDITIONS, NEGATIVE
 from mrg_grpo.data.phantom.case import Finding, PhantomCase
 from mrg_grpo.data.phantom.phrases import FILLERS, HELDOUT, INCIDENTAL, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE
 
 ORDER = (
     ("lungs", ("Lung Opacity", "Consolidation", "Pneumonia", "Edema", "Atelectasis", "Lung Lesion")),

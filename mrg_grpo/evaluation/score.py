@@ -1,0 +1,289 @@
+"""Score reports: every metric with its interval, the baselines beside it, and two systems against each other.
+
+`mrg-grpo evaluate` and `mrg-grpo score` both end here, so that a policy of ours and any other system's prediction file
+are measured by the same ruler. S studies, K statistics.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.config import MARGIN
+from mrg_grpo.data.study import Study
+from mrg_grpo.errors import UserError
+from mrg_grpo.evaluation.baselines import Baseline, baselines_from_labels
+from mrg_grpo.evaluation.clinical import PRESETS, WIDTH, clinical_statistics, conditions_from_sums, metrics_from_sums
+from mrg_grpo.evaluation.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
+from mrg_grpo.evaluation.language import language_from_sums, language_statistics
+from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, named, read_predictions
+from mrg_grpo.evaluation.summary import RESAMPLES, Comparison, Evaluation
+from mrg_grpo.evaluation.table import Number
+from mrg_grpo.files import require_folder, writing
+from mrg_grpo.labels import CONDITIONS
+from mrg_grpo.prompt import has_tags, parse_completion
+from mrg_grpo.rewards.external import ExternalReward, metric_from_path
+
+
+@dataclass
+class Scored:
+    """Per-study statistics of one system: clinical (S, 171), then what else was asked for, and how to read them."""
+
+    ids: list[str]
+    statistics: Tensor  # (S, K), float64, on the CPU
+    metric: Callable[[Tensor], dict[str, Tensor]]
+    notes: list[str]
+
+
+def evaluation_of(
+    judged: Any,
+    train: list[Study] | None = None,
+    labeler=None,
+    language: str = "raw",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    margin: float = MARGIN,
+    labeled_by: str = "",
+) -> Evaluation:
+    """`mrg_grpo.evaluation.decode.Judged` -> Evaluation. train gives the baselines their reports, labeler labels them;
+    margin is that of the judged statistics, for the baselines' MCCS; labeled_by names the labeler."""
+    predictions = judged.predictions
+    references = [study.report for study in predictions.studies]
+    scored = score_labels(
+        [study.id for study in predictions.studies], judged.statistics, predictions.reports, references, language
+    )
+    beside: dict[str, Baseline] = {}
+    if train:
+        reports = [study.report for study in train]  # all of one judge: not the labels that studies may bring
+        beside = baselines_from_labels(reports, labeler.label(reports), judged.reference_labels, seed)
+        scored.notes.append(f"baselines from {len(train)} training reports")
+    return evaluate_scored(
+        scored, judged.reference_labels, references, beside, language, resamples, seed, margin, labeled_by
+    )
+
+
+def score_labels(
+    ids: list[str],
+    statistics: Tensor,
+    reports: list[str],
+    references: list[str],
+    language: str,
+    externals: dict[str, tuple[Tensor, Tensor]] | None = None,
+) -> Scored:
+    """Clinical statistics (S, 171) and texts -> all statistics side by side. externals: values and present, (S,)."""
+    parts, notes = [statistics.cpu().double()], []
+    readers: list[Callable[[Tensor], dict[str, Tensor]]] = [metrics_from_sums]
+    if language != "none":
+        try:
+            spoken = language_statistics(reports, references, language)
+            parts.append(spoken.statistics)
+            readers.append(language_from_sums)
+            notes += [f"language metrics on {language} text", *spoken.notes]
+        except UserError as error:
+            if "pycocoevalcap" not in str(error):
+                raise
+            notes.append(f"language metrics are left out: {error}")
+    for name, (values, present) in (externals or {}).items():
+        parts.append(torch.stack([values * present, present], dim=1).double())
+        readers.append(_mean_reader(name))
+    widths = [part.shape[1] for part in parts]
+
+    def metric(sums: Tensor) -> dict[str, Tensor]:
+        merged: dict[str, Tensor] = {}
+        for read, part in zip(readers, sums.split(widths, dim=-1), strict=True):
+            merged |= read(part)
+        return merged
+
+    return Scored(ids, torch.cat(parts, dim=1), metric, notes)
+
+
+def evaluate_scored(
+    scored: Scored,
+    reference_labels: Tensor,
+    references: list[str],
+    beside: dict[str, Baseline],
+    language: str,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    margin: float = MARGIN,
+    labeled_by: str = "",
+) -> Evaluation:
+    """Intervals of every metric and condition, for the system and for each baseline."""
+    clinical = scored.statistics[:, :WIDTH]
+    table = _numbers(bootstrap(clinical, conditions_from_sums, resamples, seed))
+    per_condition = {
+        condition: {column: numbers[row] for column, numbers in table.items()}
+        for row, condition in enumerate(CONDITIONS)
+    }
+    rows = {}
+    for name, baseline in beside.items():
+        words = torch.tensor([float(len(report.split())) for report in baseline.reports])
+        statistics = clinical_statistics(baseline.labels, reference_labels.cpu(), margin=margin, words=words)
+        one = score_labels(scored.ids, statistics, baseline.reports, references, language)
+        rows[name] = _scalars(bootstrap(one.statistics, one.metric, resamples, seed))
+    metrics = _scalars(bootstrap(scored.statistics, scored.metric, resamples, seed))
+    notes = [f"labels: {labeled_by}; MCCS with margin {margin:g}", *scored.notes] if labeled_by else scored.notes
+    return Evaluation(
+        len(scored.ids), metrics, per_condition, rows, notes, resamples=resamples, labeler=labeled_by, margin=margin
+    )
+
+
+def compare_systems(first: Scored, second: Scored, names: tuple[str, str], resamples: int = RESAMPLES) -> Comparison:
+    """Two systems on the same studies, in any order. Raises UserError that names studies only one of them has."""
+    place = {key: row for row, key in enumerate(second.ids)}
+    only = [key for key in first.ids if key not in place] + [key for key in second.ids if key not in set(first.ids)]
+    if only:
+        raise UserError(f"{names[0]} and {names[1]} differ in {len(only)} studies ({named(only)}): score the same ones")
+    if first.statistics.shape[1] != second.statistics.shape[1]:
+        raise UserError(f"{names[0]} and {names[1]} were not scored by the same metrics")
+    a, b = first.statistics, second.statistics[[place[key] for key in first.ids]]
+    difference = _scalars(bootstrap_difference(a, b, first.metric, resamples))
+    p_values = randomisation_test(a, b, first.metric, resamples)
+    return Comparison(names, difference, {name: p_values[name].item() for name in difference})
+
+
+def require_same_references(first: Predictions, second: Predictions, paths: tuple[str, str]) -> None:
+    """UserError that names the studies both have with references of other words; case and punctuation do not count."""
+
+    def truth(row: PredictionRow) -> object:
+        return re.findall(r"\w+", row.reference.lower()) or row.reference_labels
+
+    other = {row.study_id: truth(row) for row in second.rows}
+    differ = [row.study_id for row in first.rows if row.study_id in other and truth(row) != other[row.study_id]]
+    if differ:
+        raise UserError(
+            f"{paths[0]} and {paths[1]} hold other references for {len(differ)} studies ({named(differ)}), so their "
+            "scores cannot be compared; give references that are right for both as a file of their own, before them"
+        )
+
+
+def score_predictions(
+    predictions: Predictions, labeler, language: str = "raw", metrics: Sequence[str] = (), margin: float = MARGIN
+) -> tuple[Scored, Tensor]:
+    """A read prediction file -> its statistics, and the references' class ids (S, 14).
+
+    Reports are labelled by `labeler`; a file that holds labels alone is scored by those. Where predictions still carry
+    the tags of a completion all are parsed first. metrics are dotted paths of TRL's signature.
+    """
+    rows = predictions.rows
+    whole = [row.generated if row.generated is not None else row.prediction for row in rows]
+    tagged = [row.generated is None and has_tags(row.prediction) for row in rows]
+    parsed = [parse_completion(text) for text in whole]
+    reports = [answer.report if is_tagged else row.prediction for row, answer, is_tagged in zip(rows, parsed, tagged)]
+    references = [row.reference for row in rows]
+    notes = list(predictions.notes())
+    options: dict[str, Tensor] = {}
+    if predictions.has_text:
+        labels, reference_labels = labeler.label(reports).cpu(), labeler.label(references).cpu()
+        thoughts = [
+            row.think or (answer.think if is_tagged else "") for row, answer, is_tagged in zip(rows, parsed, tagged)
+        ]
+        if any(thoughts):
+            options = {"think": labeler.label(thoughts).cpu(), "has_think": torch.tensor([bool(t) for t in thoughts])}
+        options["words"] = torch.tensor([float(len(report.split())) for report in reports])
+    else:
+        labels, reference_labels = (_stored(rows, side) for side in ("labels", "reference_labels"))
+        language = "none"
+        notes.append("no text in this file: scored by the labels it holds")
+    if any(tagged):
+        notes.append(
+            f"{sum(tagged)} predictions carry the tags of a completion: the report inside is scored, the form of all"
+        )
+    if all(row.compliant is not None for row in rows):
+        options["compliant"] = torch.tensor([bool(row.compliant) for row in rows])
+    elif all(row.generated is not None for row in rows) or any(tagged):
+        options["compliant"] = torch.tensor([answer.compliant for answer in parsed])
+    ids = [row.study_id for row in rows]
+    columns = {
+        "reports": reports,
+        "reference": references,
+        "study_id": ids,
+        "prompts": [""] * len(rows),
+        "labels": labels.tolist(),
+        "reference_labels": reference_labels.tolist(),
+        "images": [list(row.images) for row in rows],
+    }
+    externals = {path: ExternalReward(path)(whole, **columns) for path in metrics}
+    statistics = clinical_statistics(labels, reference_labels, margin=margin, **options)  # type: ignore[arg-type]
+    scored = score_labels(ids, statistics, reports, references, language, externals)
+    scored.notes = notes + scored.notes
+    return scored, reference_labels
+
+
+def run_score(
+    paths: Sequence[str],
+    labeler_path: str | None = None,
+    tokenizer: str | None = None,
+    output: str | None = None,
+    preset: str | None = None,
+    compare: str | None = None,
+    language: str = "raw",
+    duplicates: str = "error",
+    metrics: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    margin: float | None = None,
+) -> int:
+    """`mrg-grpo score`: print the table, write the JSON. Returns the exit code. margin: of MCCS, None is MARGIN."""
+    from mrg_grpo.labelers import labeler_name, load_labeler
+
+    margin = MARGIN if margin is None else margin
+    if not 0 <= margin < 1:
+        raise UserError(f"--margin {margin}: must be at least 0 and below 1")
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f'preset "{preset}" is not one of {", ".join(PRESETS)}')
+    if output:
+        require_folder(output)
+    for path in metrics:
+        metric_from_path(path)
+    predictions = read_predictions(list(paths), duplicates)
+    labeler = load_labeler(labeler_path or "", tokenizer or "", torch.device("cpu"))
+    scored, reference_labels = score_predictions(predictions, labeler, language, metrics, margin)
+    references = [row.reference for row in predictions.rows]
+    beside: dict[str, Baseline] = {}
+    if predictions.has_text and len(references) > 1:
+        beside = baselines_from_labels(references, reference_labels, reference_labels, leave_one_out=True)
+        scored.notes.append("baselines from the references of this file; random and nearest leave the study itself out")
+    labeled_by = labeler_name(labeler_path or "") if predictions.has_text else "those that the file holds"
+    evaluation = evaluate_scored(
+        scored, reference_labels, references, beside, language, resamples, margin=margin, labeled_by=labeled_by
+    )
+    if compare:
+        # references and predictions in two files: the other system may bring its predictions alone
+        other = read_predictions([*paths[:-1], compare], duplicates)
+        require_same_references(predictions, other, (paths[-1], compare))
+        second, _ = score_predictions(other, labeler, language, metrics, margin)
+        names = (Path(paths[-1]).name, Path(compare).name)
+        evaluation.comparison = compare_systems(scored, second, names, resamples)
+    print(evaluation.table(preset))
+    if output:
+        with writing(output, "name another file with -o"):
+            Path(output).write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _mean_reader(name: str) -> Callable[[Tensor], dict[str, Tensor]]:
+    return lambda sums: {name: sums[..., 0] / sums[..., 1]}
+
+
+def _stored(rows: Sequence[Any], side: str) -> Tensor:
+    stored = [getattr(row, side) for row in rows]
+    lacking = [row.study_id for row, labels in zip(rows, stored) if labels is None]
+    if lacking:
+        raise UserError(f"{len(lacking)} studies have neither text nor {side} ({named(lacking)})")
+    return torch.tensor(stored, dtype=torch.long)
+
+
+def _scalars(intervals: dict[str, Interval]) -> dict[str, Number]:
+    return {name: Number(i.value.item(), i.low.item(), i.high.item()) for name, i in intervals.items()}
+
+
+def _numbers(intervals: dict[str, Interval]) -> dict[str, list[Number]]:
+    return {
+        name: [Number(*cell) for cell in zip(i.value.tolist(), i.low.tolist(), i.high.tolist())]
+        for name, i in intervals.items()
+    }

@@ -1,0 +1,140 @@
+"""What is known of one system's reports, as JSON and as a page of the console; and of two, side by side."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from mrg_grpo.evaluation.clinical import AVERAGES, LABEL_SETS, PRESETS, QUANTITIES, RATES, READINGS, preset_metrics
+from mrg_grpo.evaluation.table import Number, format_table
+from mrg_grpo.rewards.external import is_path
+
+RESAMPLES = 10_000
+"""Of every bootstrap and randomisation test that is printed."""
+
+HEADLINE = (
+    "f1_micro_14_uncertain_positive",
+    "f1_micro_14_uncertain_negative",
+    "f1_micro_13_uncertain_positive",
+    "f1_macro_14_uncertain_positive",
+    "f1_example_14_uncertain_negative",
+    "f1_micro_5_uncertain_positive",
+)
+"""The F1 that stand beside the baselines in the console table; the JSON has all."""
+
+LANGUAGE_METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider")
+
+
+@dataclass
+class Comparison:
+    """Second minus first on the same studies: difference with its interval, and p of the randomisation test."""
+
+    names: tuple[str, str]
+    difference: dict[str, Number]
+    p_value: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            name: {**number.to_json(), "p": None if math.isnan(self.p_value[name]) else self.p_value[name]}
+            for name, number in self.difference.items()
+        }
+
+    def table(self) -> str:
+        rows = [
+            (name, number, "-" if math.isnan(p := self.p_value[name]) else f"{p:.4f}")
+            for name, number in self.difference.items()
+            if (name in (*HEADLINE, *RATES, *LANGUAGE_METRICS) or is_path(name)) and not math.isnan(number.value)
+        ]
+        title = f"{self.names[1]} minus {self.names[0]}, paired"
+        return format_table(("metric", "difference [95% interval]", "p"), rows, title)
+
+
+@dataclass
+class Evaluation:
+    """Everything that is known of one system's reports."""
+
+    studies: int
+    metrics: dict[str, Number]
+    conditions: dict[str, dict[str, Number]]
+    baselines: dict[str, dict[str, Number]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    comparison: Comparison | None = None
+    resamples: int = RESAMPLES
+    labeler: str = ""
+    """Whose labels were counted, see `mrg_grpo.labelers.labeler_name`; "" where that is not known."""
+    margin: float | None = None
+    """m of the MCCS."""
+
+    def preset(self, name: str) -> dict[str, Number]:
+        """The numbers that one code prints, under its own names."""
+        return preset_metrics(self.metrics, name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON: every metric as value, low, high (null where undefined)."""
+        return {
+            "studies": self.studies,
+            "labeler": self.labeler,
+            "mccs_margin": self.margin,
+            "interval": f"95% percentile bootstrap over studies, {self.resamples} resamples",
+            "metrics": _as_json(self.metrics),
+            "conditions": {name: _as_json(numbers) for name, numbers in self.conditions.items()},
+            "presets": {name: _as_json(self.preset(name)) for name in PRESETS},
+            "baselines": {name: _as_json(numbers) for name, numbers in self.baselines.items()},
+            **({"comparison": self.comparison.to_json()} if self.comparison else {}),
+            "notes": self.notes,
+        }
+
+    def table(self, preset: str | None = None) -> str:
+        """The console page: notes, the CE grid, headline metrics beside the baselines, and the conditions."""
+        blocks = ["\n".join(self.notes)] if self.notes else []
+        blocks += [self._grid(), self._headline(), self._condition_table()]
+        if preset:
+            blocks.append(format_table((f"as {preset} prints", ""), list(self.preset(preset).items())))
+        if self.comparison:
+            blocks.append(self.comparison.table())
+        return "\n\n".join(blocks)
+
+    def _grid(self) -> str:
+        keys = [(average, quantity) for average in AVERAGES for quantity in QUANTITIES]
+        rows = [
+            (
+                f"{labels} labels, {reading.replace('_', ' ')}",
+                *(Number(self.metrics[f"{q}_{average}_{labels}_{reading}"].value) for average, q in keys),
+            )
+            for labels in LABEL_SETS
+            for reading in READINGS
+        ]
+        short = {"precision": "P", "recall": "R", "f1": "F1"}
+        return format_table(("clinical efficacy", *(f"{average} {short[q]}" for average, q in keys)), rows)
+
+    def _headline(self) -> str:
+        """Metrics beside the baselines, those of others last."""
+        external = [name for name in self.metrics if is_path(name)]
+        rows = [
+            (
+                name,
+                self.metrics[name],
+                *(Number(numbers[name].value) if name in numbers else "-" for numbers in self.baselines.values()),
+            )
+            for name in (*HEADLINE, *RATES, *LANGUAGE_METRICS, *external)
+            if name in self.metrics and not math.isnan(self.metrics[name].value)
+        ]
+        return format_table(("metric", "system [95% interval]", *self.baselines), rows)
+
+    def _condition_table(self) -> str:
+        columns = ("reference", "generated", "precision", "recall", "f1")
+        conditions = [
+            (
+                name,
+                *(f"{numbers[f'{column}_uncertain_positive'].value:.0f}" for column in columns[:2]),
+                *(Number(numbers[f"{column}_uncertain_positive"].value) for column in columns[2:4]),
+                numbers["f1_uncertain_positive"],
+                numbers["f1_negated"],
+            )
+            for name, numbers in self.conditions.items()
+        ]
+        head = ("condition (uncertain positive)", *columns[:4], "F1 [95% interval]", "F1 of negated")
+        return format_table(head, conditions)
+
+
+def _as_json(numbers: dict[str, Number]) -> dict[str, dict[str, float | None]]:
+    return {name: number.to_json() for name, number in numbers.items()}

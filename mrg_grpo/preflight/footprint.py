@@ -1,0 +1,333 @@
+"""Memory and arithmetic of a GRPO step as formulas: which tensors are alive at each phase's peak, in bytes, by name.
+
+N studies, G reports of one study, B = N * G reports, b reports of a micro-batch, P prompt tokens, T report tokens,
+L layers, D hidden size, V vocabulary.
+
+`resident` is alive in every phase; `prefill`, `sample`, `reference`, `train` and `evaluate` say what each adds. A
+change of the engine is a change of one term here.
+
+Deliberate choices:
+* What autograd keeps of a layer is counted tensor by tensor (`kept_by_layer`) and held against what it really keeps;
+  experiments/checks/plan_check.py holds the sum against measured peaks. The count is of Qwen's decoder layer; other families
+  differ in their norms by a few per cent.
+* Hours rest on a stated throughput. The defaults of `Machine` are assumptions: 40% of an A100's 312 TFLOP/s (bf16,
+  dense) and 64% of its 2,039 GB/s, both from its data sheet; EAGER_LAYER for a decoding step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mrg_grpo.model.logprobs import CHUNK_ELEMENTS
+
+EAGER_LAYER = 1e-3
+"""Seconds of a decoder layer for one token whatever its size: kernel launches; twice that with LoRA apart. Assumed."""
+RESERVED = 0.6e9
+"""Bytes of a GPU that CUDA itself takes. Assumed."""
+USABLE = 0.92
+"""Share of the rest that tensors can fill before fragmentation ends it. Assumed."""
+BERT = 110e6
+"""Parameters of chexbert.pth, kept in fp32 on the same device."""
+
+GRAPH, MERGED = "prefill activations", "merged copy of adapted weights"
+
+Bytes = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A GPU: memory in GB (1e9 bytes), arithmetic in 1e12 FLOP/s and traffic in GB/s as reached, not as advertised."""
+
+    gpu_gb: float = 80.0
+    tflops: float = 125.0
+    bandwidth: float = 1300.0
+
+    @property
+    def room(self) -> float:
+        return (self.gpu_gb * 1e9 - RESERVED) * USABLE
+
+
+@dataclass(frozen=True)
+class Model:
+    """Sizes of a policy; parameters are counted on the meta device."""
+
+    layers: int
+    hidden: int
+    queries: int  # width of all query heads
+    keys: int  # width of all key heads
+    heads: int
+    inner: int
+    vocabulary: int
+    vision_hidden: int
+    vision_inner: int
+    vision: int  # parameters of the vision tower
+    text: int  # of the decoder layers
+    total: int  # of the base, embeddings and projection included
+    adapter: int  # of LoRA
+    adapted: int  # of the base weights that LoRA adapts
+    rank: int
+    targets: tuple[str, ...]  # names of the adapted linear layers
+    size: int  # bytes of a base weight
+    packed: bool = False  # fp32 on a CPU: merging lays out every linear layer anew, adapted or not
+
+    @property
+    def cache(self) -> int:
+        """Bytes of one token's keys and values in all layers."""
+        return self.layers * 2 * self.keys * self.size
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one step is given."""
+
+    studies: int  # N
+    group: int  # G
+    micro: int  # b
+    prompt: int  # P
+    report: int  # T
+    sampled: int  # reports decoded together while sampling
+    decode: int  # studies that evaluation decodes together
+    merged: bool  # sampling.merge_lora
+    patches: int  # of all images of one study, before they are merged into tokens
+    patch_width: int  # numbers of a patch
+    padded: bool  # prompts of several lengths: masks, and keys repeated for every query head
+    passes: int = 1  # inner passes over the same reports
+
+    @property
+    def reports(self) -> int:
+        return self.studies * self.group
+
+    def shared(self, reports: int) -> int:
+        """Studies in a block of `reports`: whole groups, or a part of one."""
+        return max(1, reports // self.group)
+
+
+# ---- memory: what is alive
+
+
+def resident(m: Model, s: Shape) -> Bytes:
+    """Alive in every phase, from the second step on."""
+    return {
+        "base weights": m.total * m.size,
+        "adapter and its start": 2 * 4 * m.adapter,
+        "B beside the weights": m.size * m.adapter / 2 if m.size == 2 else 0,  # mrg_grpo.model.lora
+        "optimiser": 2 * 4 * m.adapter,
+        "adapter and optimiser as before the step": 3 * 4 * m.adapter if s.passes > 1 else 0,  # mrg_grpo.run.faults
+        "labeler": 4 * BERT if m.size == 2 else 0,
+        "pixels and features": s.studies * s.patches * (4 * s.patch_width + m.size * m.hidden / 4),
+    }
+
+
+def prefix_cache(m: Model, s: Shape) -> float:
+    """Keys and values of the N prompts."""
+    return s.studies * s.prompt * m.cache
+
+
+def kept_by_layer(m: Model, attention: float) -> float:
+    """Bytes a token leaves in one decoder layer for the backward pass; `attention` is what keys and masks add."""
+    norms = 2 * (4 * m.hidden + 4)  # two RMSNorms, in fp32, and their root
+    queries = 2 * m.size * m.queries + 4 * m.heads  # queries, output, log-sum-exp
+    gated = 3 * m.size * m.inner  # gate, its activation, up
+    return norms + queries + gated + kept_by_lora(m) + attention
+
+
+def kept_by_lora(m: Model) -> float:
+    """Bytes a token leaves behind in one layer's LoRA: what its modules read, and the rank between A and B in fp32."""
+    width = {"o_proj": m.queries, "down_proj": m.inner}
+    # the same tensors for all that read them; attention's output is kept by attention itself
+    shared = {"o_proj": "", "k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+    inputs = sum(width.get(name, m.hidden) for name in {shared.get(name, name) for name in m.targets} - {""})
+    return m.size * inputs + 4 * len(m.targets) * m.rank
+
+
+def prefill_graph(m: Model, s: Shape) -> float:
+    """What prefill keeps for move 3; the prefix's keys and values are among it."""
+    keys = 2 * m.size * (m.queries if s.padded else m.keys)
+    mask = m.size * s.prompt if s.padded else 0
+    prefix = 2 * m.size * m.keys if s.padded else 0  # with padding the repeated keys are kept beside the prefix's
+    return s.studies * s.prompt * m.layers * (kept_by_layer(m, keys + mask) + prefix)
+
+
+def continuation_graph(m: Model, s: Shape) -> float:
+    """What b reports keep: their own tensors, in each layer their prompts' keys and values, the projection's slopes."""
+    own = 2 * m.size * m.keys
+    if "o_proj" in m.targets:  # attention's output in the order that the layer wants is a copy
+        own += m.size * m.queries
+    tokens = s.micro * s.report
+    prompts = s.shared(s.micro) * s.prompt * m.cache
+    return tokens * m.layers * kept_by_layer(m, own) + prompts + 2 * tokens * m.hidden * m.size
+
+
+def working_prompt(m: Model, s: Shape, studies: int) -> float:
+    """The one layer that is running on `studies` prompts: with padding, masks and keys for every query head."""
+    attention = s.prompt * m.size * (4 * m.queries + s.prompt) if s.padded else 0.0
+    return studies * max(attention, s.prompt * mlp(m))
+
+
+def working_reports(m: Model, s: Shape, reports: int, tokens: int) -> float:
+    """The one layer that is running on `tokens` of each report: scores in fp32 and what is computed from them."""
+    scores = m.heads * tokens * 4 * (2 * s.prompt + s.report)
+    copied = 2 * m.keys * s.report * m.size  # the own keys and values, made contiguous for the product
+    return reports * max(scores + copied, tokens * mlp(m))
+
+
+def mlp(m: Model) -> float:
+    """Bytes of a token in the MLP that is running."""
+    return m.size * 4 * m.inner + 4 * (m.inner + 2 * m.hidden)
+
+
+def logits_chunk(m: Model, tokens: float) -> float:
+    """Logits, probabilities and their products in fp32, of the tokens that are projected at once."""
+    return 3 * 4 * min(tokens * m.vocabulary, max(CHUNK_ELEMENTS, m.vocabulary))
+
+
+def vision_activations(m: Model, patches: float) -> float:
+    """The one layer of the vision tower that is running, without gradient."""
+    return patches * (m.size * (6 * m.vision_hidden + 3 * m.vision_inner) + 4 * 4 * m.vision_hidden)
+
+
+def prefill(m: Model, s: Shape) -> Bytes:
+    """Move 1, with gradient: vision first, then the decoder."""
+    vision, graph = vision_activations(m, s.studies * s.patches), prefill_graph(m, s)
+    decoder = working_prompt(m, s, s.studies)
+    return {"vision activations": vision} if vision > graph + decoder else {GRAPH: graph, "working space": decoder}
+
+
+def sample(m: Model, s: Shape) -> Bytes:
+    """Decoding of `sampled` reports, with LoRA merged; the graph of move 1 waits for move 3."""
+    return {
+        GRAPH: prefill_graph(m, s),
+        MERGED: merged_copy(m, s),
+        "decode cache": decode_cache(m, s, s.shared(s.sampled), s.sampled),
+        "logits of one token": s.sampled * m.vocabulary * (m.size + 4 + 3 * 8),
+        "working space": working_reports(m, s, s.sampled, 1),
+    }
+
+
+def merged_copy(m: Model, s: Shape) -> float:
+    """The adapted weights once more, with LoRA folded in; packed ones of all layers and of the projection.
+
+    Nothing in bf16, which could not hold the sum (mrg_grpo.model.decoder).
+    """
+    if not s.merged or m.size == 2:
+        return 0.0
+    return (m.text + m.vocabulary * m.hidden if m.packed else m.adapted) * m.size
+
+
+def decode_cache(m: Model, s: Shape, studies: int, reports: int) -> float:
+    """The prompts' keys and values, and room for the reports'; keys are in at least fp32."""
+    return (studies * s.prompt + reports * s.report) * m.cache * (max(4, m.size) + m.size) / (2 * m.size)
+
+
+def reference(m: Model, s: Shape) -> Bytes:
+    """The start policy on the same reports, without gradient: its own prefix, then micro-batches."""
+    return {
+        GRAPH: prefill_graph(m, s),
+        "reference's prefix cache": prefix_cache(m, s),
+        "working space": max(
+            working_prompt(m, s, s.studies),
+            working_reports(m, s, s.micro, s.report),
+            logits_chunk(m, s.micro * s.report),
+        ),
+    }
+
+
+def train(m: Model, s: Shape) -> Bytes:
+    """Move 2 of one micro-batch where its forward pass ends and its backward pass begins, with what earlier ones left.
+
+    Logits and the layer that is running are never alive together: of the logits only what exceeds it counts.
+    """
+    layer = working_reports(m, s, s.micro, s.report)
+    return {
+        GRAPH: prefill_graph(m, s),
+        "gradients of the prefix": prefix_cache(m, s),
+        "gradients of the adapter": 4 * m.adapter,
+        "continuation activations": continuation_graph(m, s),
+        "logits chunk": max(logits_chunk(m, s.micro * s.report) - layer, 0.0),
+        "working space": layer,
+    }
+
+
+def evaluate(m: Model, s: Shape) -> Bytes:
+    """Greedy decoding of `decode` studies together, one report each, without gradient."""
+    one_layer = max(
+        vision_activations(m, s.decode * s.patches),
+        working_prompt(m, s, s.decode),
+        decode_cache(m, s, s.decode, s.decode) + working_reports(m, s, s.decode, 1),
+    )
+    pixels = s.decode * s.patches * (4 * s.patch_width + m.size * m.hidden / 4)
+    prefix = s.decode * s.prompt * m.cache
+    return {MERGED: merged_copy(m, s), "working space": one_layer, "evaluated prompts": pixels + prefix}
+
+
+PHASES = {"prefill": prefill, "sample": sample, "reference": reference, "train": train, "evaluate": evaluate}
+
+
+def peaks(m: Model, s: Shape, beta: float = 1.0) -> dict[str, float]:
+    """Bytes at the peak of each phase; without a reference if beta is 0."""
+    alive = sum(resident(m, s).values())
+    return {name: alive + sum(f(m, s).values()) for name, f in PHASES.items() if beta or name != "reference"}
+
+
+def sft_peak(m: Model, s: Shape, batch: int) -> float:
+    """Bytes at the peak of a warm-start step: every study with one report, all in one forward pass."""
+    return peaks(m, replace(s, studies=batch, group=1, micro=batch))["train"]
+
+
+def largest_micro_batch(m: Model, s: Shape, room: float, beta: float = 1.0) -> int:
+    """The most reports per forward pass whose step fits into `room` bytes; 0 if not even one does."""
+    fitting = [b for b in range(1, s.reports + 1) if max(peaks(m, replace(s, micro=b), beta).values()) <= room]
+    return max(fitting, default=0)
+
+
+# ---- arithmetic: FLOP of a step (a multiply and an add are two)
+
+
+def forward(m: Model, rows: float, tokens: float, before: float) -> float:
+    """The decoder on `rows` sequences of `tokens` behind `before` cached ones."""
+    linear = 2 * (m.text + m.adapter) * rows * tokens
+    return linear + 4 * m.layers * m.queries * rows * tokens * (before + tokens / 2)
+
+
+def arithmetic(m: Model, s: Shape, passes: int = 1, beta: float = 1.0) -> dict[str, float]:
+    """FLOP by phase. A backward pass through frozen weights costs one forward: no gradients of weights."""
+    vision = 2 * m.vision * s.studies * s.patches
+    prompt = forward(m, s.studies, s.prompt, 0)
+    reports = forward(m, s.reports, s.report, s.prompt)
+    logits = 2 * m.vocabulary * m.hidden * s.reports * s.report
+    return {
+        "prefill": vision + prompt,
+        "sample": reports + logits,
+        "reference": prompt + reports + logits if beta else 0.0,
+        "train": passes * (2 * reports + 2 * logits + prompt) + (passes - 1) * prompt,
+    }
+
+
+def decode_seconds(m: Model, s: Shape, machine: Machine, reports: int) -> float:
+    """All decoding steps of `reports`: bound by arithmetic, by memory traffic or by eager PyTorch."""
+    flop = forward(m, reports, 1, s.prompt + s.report / 2) + 2 * m.vocabulary * m.hidden * reports
+    weights = (m.text + m.vocabulary * m.hidden) * m.size
+    traffic = weights + (s.shared(reports) * s.prompt + reports * s.report / 2) * m.cache
+    launches = EAGER_LAYER * m.layers * (1 if s.merged else 2)
+    return s.report * max(flop / machine.tflops / 1e12, traffic / machine.bandwidth / 1e9, launches)
+
+
+def seconds(m: Model, s: Shape, machine: Machine, passes: int, beta: float) -> dict[str, float]:
+    """Seconds of a step by phase: reports end at half the limit on average, the longest at the limit."""
+    mean = replace(s, report=max(1, s.report // 2))
+    spent = {name: flop / machine.tflops / 1e12 for name, flop in arithmetic(m, mean, passes, beta).items()}
+    spent["sample"] = s.reports / s.sampled * decode_seconds(m, s, machine, s.sampled)
+    return spent
+
+
+def sft_seconds(m: Model, s: Shape, machine: Machine, batch: int) -> float:
+    """Of a warm-start step: every study with one report, forward and backward; nothing is sampled."""
+    spent = seconds(m, replace(s, studies=batch, group=1, sampled=batch), machine, 1, 0.0)
+    return spent["prefill"] + spent["train"]
+
+
+def decoding_hours(m: Model, s: Shape, machine: Machine, studies: int) -> float:
+    """Greedy decoding of a split."""
+    one = replace(s, studies=s.decode, group=1)
+    prefill_seconds = arithmetic(m, one)["prefill"] / machine.tflops / 1e12
+    return studies / s.decode * (prefill_seconds + decode_seconds(m, one, machine, s.decode)) / 3600

@@ -1,0 +1,170 @@
+"""Steps whose numbers are not finite: skipped, counted, written to a file that reproduces them.
+
+    RUN_DIR/faults/step-000123.pt    `python -m mrg_grpo.run.replay FILE` runs that step again from its own state
+
+Deliberate choices:
+* One look per inner pass, right before the optimiser moves: on a GPU it is the only wait. What was not finite earlier
+  (logits, rewards, loss) still is then, and the file names the first of them.
+* A skipped step leaves adapter and optimiser as they were before it, also where an earlier inner pass had moved them:
+  with several inner passes a copy of both is kept for the length of a step.
+* A run whose steps fail LIMIT times in a row ends. No checkpoint is written while steps are skipped, so its last two
+  are older than the first of them, and the older one is the way out where the last step before them did the harm.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mrg_grpo import distributed
+from mrg_grpo.config import Config
+from mrg_grpo.config_text import to_toml
+from mrg_grpo.data.credentialed import banner
+from mrg_grpo.errors import UserError
+from mrg_grpo.files import writing
+from mrg_grpo.model.batch import PromptBatch
+from mrg_grpo.model.policy import Policy
+from mrg_grpo.model.rollout import padded_rows
+
+LIMIT = 5
+"""Skipped steps in a row that end a run, and the number of fault files that are kept."""
+Shown = TypeVar("Shown")
+
+
+class NotFiniteError(UserError):
+    """A step cannot be taken. `names`: what was not finite, in the order of the step; `evidence`: what led to it."""
+
+    def __init__(self, names: list[str], evidence: dict[str, Any]) -> None:
+        super().__init__(f"{', '.join(names)} not finite: lower the learning rate, or look at the data of this step")
+        self.names, self.evidence = names, evidence
+
+
+def require_finite(tensors: dict[str, Tensor], evidence: dict[str, Any] | None = None) -> None:
+    """Raise NotFiniteError if any value of any of these tensors is NaN or infinite on any rank: all raise, or none.
+
+    Waits for the device once.
+    """
+    device = next(iter(tensors.values())).device
+    broken = torch.stack([~tensor.detach().isfinite().all().to(device) for tensor in tensors.values()])
+    counts = distributed.all_reduce(broken.long()).tolist()  # ranks on which it is not finite
+    if any(counts):
+        raise NotFiniteError([name for name, count in zip(tensors, counts) if count], evidence or {})
+
+
+class State:
+    """Adapter and optimiser at one moment."""
+
+    def __init__(self, adapter: dict[str, Tensor], optimizer: dict[str, Any] | None) -> None:
+        self.adapter, self.optimizer = adapter, optimizer
+
+    @classmethod
+    def of(cls, policy: Policy, optimizer: torch.optim.Optimizer) -> State:
+        adapter = {name: p.detach().clone() for name, p in policy.model.named_parameters() if p.requires_grad}
+        return cls(adapter, copy.deepcopy(optimizer.state_dict()))
+
+    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+        own = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+        if own.keys() != self.adapter.keys():
+            raise UserError("the adapter of the fault file is of another base or other lora.targets")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(self.adapter[name])
+        if self.optimizer is not None:
+            optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+
+
+class Guard:
+    """Takes the steps of a run, and skips those that raise NotFiniteError."""
+
+    def __init__(self, run_dir: Path, config: Config, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+        self.run_dir, self.config, self.policy, self.optimizer = run_dir, config, policy, optimizer
+
+    def attempt(
+        self,
+        step: Callable[[int, PromptBatch], tuple[dict[str, float], Shown | None]],
+        number: int,
+        prompts: PromptBatch,
+    ) -> tuple[dict[str, float], Shown | None]:
+        """The step's own result; of a skipped step `skipped` alone. UserError after LIMIT in a row."""
+        before = State.of(self.policy, self.optimizer) if self.config.grpo.inner_passes > 1 else None
+        try:
+            return step(number, prompts)
+        except NotFiniteError as fault:
+            self.optimizer.zero_grad()
+            if before:
+                before.restore(self.policy, self.optimizer)
+            path = self.dump(number, prompts, fault)
+            what = ", ".join(fault.names)
+        in_a_row = 1 + distributed.broadcast(
+            skipped_last(self.run_dir / "metrics.jsonl") if distributed.is_first() else 0
+        )
+        if in_a_row >= LIMIT:
+            raise UserError(
+                f"{LIMIT} steps in a row up to step {number} were not finite ({what} in the last, see {path}); "
+                "the checkpoints are older than they are: start a new run from the adapter of the older one, as "
+                "model.adapter, with a lower learning rate, or --resume if the machine was at fault"
+            )
+        tqdm.write(f"step {number} skipped: {what} not finite; reproduce it: python -m mrg_grpo.run.replay {path}")
+        return {"skipped": 1.0}, None
+
+    def dump(self, number: int, prompts: PromptBatch, fault: NotFiniteError) -> Path:
+        """What the step was given on all ranks, and what it made of it. The state is that before the step."""
+        state, path = State.of(self.policy, self.optimizer), self.run_dir / "faults" / f"step-{number:06d}.pt"
+        parts = distributed.all_gather(counted(fault.evidence, prompts) if self.config.run.keep_text else {})
+        studies = [
+            study for own in distributed.all_gather(prompts.study_ids[: int(prompts.counts.sum())]) for study in own
+        ]
+        content = {
+            **banner(self.config), "step": number, "not_finite": fault.names, "study_ids": studies,
+            "grpo": bool(fault.evidence), **joined(parts), "config": to_toml(self.config),
+            "adapter": state.adapter, "optimizer": state.optimizer,
+        }  # fmt: skip
+        self.write(path, content)
+        return path
+
+    @distributed.first_only
+    def write(self, path: Path, content: dict[str, Any]) -> None:
+        """The file of a skipped step; of the older ones LIMIT - 1 are kept."""
+        whole = io.BytesIO()
+        torch.save(content, whole)
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(whole.getbuffer())
+        for old in sorted(path.parent.glob("step-*.pt"))[:-LIMIT]:
+            old.unlink()
+
+
+def counted(evidence: dict[str, Any], prompts: PromptBatch) -> dict[str, Any]:
+    """Evidence of this rank without its spare studies; each tensor has as many rows for every study."""
+    n = len(prompts.studies)
+    return {
+        name: counted(value, prompts) if isinstance(value, dict)
+        else value.detach().cpu()[: len(value) // n * (n - prompts.spare)].clone()
+        for name, value in evidence.items()
+    }  # fmt: skip
+
+
+def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Evidence of all ranks as one process has it: rows in the order of the studies, padded to the longest report."""
+    whole: dict[str, Any] = {}
+    for name, value in parts[0].items():
+        values = [part[name] for part in parts]
+        whole[name] = joined(values) if isinstance(value, dict) else padded_rows(values)
+    return whole
+
+
+def skipped_last(metrics: Path) -> int:
+    """How many of the last lines of metrics.jsonl are of skipped steps."""
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    count = 0
+    while count < len(lines) and json.loads(lines[-1 - count]).get("skipped"):
+        count += 1
+    return count

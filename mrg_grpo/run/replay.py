@@ -1,0 +1,85 @@
+"""Run a skipped step again: `python -m mrg_grpo.run.replay RUN_DIR/faults/step-000123.pt`.
+
+The file holds the configuration, the state before the step and the ids of its studies; sampling is keyed by
+(seed, step), so on the same machine the same reports come out. Where the file holds the sampled tokens, the replay says
+whether they did: on a GPU, or under another version of torch, they may not.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mrg_grpo.config import Config, build, check
+from mrg_grpo.errors import UserError
+from mrg_grpo.evaluation.decode import config_labeler, read_splits
+from mrg_grpo.grpo import Grpo
+from mrg_grpo.model.policy import Policy
+from mrg_grpo.preflight.result import first_line
+from mrg_grpo.run.faults import NotFiniteError, State
+from mrg_grpo.run.folder import holds_run
+from mrg_grpo.train import RARITY, rewards_of
+
+
+@dataclass
+class Replay:
+    """What was not finite when the run took the step, and what is now; [] where all is."""
+
+    step: int
+    then: list[str]
+    now: list[str]
+    same_tokens: bool | None
+    """None where there is nothing to compare: no fault this time, or a file without tokens (keep_text = false)."""
+
+
+def replay(path: Path) -> Replay:
+    """Take the step of a fault file again. UserError if the file is damaged or its studies are not in the data."""
+    try:
+        fault = torch.load(path, weights_only=True, map_location="cpu")
+        config = check(build(Config, tomllib.loads(fault["config"]), str(path)))
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: no file of a skipped step ({first_line(error)})") from error
+    if not fault["grpo"]:
+        raise UserError(f"{path}: a step of the warm start; only steps of train can be replayed")
+    splits = read_splits(config)
+    by_id = {study.id: study for study in splits["train"]}
+    missing = [study for study in fault["study_ids"] if study not in by_id]
+    if missing:
+        raise UserError(f"{path}: {', '.join(missing)} not in the training split; put the data back as they were")
+    torch.manual_seed(config.run.seed)  # LoRA's A matrices
+    policy, labeler = Policy.load(config), config_labeler(config)
+    run_dir = path.resolve().parent.parent  # the file lies in RUN_DIR/faults; the run's rarity weights count
+    stored = run_dir if holds_run(run_dir) and (run_dir / RARITY).exists() else None
+    grpo = Grpo(config, policy, rewards_of(config, splits["train"], policy, labeler, stored))
+    State(fault["adapter"], fault["optimizer"]).restore(policy, grpo.optimizer)
+    prompts = policy.encoder.encode([by_id[study] for study in fault["study_ids"]])
+    try:
+        grpo.step(prompts.to(policy.device), fault["step"])
+    except NotFiniteError as again:
+        same = torch.equal(fault["tokens"], again.evidence["tokens"].cpu()) if "tokens" in fault else None
+        return Replay(fault["step"], fault["not_finite"], again.names, same)
+    return Replay(fault["step"], fault["not_finite"], [], None)
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m mrg_grpo.run.replay RUN_DIR/faults/step-000123.pt", file=sys.stderr)
+        return 2
+    try:
+        result = replay(Path(arguments[0]))
+    except UserError as error:
+        print(f"mrg_grpo.run.replay: {error}", file=sys.stderr)
+        return 2
+    print(f"step {result.step}: not finite then: {', '.join(result.then)}; now: {', '.join(result.now) or 'nothing'}")
+    if result.same_tokens is not None:
+        print("the sampled tokens are the same" if result.same_tokens else "other tokens were sampled this time")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""The order of training studies, and their prompts encoded ahead of the step.
+
+Step k (from 1) takes the k-th batch of N studies of an endless sequence of epochs, each a permutation keyed by
+(seed, epoch). So a step number is a position: nothing has to be saved or replayed to resume.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+
+from mrg_grpo import distributed
+from mrg_grpo.data.images import prefetch
+from mrg_grpo.data.study import Study
+from mrg_grpo.model.batch import PromptBatch, PromptEncoder
+
+
+class StudyStream:
+    """An endless, seekable sequence of batches."""
+
+    def __init__(self, studies: list[Study], size: int, seed: int) -> None:
+        self.studies, self.size, self.seed = studies, size, seed
+        self._order = cache(self._permutation)
+
+    def _permutation(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.studies), generator=generator).tolist()
+
+    def batch(self, step: int) -> list[Study]:
+        """The studies of step `step`, counted from 1; a batch may run over an epoch's end."""
+        positions = range((step - 1) * self.size, step * self.size)
+        return [self.studies[self._order(p // len(self.studies))[p % len(self.studies)]] for p in positions]
+
+    def prompts(self, encoder: PromptEncoder, first: int, last: int) -> Iterator[tuple[int, PromptBatch]]:
+        """(step, this rank's PromptBatch) for steps first..last; worker threads decode the images ahead of the step."""
+
+        def load(step: int) -> PromptBatch:
+            own = distributed.share(self.batch(step))
+            return encoder.encode(own.items, own.spare)
+
+        steps = range(first, last + 1)
+        yield from zip(steps, prefetch(steps, load, workers=2, ahead=4))

@@ -1,0 +1,196 @@
+"""Prediction files: every layout reads to the same rows, and nothing odd goes unnamed."""
+
+import csv
+import json
+
+import pytest
+
+from mrg_grpo.errors import UserError
+from mrg_grpo.evaluation.prediction_files import PredictionRow, read_predictions, write_predictions
+
+STUDIES = [
+    ("s1", "Lungs are clear.", "Clear lungs."),
+    ("s2", 'No "effusion", none.', "Mild edema,\nleft."),
+    ("s3", "Edema.", ""),
+]
+EXPECTED = [
+    ("s1", "Lungs are clear.", "Clear lungs."),
+    ("s2", 'No "effusion", none.', "Mild edema, left."),
+    ("s3", "Edema.", ""),
+]
+
+
+def write_csv(path, header, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([header, *rows] if header else rows)
+    return path
+
+
+def triples(result):
+    return [(row.study_id, row.reference, row.prediction) for row in result.rows]
+
+
+def files(tmp_path):
+    """The same studies in every layout -> paths to read."""
+    named = [dict(zip(("study_id", "reference", "prediction"), row)) for row in STUDIES]
+    rexrank = [
+        {"report": f"Findings: {r} Impression: Same.", "model_prediction": f"FINDINGS: {p}", "id": s}
+        for s, r, p in STUDIES
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, named)) + "\n\n")
+    (tmp_path / "own.json").write_text(json.dumps(named))
+    (tmp_path / "keyed.json").write_text(json.dumps({row["study_id"]: row for row in named}))
+    (tmp_path / "rexrank.json").write_text(json.dumps({row["id"]: row for row in rexrank}))
+    llava = [{"question_id": s, "ground_truth": r, "text": p} for s, r, p in STUDIES]
+    (tmp_path / "llava.jsonl").write_text("\n".join(map(json.dumps, llava)))
+    write_csv(
+        tmp_path / "own.csv", ("prediction", "extra", "study_id", "reference"), [(p, 1, s, r) for s, r, p in STUDIES]
+    )
+    (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "own.csv").read_bytes())
+    write_csv(tmp_path / "gt_reports.csv", ("study_id", "report"), [(s, r) for s, r, _ in STUDIES])
+    write_csv(tmp_path / "predicted_reports.csv", ("study_id", "report"), [(s, p) for s, _, p in reversed(STUDIES)])
+    write_csv(tmp_path / "gts.csv", None, [(r,) for _, r, _ in STUDIES])
+    write_csv(tmp_path / "res.csv", None, [(p,) for _, _, p in STUDIES])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "names,layout",
+    [
+        (["own.jsonl"], "jsonl with study_id, reference, prediction"),
+        (["own.json"], "json with study_id"),
+        (["keyed.json"], "json with study_id"),
+        (["own.csv"], "csv with study_id"),
+        (["bom.csv"], "csv with study_id"),
+        (["llava.jsonl"], "question_id as study_id, ground_truth as reference, text as prediction"),
+        (["gt_reports.csv", "predicted_reports.csv"], "two files matched by study_id: references gt_reports.csv"),
+    ],
+)
+def test_layouts(tmp_path, names, layout):
+    folder = files(tmp_path)
+    result = read_predictions([folder / name for name in names])
+    assert triples(result) == EXPECTED
+    assert layout in result.layout and result.empty == ["s3"] and result.missing == result.duplicated == []
+    assert result.notes()[0].startswith("3 studies, layout: ") and "1 predictions empty" in result.notes()[1]
+
+
+def test_rexrank(tmp_path):
+    result = read_predictions([files(tmp_path) / "rexrank.json"])
+    assert "ReXrank" in result.layout
+    assert triples(result)[0] == ("s1", "Lungs are clear. Same.", "Clear lungs.")
+
+
+def test_headerless_files_by_order(tmp_path):
+    folder = files(tmp_path)
+    result = read_predictions([folder / "gts.csv", folder / "res.csv"])
+    assert triples(result) == [(str(n), r, p) for n, (_, r, p) in enumerate(EXPECTED, start=1)]
+    assert "by order" in result.layout
+    write_csv(folder / "res.csv", None, [("one",)])
+    with pytest.raises(UserError, match=r"gts.csv has 3 reports and .*res.csv has 1"):
+        read_predictions([folder / "gts.csv", folder / "res.csv"])
+
+
+def test_of_a_file_with_both_sides_the_side_that_was_asked_for_counts(tmp_path):
+    both = write_csv(tmp_path / "both.csv", ("study_id", "report", "model_prediction"), [("s1", "Truth.", "Guess.")])
+    text = write_csv(tmp_path / "text.csv", ("study_id", "prediction", "reference"), [("s1", "Other.", "Truth.")])
+    for references in (both, text):
+        result = read_predictions([references, both])
+        assert triples(result) == [("s1", "Truth.", "Guess.")]
+        assert result.layout.endswith("predictions both.csv (model_prediction)")
+    assert triples(read_predictions([both, text])) == [("s1", "Truth.", "Other.")]
+
+
+def test_round_trip(tmp_path):
+    rows = [
+        PredictionRow(
+            "a", "Ref.", "Pred.", "<think>t</think><report>Pred.</report>", "t", True, ("x.png",), (1,) * 14, (0,) * 14
+        ),
+        PredictionRow("b", "Ref.", "Pred."),
+    ]
+    write_predictions(rows, tmp_path / "p.jsonl")
+    assert read_predictions([tmp_path / "p.jsonl"]).rows == rows
+
+
+def test_labels_alone(tmp_path):
+    record = {"study_id": "a", "labels": [0] * 13 + [1], "reference_labels": [2] * 14}
+    (tmp_path / "p.jsonl").write_text(json.dumps(record))
+    result = read_predictions([tmp_path / "p.jsonl"])
+    assert not result.has_text and result.rows[0].labels == (0,) * 13 + (1,) and "labels alone" in result.layout
+    assert len(result.notes()) == 1  # no text is not the same as empty text
+    for bad in ([0] * 13, [4] * 14, "none"):
+        (tmp_path / "p.jsonl").write_text(json.dumps({**record, "labels": bad}))
+        with pytest.raises(UserError, match="study a: labels must be 14"):
+            read_predictions([tmp_path / "p.jsonl"])
+
+
+def test_duplicates(tmp_path):
+    rows = [("s1", "R", "one"), ("s2", "R", "two"), ("s1", "R", "three")]
+    path = write_csv(tmp_path / "p.csv", ("study_id", "reference", "prediction"), rows)
+    with pytest.raises(UserError, match=r"1 studies more than once \(s1\); .*--duplicates first"):
+        read_predictions([path])
+    for duplicates, kept in (("first", "one"), ("last", "three")):
+        result = read_predictions([path], duplicates)
+        assert [row.prediction for row in result.rows] == [kept, "two"] and result.duplicated == ["s1"]
+        assert f"1 studies more than once: the {duplicates} one counts (s1)" in result.notes()
+    with pytest.raises(UserError, match="error, first or last"):
+        read_predictions([path], "any")
+
+
+def test_missing_empty_and_extra_are_counted_and_named(tmp_path):
+    many = [f"m{n:02}" for n in range(12)]
+    write_csv(
+        tmp_path / "gt.csv", ("study_id", "report"), [("a", "R"), ("b", "R"), ("c", ""), *((m, "R") for m in many)]
+    )
+    write_csv(tmp_path / "pred.csv", ("study_id", "report"), [("a", " "), ("c", "P"), ("x", "P")])
+    result = read_predictions([tmp_path / "gt.csv", tmp_path / "pred.csv"])
+    assert len(result.rows) == 15 and result.rows[1].prediction == ""  # missing ones are scored as empty
+    assert result.missing == ["b", *many] and result.empty == ["a"]
+    assert result.empty_references == ["c"] and result.without_reference == ["x"]
+    text = "\n".join(result.notes())
+    assert (
+        "13 predictions missing: scored as an empty report (b, m00, m01, m02, m03, m04, m05, m06, m07, m08, ...)"
+        in text
+    )
+    assert "1 predictions without a reference: cannot be scored, left out (x)" in text
+
+
+def test_a_null_prediction_is_missing(tmp_path):
+    rows = [{"study_id": "a", "reference": "R", "prediction": None}, {"study_id": "b", "reference": "R"}]
+    rows.append({"study_id": "c", "reference": "R", "prediction": "P"})
+    rows.append({"study_id": "d", "reference": "R", "prediction": float("nan")})  # as pandas writes it
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    result = read_predictions([tmp_path / "p.json"])
+    assert result.missing == ["a", "b", "d"] and result.empty == []
+
+
+@pytest.mark.parametrize(
+    "name,content,message",
+    [
+        ("p.csv", "study_id,prediction\na,b\n", "no column for reference"),
+        ("p.csv", "reference,prediction\na,b\n", "no column for study_id"),
+        ("p.csv", "study_id,reference,prediction\n,b,c\n", "record 1: study_id is empty"),
+        ("p.csv", "study_id,reference,prediction\na,b,c,d\n", "row 2 has 4 cells for 3 columns"),
+        ("p.csv", "study_id,reference,prediction\n", "holds no predictions"),
+        ("p.csv", "study_id,reference,prediction,prediction\na,b,c,d\n", "the column prediction 2 times"),
+        ("p.jsonl", '{"study_id": 1, "reference": "r", "prediction": ["p"]}', "record 1: prediction is a list"),
+        ("p.jsonl", '{"study_id": 1}\n{', "line 2: not valid JSON"),
+        ("p.jsonl", "[1]\n", "line 1: not a JSON object"),
+        ("p.json", "{", "not valid JSON"),
+        ("p.json", "[1, 2]", "list of records"),
+        ("p.txt", "", "csv, .json or .jsonl"),
+    ],
+)
+def test_bad_files_end_in_one_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        read_predictions([path])
+    assert "\n" not in str(error.value) and name in str(error.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(UserError, match="no prediction file"):
+        read_predictions([tmp_path / "none.csv"])
+    with pytest.raises(UserError, match="3 prediction files"):
+        read_predictions(["a", "b", "c"])

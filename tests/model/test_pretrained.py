@@ -1,0 +1,309 @@
+"""Checkpoints in the form of the hub: both config forms, real vocabulary, the real 7B's arithmetic, and refusals."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import hub
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny import write_checkpoint
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from mrg_grpo.config import Config
+from mrg_grpo.data.study import Study
+from mrg_grpo.errors import UserError
+from mrg_grpo.grpo import Grpo
+from mrg_grpo.model.families import FAMILIES, family_of
+from mrg_grpo.model.policy import Policy, with_adapter
+from mrg_grpo.rewards import Rewards
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    """The same checkpoint twice: as published in 2025, and with a nested config and today's parameter names."""
+    vocabulary = hub.ranks()
+    flat, nested = tmp_path_factory.mktemp("flat"), tmp_path_factory.mktemp("nested")
+    hub.write_tokenizer(flat, vocabulary)
+    shutil.copytree(flat, nested, dirs_exist_ok=True)
+    hub.write_weights(flat, hub.flat_config(), old=True)
+    hub.write_weights(nested, hub.nested_config(), old=False)
+    for folder in (flat, nested):
+        hub.write_rest(folder)
+    return {"flat": flat, "nested": nested}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "x.png"
+    pixels = torch.randint(0, 256, (84, 56), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(path)
+    return Study("x", (str(path),), "no pleural effusion", "train")
+
+
+def setting(folder, dtype="float32") -> Config:
+    config = Config()
+    config.model.path, config.model.device, config.model.dtype = str(folder), "cpu", dtype
+    config.prompt.text, config.sampling.max_tokens, config.grpo.group_size = "Report?", 8, 4
+    config.reward.weights = {"ccs": 1.0}
+    return config
+
+
+class LengthLabeler:
+    """A stand-in labeler: condition i is positive where the report's length has bit i."""
+
+    def label(self, texts):
+        return torch.tensor([[len(text) >> i & 1 for i in range(14)] for text in texts])
+
+
+@pytest.mark.parametrize("form", ["flat", "nested"])
+def test_prompt_has_the_real_ids(forms, study, form):
+    policy = Policy.load(setting(forms[form]))
+    assert len(policy.tokenizer) == 151665 and policy.stop_ids == [151645, 151643]
+    assert policy.tokenizer("Hello world")["input_ids"] == [9707, 1879]
+    assert sorted(policy.suppressed.tolist()) == [151652, 151653, 151654, 151655, 151656]
+    prompts = policy.encoder.encode([study])
+    system = [151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645, 198]  # You are a helpful assistant.
+    image = [151652, *[151655] * 6, 151653]  # 84 x 56 pixels are 6 x 4 patches, 2 x 2 to a token
+    ids = prompts.input_ids[0].tolist()
+    assert ids[: len(system) + 3 + len(image)] == [*system, 151644, 872, 198, *image]
+    assert ids[-5:] == [151645, 198, 151644, 77091, 198]
+    assert "Report?" in policy.tokenizer.decode(ids)
+    text = "Herz größer: <think>心影</think>\n\n  no 1234 effusion."
+    assert policy.tokenizer.decode(policy.tokenizer(text)["input_ids"]) == text
+
+
+def test_both_config_forms_give_the_same_numbers(forms, study):
+    results = []
+    for folder in forms.values():
+        policy = Policy.load(setting(folder))
+        assert {p.dtype for p in policy.base.model.visual.parameters() if not p.requires_grad} == {torch.float32}
+        prompts = policy.encoder.encode([study])
+        tokens = torch.arange(40).view(4, 10)
+        with torch.no_grad():
+            logps, _ = policy.logprobs(policy.prefill(prompts), tokens, torch.ones(4, 10, dtype=torch.bool))
+        results.append(logps)
+    assert torch.equal(*results) and results[0].std() > 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("form", ["flat", "nested"])
+def test_a_step_of_grpo_from_the_hubs_files(forms, study, form, dtype, tmp_path):
+    config = setting(forms[form], dtype)
+    config.grpo.learning_rate, config.grpo.warmup = 1e-2, 1
+    policy = Policy.load(config)
+    assert policy.base.lm_head.weight.dtype == config.model.resolved_dtype()
+    assert all(p.dtype == torch.float32 for p in policy.trainable())
+    grpo = Grpo(config, policy, Rewards(config.reward, LengthLabeler()))
+    prompts = policy.encoder.encode([study])
+    result = grpo.step(prompts, 1)
+    assert result.metrics["grad_norm"] > 0 and not torch.isin(result.rollout.tokens, policy.suppressed).any()
+    with torch.no_grad():
+        logps, _ = policy.logprobs(policy.prefill(prompts), result.rollout.tokens, result.rollout.mask)
+    gap = (logps - result.rollout.logps)[result.rollout.mask].abs().max()
+    assert gap > 1e-3  # the step moved it
+    policy.save(str(tmp_path))
+    loaded = Policy.load(config, adapter=str(tmp_path))
+    with torch.no_grad():
+        again, _ = loaded.logprobs(loaded.prefill(prompts), result.rollout.tokens, result.rollout.mask)
+    assert torch.equal(again, logps)
+
+
+@pytest.mark.parametrize("config", [hub.flat_config({}, {}), hub.nested_config({}, {})], ids=["flat", "nested"])
+@pytest.mark.parametrize("vision", [False, True])
+def test_the_real_7b_configuration_maps(config, vision, tmp_path):
+    """Qwen2.5-VL-7B-Instruct on the meta device: family, LoRA targets, and counts done by hand."""
+    hub.write_json(tmp_path / "config.json", config)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    with torch.device("meta"):
+        base = AutoModelForImageTextToText.from_config(loaded).requires_grad_(False)
+        ours = Config()
+        ours.lora.rank, ours.lora.vision = 16, vision
+        model = with_adapter(base, family_of(loaded), ours, None, True)
+    assert type(family_of(loaded)) is FAMILIES["qwen2_5_vl"]
+
+    d, ff, kv, v, layers = 3584, 18944, 512, 152064, 28
+    attention = (d * d + d) + 2 * (d * kv + kv) + d * d  # q, k and v have biases
+    text = layers * (attention + 3 * d * ff + 2 * d) + d + 2 * v * d  # two norms, last norm, embedding and lm_head
+    w, wf, depth = 1280, 3420, 32
+    block = (w * 3 * w + 3 * w) + (w * w + w) + 2 * (w * wf + wf) + (wf * w + w) + 2 * w
+    merger = w + (4 * w * 4 * w + 4 * w) + (4 * w * d + d)
+    tower = 3 * 2 * 14 * 14 * w + depth * block + merger
+    language_lora = 16 * layers * ((d + d) + 2 * (d + kv) + (d + d) + 3 * (d + ff))
+    vision_lora = 16 * depth * ((w + 3 * w) + (w + w) + 3 * (w + wf)) if vision else 0
+    assert text + tower == 8_292_166_656 and language_lora == 40_370_176
+
+    counts = [p.numel() for p in model.parameters() if not p.requires_grad]
+    assert sum(counts) == text + tower
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == language_lora + vision_lora
+    wrapped = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    assert sum("language_model" in name for name in wrapped) == layers * 7
+    assert len(wrapped) == layers * 7 + (depth * 5 if vision else 0)
+
+
+def test_the_real_medgemma_configuration_maps(tmp_path):
+    """MedGemma-4B names few keys; transformers' defaults fill the rest, and the published count comes out."""
+    hub.write_json(tmp_path / "config.json", hub.MEDGEMMA_4B)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    with torch.device("meta"):
+        base = AutoModelForImageTextToText.from_config(loaded).requires_grad_(False)
+        model = with_adapter(base, family_of(loaded), Config(), None, True)
+    d, ff, q, kv, layers = 2560, 10240, 2048, 1024, 34
+    lora = 16 * layers * ((d + q) + 2 * (d + kv) + (q + d) + 3 * (d + ff))
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == lora == 29_802_496
+    assert sum(p.numel() for p in model.parameters()) - lora == 4_300_079_472  # Google's own count
+    wrapped = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    assert len(wrapped) == layers * 7 and all("language_model" in name for name in wrapped)
+
+
+def test_nothing_imports_torchvision(tmp_path):
+    """Load every family and encode an image in a process in which torchvision cannot be imported."""
+    for family in FAMILIES:
+        write_checkpoint(tmp_path / family, family=family)
+    Image.new("L", (84, 56), 90).save(tmp_path / "x.png")
+    code = f"""
+import sys
+sys.modules["torchvision"] = None
+from mrg_grpo.config import Config
+from mrg_grpo.data.study import Study
+from mrg_grpo.model.policy import Policy
+for family in {sorted(FAMILIES)}:
+    config = Config()
+    config.model.path = {str(tmp_path)!r} + "/" + family
+    policy = Policy.load(config)
+    policy.prefill(policy.encoder.encode([Study("x", ({str(tmp_path / "x.png")!r},), "", "train")]))
+assert not [name for name in sys.modules if name.startswith("torchvision.")]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+# ---- refusals: one line each
+
+
+def edit(folder, name, change):
+    value = json.loads((folder / name).read_text())
+    change(value)
+    (folder / name).write_text(json.dumps(value))
+
+
+def shards(folder):
+    """Split model.safetensors in two with an index, as the hub has it."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, keys in parts.items():
+        save_file({k: tensors[k] for k in keys}, folder / file, metadata={"format": "pt"})
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {k: file for file, keys in parts.items() for k in keys}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder / "model-00002-of-00002.safetensors"
+
+
+def missing_shard(folder):
+    shards(folder).unlink()
+
+
+def cut_shard(folder):
+    path = shards(folder)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def missing_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[next(name for name in tensors if name.endswith("layers.1.mlp.up_proj.weight"))]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def foreign_tokenizer(folder):
+    text = (folder / "tokenizer.json").read_text().replace("<|image_pad|>", "<|other|>")
+    (folder / "tokenizer.json").write_text(text)
+    text = (folder / "tokenizer_config.json").read_text().replace("<|image_pad|>", "<|other|>")
+    (folder / "tokenizer_config.json").write_text(text)
+
+
+def text_template(folder):
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}")
+
+
+def blind_template(folder):
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['role'] }}{% endfor %}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (missing_shard, "model-00002-of-00002.safetensors"),
+        (cut_shard, "no usable checkpoint"),
+        (missing_tensor, "1 weights are missing (model.language_model.layers.1.mlp.up_proj.weight"),
+        (foreign_tokenizer, "the tokenizer has no image token <|image_pad|>"),
+        (lambda f: edit(f, "config.json", lambda c: c.update(image_token_id=7)), "the model expects id 7"),
+        (text_template, "the chat template cannot write an image"),
+        (blind_template, "the chat template does not write <|image_pad|>"),
+        (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
+        (lambda f: (f / "config.json").unlink(), "no usable checkpoint"),
+        (lambda f: (f / "config.json").write_text("{"), "no usable checkpoint"),
+        (lambda f: (f / "tokenizer.json").unlink(), "no usable checkpoint"),
+        (lambda f: [p.unlink() for p in f.glob("*processor*.json")], "no usable checkpoint"),
+        (lambda f: (f / "generation_config.json").write_text("{"), "generation_config.json cannot be read (It looks"),
+        (lambda f: edit(f, "generation_config.json", lambda c: c.update(eos_token_id=["x"])), "has eos_token_id"),
+        (lambda f: edit(f, "generation_config.json", lambda c: c.update(eos_token_id=[])), "has eos_token_id []"),
+        (lambda f: (f / "generation_config.json").write_text("[1]"), "generation_config.json cannot be read ('list'"),
+        (lambda f: (f / "generation_config.json").write_text("[" * 50_000), "generation_config.json cannot be read"),
+        (lambda f: edit(f, "config.json", lambda c: c.update(model_type="llava")), '"llava" is not supported'),
+        (lambda f: edit(f, "config.json", lambda c: c.update(model_type="qwen2")), '"qwen2" is not supported'),
+        (lambda f: edit(f, "config.json", lambda c: c.update(model_type="huatuo9")), "huatuo9"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_ends_in_one_line(damage, words, tmp_path):
+    write_checkpoint(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(UserError) as error:
+        Policy.load(setting(tmp_path))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_without_generation_config_the_tokenizers_end_is_the_stop(tmp_path):
+    write_checkpoint(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    policy = Policy.load(setting(tmp_path))
+    assert policy.stop_ids == [policy.tokenizer.eos_token_id]
+
+
+def test_the_processors_template_comes_before_the_tokenizers(tmp_path):
+    write_checkpoint(tmp_path)
+    (tmp_path / "chat_template.jinja").rename(tmp_path / "was.jinja")
+    good = (tmp_path / "was.jinja").read_text()
+    edit(tmp_path, "tokenizer_config.json", lambda c: c.update(chat_template="a text-only template"))
+    hub.write_json(tmp_path / "chat_template.json", {"chat_template": good})
+    assert Policy.load(setting(tmp_path)).tokenizer.chat_template == good
+
+
+def test_code_in_a_checkpoint_runs_only_where_it_is_asked_for(tmp_path, monkeypatch):
+    folder, fuse = tmp_path / "model", tmp_path / "ran"
+    write_checkpoint(folder)
+    (folder / "own.py").write_text(
+        "from pathlib import Path\nfrom transformers import PretrainedConfig\n"
+        f"Path({str(fuse)!r}).touch()\nclass OwnConfig(PretrainedConfig):\n    model_type = 'own'\n"
+    )
+    edit(folder, "config.json", lambda c: c.update(model_type="own", auto_map={"AutoConfig": "own.OwnConfig"}))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    config = setting(folder)
+    with pytest.raises(UserError, match=r"code of its own.*model.trust_remote_code = true"):
+        Policy.load(config)
+    assert not fuse.exists()
+    config.model.trust_remote_code = True
+    with pytest.raises(UserError, match='model type "own" is not supported'):
+        Policy.load(config)
+    assert fuse.exists()
+
+
+def test_gemma3_refuses_a_pixel_limit_it_cannot_keep(tmp_path):
+    write_checkpoint(tmp_path, family="gemma3")
+    config = setting(tmp_path)
+    config.data.max_pixels = 1000
+    with pytest.raises(UserError, match=r"data.max_pixels 1000: Gemma 3 sees every image at 3,136 pixels"):
+        Policy.load(config)

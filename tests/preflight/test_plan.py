@@ -1,0 +1,245 @@
+"""The plan against what tensors really take: counted by autograd's own hooks on a tiny Qwen2.5-VL, not re-typed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import write_checkpoint
+
+from mrg_grpo.cli import main
+from mrg_grpo.config import Config, LoraSettings, load_config
+from mrg_grpo.model.kv_cache import DecodeCache
+from mrg_grpo.model.logprobs import CHUNK_ELEMENTS
+from mrg_grpo.model.policy import Policy
+from mrg_grpo.preflight import footprint, plan
+from mrg_grpo.run.faults import State
+
+N, G, P, T = 3, 2, 40, 12
+ALL = []
+QV = ["q_proj", "v_proj"]
+WITH_EMBEDDING = [*QV, "embed_tokens"]
+
+
+class Kept:
+    """Bytes of the distinct storages that autograd keeps, without the model's parameters."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.parameters = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+        self.sizes: dict[int, int] = {}
+        self.alive: list[torch.Tensor] = []
+
+    def __enter__(self):
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.parameters and storage.data_ptr() not in self.sizes:
+                self.sizes[storage.data_ptr()] = storage.nbytes()
+                self.alive.append(tensor)  # so that no address is used twice
+            return tensor
+
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.hooks.__exit__(*error)
+
+    @property
+    def total(self) -> int:
+        return sum(self.sizes.values())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    # wide layers: what the plan leaves out (rotary tables, token ids) is a smaller part of them
+    rope = {"rope_type": "default", "mrope_section": [4, 4, 8], "rope_theta": 1e4}
+    sizes = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 5, "rope_parameters": rope}
+    return write_checkpoint(tmp_path_factory.mktemp("wide"), **sizes)
+
+
+def settings(checkpoint, dtype="float32", targets=ALL) -> Config:
+    config = Config()
+    config.model.path, config.model.dtype, config.model.device = str(checkpoint), dtype, "cpu"
+    config.lora = LoraSettings(rank=8, alpha=8, targets=list(targets))
+    config.grpo.studies_per_step, config.grpo.group_size, config.sampling.max_tokens = N, G, T
+    return config
+
+
+def shape(padded: bool) -> footprint.Shape:
+    return footprint.Shape(N, G, N * G, P, T, N * G, N, True, 0, 1176, padded)
+
+
+def prompt_batch(policy: Policy, padded: bool):
+    """Prompts of text alone, of one length or of several."""
+    from mrg_grpo.data.study import Study
+    from mrg_grpo.model.batch import PromptBatch
+
+    ids = torch.randint(0, 200, (N, P), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[1, :7] = 0
+    return PromptBatch([Study(str(n), (), "", "train") for n in range(N)], ids, mask, {})
+
+
+@pytest.mark.parametrize("targets", [ALL, QV, WITH_EMBEDDING], ids=["all", "qv", "with embedding"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
+def test_activations_and_cache_are_what_autograd_keeps(checkpoint, dtype, padded, targets):
+    config = settings(checkpoint, dtype, targets)
+    policy, sizes, given = Policy.load(config), plan.model_sizes(config), shape(padded)
+    with Kept(policy) as kept:
+        prefix = policy.prefill(prompt_batch(policy, padded))
+    assert footprint.prefill_graph(sizes, given) == pytest.approx(kept.total, rel=0.06)
+    real = sum(t.numel() * t.element_size() for t in [*prefix.keys, *prefix.values])
+    assert footprint.prefix_cache(sizes, given) == real
+    tokens = torch.randint(0, 200, (N * G, T + 1), generator=torch.Generator().manual_seed(1))  # T of them run
+    with Kept(policy) as kept:
+        policy.logprobs(prefix, tokens, torch.ones_like(tokens).bool())
+    assert footprint.continuation_graph(sizes, given) == pytest.approx(kept.total, rel=0.05)
+    cache = DecodeCache(prefix.keys, prefix.values, torch.arange(N), G, T)
+    buffers = [*cache.prefix_keys, *cache.prefix_values, *cache.keys, *cache.values]
+    real = sum(t.numel() * t.element_size() for t in buffers)
+    assert footprint.sample(sizes, given)["decode cache"] == real
+
+
+def merged_weights(policy):
+    return [weight for layer in policy.decoder.linear_layers() for weight in layer.weights]
+
+
+def test_weights_are_what_the_policy_holds(checkpoint):
+    for targets in (ALL, QV, WITH_EMBEDDING):
+        config = settings(checkpoint, "bfloat16", targets)
+        policy, sizes = Policy.load(config), plan.model_sizes(config)
+        trained = policy.trainable()
+        assert sizes.adapter == sum(p.numel() for p in trained)
+        base = [p for p in policy.model.parameters() if not p.requires_grad]
+        assert sizes.total * 2 == sum(p.numel() * p.element_size() for p in base)
+        alive = footprint.resident(sizes, shape(False))
+        assert alive["adapter and its start"] == 2 * sum(p.numel() * p.element_size() for p in trained)
+        kept = {p.data_ptr() for p in base}
+        with policy.merged():
+            merged = merged_weights(policy)
+        copied = sum(weight.numel() for weight in merged if weight.data_ptr() not in kept)
+        assert footprint.sample(sizes, shape(False))["merged copy of adapted weights"] == 2 * copied
+
+
+def test_packed_weights_are_those_of_every_linear_layer(checkpoint):
+    config = settings(checkpoint, "float32", QV)
+    policy, sizes = Policy.load(config), plan.model_sizes(config)
+    with policy.merged():
+        merged = merged_weights(policy)
+    assert all(weight.is_mkldnn for weight in merged)
+    copied = sum(weight.numel() for weight in merged)
+    planned = footprint.sample(sizes, shape(False))["merged copy of adapted weights"]
+    assert planned == pytest.approx(4 * copied, rel=0.02)  # norms and biases, which are not packed, are counted too
+
+
+def test_the_copy_for_late_faults_is_counted_where_it_is_kept(checkpoint):
+    config = settings(checkpoint, "bfloat16", QV)
+    policy, sizes = Policy.load(config), plan.model_sizes(config)
+    optimizer = torch.optim.AdamW(policy.trainable())
+    for parameter in policy.trainable():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = State.of(policy, optimizer)
+    moments = [x for entry in state.optimizer["state"].values() for x in entry.values() if x.dim() > 0]
+    held = sum(x.numel() * x.element_size() for x in [*state.adapter.values(), *moments])
+    name = "adapter and optimiser as before the step"
+    assert footprint.resident(sizes, replace(shape(False), passes=2))[name] == held
+    assert footprint.resident(sizes, shape(False))[name] == 0
+
+
+def test_an_adapter_to_continue_is_counted_as_it_is(checkpoint, tmp_path):
+    Policy.load(settings(checkpoint, targets=QV)).save(str(tmp_path / "adapter"))
+    config = settings(checkpoint)
+    config.model.adapter = str(tmp_path / "adapter")
+    assert plan.model_sizes(config) == plan.model_sizes(settings(checkpoint, targets=QV))
+
+
+def test_arithmetic_is_what_torch_counts(checkpoint):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def added(_, left, right, **__):
+        return 2 * left[0] * left[1] * right[1]
+
+    known = {torch.ops.aten.addmm_: added}  # torch does not count it
+    config = settings(checkpoint)
+    policy, sizes, given = Policy.load(config), plan.model_sizes(config), shape(False)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=known) as counter:
+        prefix = policy.prefill(prompt_batch(policy, False))
+    # of torch's own attention on the CPU nothing is counted
+    attention = 4 * sizes.layers * sizes.queries * N * P * P / 2
+    assert footprint.arithmetic(sizes, given)["prefill"] - attention == pytest.approx(
+        counter.get_total_flops(), rel=0.02
+    )
+    tokens = torch.randint(0, 200, (N * G, T + 1))  # the first token is predicted by the prefix
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
+        policy.logprobs(prefix, tokens, torch.ones_like(tokens).bool())
+    reports = footprint.arithmetic(sizes, given)["reference"] - footprint.arithmetic(sizes, given)["prefill"]
+    slopes = 2 * sizes.vocabulary * sizes.hidden * N * G * T  # the projection's backward, at hand in the forward pass
+    assert reports + slopes == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_the_largest_micro_batch_is_the_last_that_fits(checkpoint):
+    sizes, given = plan.model_sizes(settings(checkpoint)), shape(True)
+    needs = [max(footprint.peaks(sizes, replace(given, micro=b)).values()) for b in range(1, N * G + 1)]
+    assert needs == sorted(needs)
+    assert footprint.largest_micro_batch(sizes, given, needs[3]) == 4
+    assert footprint.largest_micro_batch(sizes, given, needs[0] - 1) == 0
+    assert "reference" not in footprint.peaks(sizes, given, beta=0.0)
+    vast = replace(sizes, vocabulary=10**9)
+    assert footprint.logits_chunk(vast, 8) < 8 * 4 * 10**9 * 3 and CHUNK_ELEMENTS < 10**9  # one row at a time
+
+
+def test_the_7b_model_is_planned_from_config_json_alone(request, capsys):
+    root = request.config.rootpath / "experiments"
+    arguments = [str(root / "iu_xray.toml"), "--set", f"model.path={root / 'huatuo_7b'}"]
+    assert main(["plan", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "8,292,166,656 base parameters" in printed  # as published for Qwen2.5-VL-7B
+    assert "80,740,352 of the adapter" in printed and "hours to expect" in printed
+    config = load_config(arguments[0], arguments[2:])
+    sizes, given, machine = plan.model_sizes(config), plan.step_shape(config, 2), footprint.Machine(80)
+    warm = footprint.sft_seconds(sizes, given, machine, given.studies)  # a step with one report of each of its studies
+    alone = footprint.seconds(sizes, replace(given, group=1), machine, 1, 0.0)
+    assert warm == alone["prefill"] + alone["train"] and 2 * warm < sum(
+        footprint.seconds(sizes, given, machine, 1, 0.01).values()
+    )
+    assert f"{warm * 1500 / 3600:.1f} hours for 1500 steps" in printed
+    assert main(["plan", *arguments, "--gpu-gb", "16"]) == 0
+    assert "DOES NOT FIT in 16 GB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gpu", [80, 40, 24])
+@pytest.mark.parametrize("name", ["iu_xray", "mimic_cxr"])
+def test_the_shipped_configurations_load_and_fit_their_gpu(request, name, gpu):
+    root = request.config.rootpath / "experiments"
+    path = root / (f"{name}.toml" if gpu == 80 else f"{name}_{gpu}gb.toml")
+    config = load_config(path)
+    assert config.model.path == "FreedomIntelligence/HuatuoGPT-Vision-7B-Qwen2.5VL"
+    assert config.labeler.path == "chexbert.pth" and config.reward.weights == {"mccs": 0.75, "format": 0.25}
+    if gpu != 80:  # as many groups as in the full configuration
+        full = load_config(root / f"{name}.toml")
+        groups = full.run.steps * full.grpo.studies_per_step
+        assert config.run.steps * config.grpo.studies_per_step == groups
+        assert config.data.form == full.data.form and config.grpo.beta == full.grpo.beta
+    config.model.path = str(root / "huatuo_7b")
+    most, _, source = plan.images_per_study(config, None)
+    assert most == (2 if name == "iu_xray" else 1) and "data" in source
+    sizes, given, room = plan.model_sizes(config), plan.step_shape(config, most), footprint.Machine(gpu).room
+    assert footprint.largest_micro_batch(sizes, given, room) >= config.grpo.micro_batch
+    assert footprint.sft_peak(sizes, given, config.sft.batch_size) <= room
+
+
+def test_without_config_json_one_line_says_so(tmp_path, capsys):
+    (tmp_path / "c.toml").write_text(f'[model]\npath = "{tmp_path}"\n')
+    assert main(["plan", str(tmp_path / "c.toml")]) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_the_recorded_measurement_is_within_a_fifth(request):
+    record = json.loads((request.config.rootpath / "experiments" / "results" / "plan_check.json").read_text())
+    rows = record["settings"]
+    assert len(rows) >= 3 and max(r["measured"] for r in rows) > 16 * min(r["measured"] for r in rows)
+    for row in rows:
+        assert row["planned"] == pytest.approx(row["measured"], rel=0.2)

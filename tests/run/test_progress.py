@@ -1,0 +1,87 @@
+"""What a run shows: on a terminal, in a log file, in TensorBoard; and that nothing is shown that may not be."""
+
+import io
+import sys
+
+import pytest
+
+from mrg_grpo.config import Config, check
+from mrg_grpo.errors import UserError
+from mrg_grpo.run import progress as live
+from mrg_grpo.run.progress import Live, Sample, require_tensorboard
+
+METRICS = {"reward": 0.5, "reward/mccs": 0.4, "kl": 0.01, "length": 44.0, "seconds/sample": 1.5, "seconds/step": 3.25}
+SAMPLE = Sample("train-1", "<report>Heart\x1b[31m normal.</report>", "The heart is normal.", 0.75, -1.25)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(monkeypatch, terminal, width=200, **settings):
+    """Three steps of three; -> what went to standard output and error."""
+    config = Config()
+    config.run.steps = 3
+    for name, value in settings.items():
+        setattr(config.run, name, value)
+    out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(live.shutil, "get_terminal_size", lambda: type("", (), {"columns": width}))
+    monkeypatch.setenv("COLUMNS", str(width))
+    with Live(config) as display:
+        for number in (1, 2, 3):
+            display.step(number, METRICS, SAMPLE)
+    return out.getvalue(), err.getvalue()
+
+
+def test_a_terminal_shows_one_bar_and_a_report_every_k_steps(monkeypatch):
+    out, bar = shown(monkeypatch, terminal=True, show_every=2)
+    for part in ("3/3", "reward 0.5", "kl 0.01", "length 44", "sample 1.5s", "left"):
+        assert part in bar, part
+    assert out.count("step 2, train-1: reward 0.750, advantage -1.25") == 1 and "step 1," not in out
+    assert "sampled   <report>Heart [31m normal." in out and "reference The heart is normal." in out
+    assert "\x1b[31m" not in out  # a report cannot steer the terminal
+    narrow = shown(monkeypatch, terminal=True, width=80)[1]
+    assert "sample" not in narrow and "step 3.2s" in narrow and "length 44" in narrow
+    assert max(len(line) for line in narrow.split("\r")) <= 80
+
+
+@pytest.mark.parametrize("settings", [{"show_every": 0}, {"show_every": 1, "keep_text": False}])
+def test_no_report_where_none_is_wanted_or_allowed(monkeypatch, settings):
+    out, bar = shown(monkeypatch, terminal=True, **settings)
+    assert "Heart" not in out + bar
+
+
+def test_a_log_file_gets_plain_lines(monkeypatch):
+    out, err = shown(monkeypatch, terminal=False, show_every=1)
+    assert err == "" and out.splitlines() == [
+        f"step {n}/3  reward 0.5  mccs 0.4  kl 0.01  length 44  (sample 1.50s step 3.25s)" for n in (1, 3)
+    ]
+
+
+def test_tensorboard_missing_is_one_clear_line(monkeypatch):
+    config = Config()
+    require_tensorboard(config)
+    config.run.tensorboard = True
+    monkeypatch.setattr(live.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"\.venv/bin/pip install -c constraints.txt -e '\.\[log\]'"):
+        require_tensorboard(config)
+
+
+def test_tensorboard_holds_every_metric(monkeypatch, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs the extra `log`")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown(monkeypatch, terminal=False, tensorboard=True, output_dir=str(tmp_path))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == set(METRICS)
+    assert [event.step for event in events.Scalars("kl")] == [1, 2, 3]
+
+
+def test_negative_intervals_are_refused():
+    config = Config()
+    config.run.show_every = -1
+    with pytest.raises(UserError, match=r"run\.show_every"):
+        check(config)

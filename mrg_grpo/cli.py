@@ -185,7 +185,7 @@ def run_sft(arguments: argparse.Namespace) -> int:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from mrg_grpo.config import load_config
-    from mrg_grpo.evaluation.decode import evaluate_split
+    from mrg_grpo.evaluation.evaluate import evaluate_split
     from mrg_grpo.run.folder import holds_run
 
     config = load_config(arguments.config, arguments.overrides)
@@ -240,8 +240,9 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 
 def run_report(arguments: argparse.Namespace) -> int:
-    from mrg_grpo.config import Config, apply_override, build, check, load_config
+    from mrg_grpo.config import Config, apply_override, check, load_config
     from mrg_grpo.evaluation.decode import report_images
+    from mrg_grpo.toml import build
 
     adapter = arguments.adapter
     if arguments.config:

@@ -1,49 +1,49 @@
 """The configuration: one dataclass tree, read from TOML, unknown keys refused, every default stated here.
 
-A docstring under each field gives unit and meaning. Values the paper does not state are choices; experiments/*.toml
-says where each came from.
+A docstring under each field gives unit and meaning; `ruled` gives the values it may have. Values the paper does not
+state are choices; experiments/*.toml says where each came from. mrg_grpo/toml.py turns tables into dataclasses and back.
 """
 
-import difflib
-import math
 import os
 import tomllib
-import types
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 
-from mrg_grpo.data import FORMS
 from mrg_grpo.errors import UserError
+from mrg_grpo.toml import build, check_rules, ruled
+
+FORMS = ("phantom", "phantom_rare", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr")
+"""What data.form can be; docs/data.md says what each looks like."""
 
 
 @dataclass
 class RunConfig:
     output_dir: str = "runs/phantom"
     """Folder of this run: config, metrics, rollouts, checkpoints, adapter, predictions, evaluation."""
-    seed: int = 0
+    seed: int = ruled(0, least=0)
     """Seed of data order, adapter initialisation and sampling; below 2**32."""
-    steps: int = 200
+    steps: int = ruled(200, above=0)
     """Optimisation steps: rollout batches in GRPO, batches in sft."""
-    save_every: int = 50
+    save_every: int = ruled(50, above=0)
     """Steps between checkpoints; the last two are kept."""
-    eval_every: int = 100
+    eval_every: int = ruled(100, least=0)
     """Steps between evaluations on the validation split; 0 for none."""
-    eval_studies: int = 200
+    eval_studies: int = ruled(200, least=0)
     """Validation studies of a periodic evaluation."""
-    test_studies: int = 0
+    test_studies: int = ruled(0, least=0)
     """Test studies of the before/after comparison; 0 is the whole split."""
-    decode_batch: int = 64
+    decode_batch: int = ruled(64, above=0)
     """Studies that evaluation decodes together."""
-    rollouts_every: int = 10
+    rollouts_every: int = ruled(10, above=0)
     """Steps between sampled groups written to rollouts.jsonl."""
     keep_text: bool = True
     """False leaves report texts and image paths out of all that is written (credentialed data)."""
-    follow_studies: int = 8
+    follow_studies: int = ruled(8, least=0)
     """Validation studies whose report is kept at every periodic evaluation, to be read over time; 0 for none."""
-    show_every: int = 20
+    show_every: int = ruled(20, least=0)
     """Steps between sampled reports printed beside the progress bar; 0 for none. Never with keep_text = false."""
     tensorboard: bool = False
     """Write event files to output_dir/tensorboard; needs the extra `log`."""
@@ -53,7 +53,7 @@ class RunConfig:
 class ModelConfig:
     path: str = ""
     """Checkpoint folder or hub id; "" is the embedded base policy."""
-    dtype: str = "auto"
+    dtype: str = ruled("auto", "auto", "float32", "bfloat16", "float64")
     """Of the base weights: "float32", "bfloat16", "float64"; "auto" is bfloat16 on a GPU and float32 on the CPU."""
     device: str = "auto"
     """"cpu", "cuda", "cuda:1" ...; "auto" takes the GPU if there is one."""
@@ -81,13 +81,11 @@ class ModelConfig:
             device = torch.device(self.device)
         except RuntimeError as error:
             raise UserError(f'model.device: {self.device!r} is none; "auto", "cpu" or "cuda"') from error
-        if device.type not in ("cpu", "cuda"):
-            try:
+        try:
+            if device.type not in ("cpu", "cuda"):
                 torch.zeros(1, device=device).item()
-            except (RuntimeError, AssertionError, ImportError) as error:  # torch was built without it, or it is meta
-                raise UserError(
-                    f'model.device: {self.device!r} holds no numbers here; "auto", "cpu" or "cuda"'
-                ) from error
+        except (RuntimeError, AssertionError, ImportError) as error:  # torch was built without it, or it is meta
+            raise UserError(f'model.device: {self.device!r} holds no numbers here; "auto", "cpu" or "cuda"') from error
         if device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(f'model.device: {self.device}, but torch {torch.__version__} sees no GPU here; take "cpu"')
         return device
@@ -100,9 +98,9 @@ class ModelConfig:
 
 @dataclass
 class LoraSettings:
-    rank: int = 16
+    rank: int = ruled(16, above=0)
     """Rank of every LoRA pair."""
-    alpha: int = 32
+    alpha: int = ruled(32, above=0)
     """Scale of the update: alpha / rank."""
     targets: list[str] = field(default_factory=list)
     """Names of linear layers inside the language model, or embed_tokens; [] is all attention and MLP projections."""
@@ -112,15 +110,15 @@ class LoraSettings:
 
 @dataclass
 class DataConfig:
-    form: str = "phantom"
-    """phantom, phantom_rare, iu_xray_r2gen, iu_xray_kaggle, iu_xray_xml, mimic_cxr_r2gen or mimic_cxr."""
+    form: str = ruled("phantom", *FORMS)
+    """How the data set lies on disk: one of FORMS; the two phantoms are rendered on demand."""
     root: str = ""
     """The data set's folder; the phantom needs none."""
     sections: list[str] = field(default_factory=lambda: ["findings"])
     """Sections of the report that are the reference: findings, impression or both."""
     views: str = "all"
     """Images of a study: "all", "frontal", or a number k for the first k."""
-    max_pixels: int = 0
+    max_pixels: int = ruled(0, least=0)
     """Largest image handed to the vision tower, in pixels; 0 keeps the checkpoint's own limit."""
     allow_missing: bool = False
     """True goes on where image files are missing: a study keeps those that are there, one with none is left out,
@@ -129,12 +127,12 @@ class DataConfig:
     """For forms without a split of their own: a file that names the split of each id; "" derives one from the id."""
     keep_xxxx: bool = True
     """Keep the XXXX that stands for de-identified words in IU X-Ray."""
-    incomplete: str = "drop"
+    incomplete: str = ruled("drop", "keep", "drop")
     """Studies without a report or a wished view: "drop" them, counted and named, or "keep" them."""
 
     @property
-    def drawn(self) -> bool:
-        """Whether pictures are drawn on demand, so that there are no files and no root."""
+    def rendered(self) -> bool:
+        """Whether pictures are rendered on demand, so that there are no files and no root."""
         return self.form.startswith("phantom")
 
 
@@ -162,7 +160,7 @@ MARGIN = 0.6
 class MccsConfig:
     margin: float = MARGIN
     """m in max((CCS - m) / (1 - m), 0)."""
-    weighting: str = "none"
+    weighting: str = ruled("none", "none", "rarity")
     """"none" as in the paper, or "rarity": each signed entry weighted by -log of its share of the training split."""
     zero_vectors: float = 1.0
     """CCS where both reports mention nothing, 0 to 1."""
@@ -181,15 +179,15 @@ class RewardConfig:
 
 @dataclass
 class SamplingConfig:
-    temperature: float = 1.0
+    temperature: float = ruled(1.0, above=0)
     """Of the distribution that is sampled and trained."""
-    max_tokens: int = 160
+    max_tokens: int = ruled(160, above=0)
     """Length limit of a completion, in tokens."""
     mask_truncated: bool = False
     """Leave reports that the length limit cut out of the loss."""
-    batch: int = 0
+    batch: int = ruled(0, least=0)
     """Reports decoded together; 0 is all of the step. Bounds the memory of sampling."""
-    merge_lora: bool = True
+    fast_decode: bool = True
     """Sample by layers laid out for one token, in fp32 with LoRA folded into a copy of the weights: faster."""
 
 
@@ -197,39 +195,39 @@ class SamplingConfig:
 class GrpoConfig:
     group_size: int = 8
     """G, reports per study."""
-    studies_per_step: int = 8
+    studies_per_step: int = ruled(8, above=0)
     """N, studies per step over all ranks."""
-    inner_passes: int = 1
+    inner_passes: int = ruled(1, above=0)
     """mu, optimiser steps over the same rollouts."""
-    clip_low: float = 0.2
+    clip_low: float = ruled(0.2, least=0)
     """The ratio is cut below 1 - clip_low."""
-    clip_high: float = 0.2
+    clip_high: float = ruled(0.2, least=0)
     """The ratio is cut above 1 + clip_high."""
-    beta: float = 0.01
+    beta: float = ruled(0.01, least=0)
     """Weight of the KL to the frozen start policy; 0 never runs the reference."""
-    aggregate: str = "sequence"
+    aggregate: str = ruled("sequence", "sequence", "token", "constant")
     """"sequence", "token" or "constant": see mrg_grpo.objective.aggregate_tokens."""
-    ratio: str = "token"
+    ratio: str = ruled("token", "token", "sequence")
     """"token" or "sequence" (GSPO)."""
-    scale: str = "group"
+    scale: str = ruled("group", "group", "batch", "none")
     """Advantages divided by the std of the "group", of the "batch", or "none"."""
-    micro_batch: int = 0
+    micro_batch: int = ruled(0, least=0)
     """Reports per forward pass in training; 0 is all of the step."""
-    learning_rate: float = 1e-4
+    learning_rate: float = ruled(1e-4, above=0)
     """Of AdamW, reached after `warmup` steps."""
     decay: bool = False
     """True lets the learning rate fall linearly to 0 at the last step; False keeps it constant."""
-    warmup: int = 5
+    warmup: int = ruled(5, least=0)
     """Steps of linear warm-up."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = ruled(1.0, above=0)
     """Gradients are scaled down to this norm."""
 
 
 @dataclass
 class SftConfig:
-    batch_size: int = 16
+    batch_size: int = ruled(16, above=0)
     """Studies per optimiser step."""
-    learning_rate: float = 2e-4
+    learning_rate: float = ruled(2e-4, above=0)
     """Of AdamW, cosine to 0; warm-up and clipping are grpo.warmup and grpo.max_grad_norm."""
 
 
@@ -319,87 +317,9 @@ def keys_of(name: str) -> list[str]:
     return name.split(".") if term == name else [*WEIGHTS.split("."), term.strip("\"' ")]
 
 
-def build(kind: type, tree: dict[str, Any], where: str) -> Any:
-    """A dict -> the dataclass `kind`; unknown keys and wrong types are refused by name."""
-    hints = get_type_hints(kind)
-    for key in tree:
-        if key not in hints:
-            close = difflib.get_close_matches(key, hints, n=1)
-            hint = f'did you mean "{close[0]}"?' if close else f"known keys: {', '.join(hints)}"
-            raise UserError(f'{where}: unknown key "{key}"; {hint}')
-    return kind(**{key: convert(hints[key], value, f"{where}: {key}") for key, value in tree.items()})
-
-
-def convert(hint: Any, value: Any, where: str) -> Any:
-    """A TOML value as the type of its field. int passes as float, nothing else is bent."""
-    if is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise UserError(f"{where}: expected a table, got {value!r}")
-        return build(hint, value, where)  # type: ignore[arg-type]
-    origin = get_origin(hint)
-    if origin is list and isinstance(value, list):
-        return [convert(get_args(hint)[0], item, where) for item in value]
-    if origin is dict and isinstance(value, dict):
-        return {str(k): convert(get_args(hint)[1], item, f"{where}.{k}") for k, item in value.items()}
-    if hint is float and isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where}: expected a finite number, got {value!r}")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) > 2**63:
-            raise UserError(f"{where}: {str(value)[:20]}... is too large")
-        return float(value)
-    if hint is int and isinstance(value, int) and abs(value) >= 2**63:
-        raise UserError(f"{where}: {str(value)[:20]}... is too large")
-    if isinstance(value, str) and "\0" in value:
-        raise UserError(f"{where}: {value!r} has a NUL character in it")
-    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        raise UserError(f"{where}: {value!r} is not UTF-8; write it in a terminal or file that is")
-    if hint is str and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # data.views = 2
-    expected = origin or hint
-    if (
-        isinstance(expected, types.UnionType)
-        or not isinstance(value, expected)
-        or (isinstance(value, bool) and hint is not bool)
-    ):
-        name = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false"}.get(
-            getattr(expected, "__name__", ""), f"a {getattr(expected, '__name__', expected)}"
-        )
-        raise UserError(f"{where}: expected {name}, got {value!r}")
-    return value
-
-
-CHOICES = {
-    "grpo.aggregate": ("sequence", "token", "constant"),
-    "grpo.ratio": ("token", "sequence"),
-    "grpo.scale": ("group", "batch", "none"),
-    "model.dtype": ("auto", "float32", "bfloat16", "float64"),
-    "reward.mccs.weighting": ("none", "rarity"),
-    "data.incomplete": ("keep", "drop"),
-    "data.form": FORMS,
-}
-POSITIVE = (
-    "run.steps", "run.save_every", "run.decode_batch", "run.rollouts_every", "lora.rank", "lora.alpha",
-    "sampling.temperature", "sampling.max_tokens", "grpo.studies_per_step", "grpo.inner_passes", "grpo.learning_rate",
-    "grpo.max_grad_norm", "sft.batch_size", "sft.learning_rate",
-)  # fmt: skip
-NOT_NEGATIVE = (
-    "run.eval_every", "run.eval_studies", "run.follow_studies", "run.show_every", "run.seed", "grpo.beta",
-    "run.test_studies", "sampling.batch", "grpo.micro_batch", "grpo.warmup", "grpo.clip_low", "grpo.clip_high",
-    "data.max_pixels",
-)  # fmt: skip
-
-
 def check(config: Config) -> Config:
     """Values and combinations that cannot work, each refused with the remedy."""
-    for name, allowed in CHOICES.items():
-        if get(config, name) not in allowed:
-            raise UserError(f"{name}: {get(config, name)!r} is not one of {', '.join(allowed)}")
-    for name in POSITIVE:
-        if not get(config, name) > 0:
-            raise UserError(f"{name}: {get(config, name)} must be above 0")
-    for name in NOT_NEGATIVE:
-        if not get(config, name) >= 0:
-            raise UserError(f"{name}: {get(config, name)} must not be negative")
+    check_rules(config)
     if config.run.seed >= 2**32:
         raise UserError(f"run.seed: {config.run.seed} must be below 2**32 = {2**32}")
     if config.grpo.group_size < 2:
@@ -419,28 +339,11 @@ def check(config: Config) -> Config:
         raise UserError(f'data.views: {config.data.views!r} must be "all", "frontal" or a number')
     if not set(config.data.sections) <= {"findings", "impression"} or not config.data.sections:
         raise UserError(f'data.sections: {config.data.sections} may name "findings" and "impression"')
-    for name in ("root", "split_file") if config.data.drawn else ():
+    for name in ("root", "split_file") if config.data.rendered else ():
         if getattr(config.data, name):
-            raise UserError(f"data.{name}: {config.data.form} draws its own studies; set data.form to what lies there")
-    if not config.data.drawn and not config.data.root:
+            raise UserError(
+                f"data.{name}: {config.data.form} renders its own studies; set data.form to what lies there"
+            )
+    if not config.data.rendered and not config.data.root:
         raise UserError(f"data.root: {config.data.form} needs the folder of the data set; add root under [data]")
     return config
-
-
-def get(config: Config, name: str) -> Any:
-    """`grpo.group_size` -> its value."""
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def changed_keys(old: Config, new: Config) -> list[str]:
-    """Dotted names whose values differ."""
-
-    def walk(a: Any, b: Any, name: str) -> list[str]:
-        if is_dataclass(a):
-            return [n for f in fields(a) for n in walk(getattr(a, f.name), getattr(b, f.name), f"{name}.{f.name}")]
-        return [] if a == b else [name.lstrip(".")]
-
-    return walk(old, new, "")

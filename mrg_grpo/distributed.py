@@ -34,7 +34,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import NotFiniteError, UserError, first_line
 
 TIMEOUT = timedelta(minutes=30)
 """Of one exchange. Waiting is legitimate (another rank's studies are longer); a closed connection fails at once."""
@@ -212,13 +212,26 @@ def reduce_gradients(parameters: list[torch.nn.Parameter]) -> None:
         parameter.grad = gradient.view_as(parameter)
 
 
+def require_finite(tensors: dict[str, Tensor], evidence: dict[str, Any] | None = None) -> None:
+    """Raise NotFiniteError if any value of any of these tensors is NaN or infinite on any rank: all raise, or none.
+
+    Waits for the device once.
+    """
+    device = next(iter(tensors.values())).device
+    broken = torch.stack([~tensor.detach().isfinite().all().to(device) for tensor in tensors.values()])
+    counts = all_reduce(broken.long()).tolist()  # ranks on which it is not finite
+    if any(counts):
+        raise NotFiniteError([name for name, count in zip(tensors, counts) if count], evidence or {})
+
+
 @contextmanager
 def _exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo's and nccl's errors are subclasses, or this itself
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        reason = re.sub(r"^\[\S*\] ", "", first_line).partition(". ")[0]  # without gloo's file name and its advice
+        reason = re.sub(r"^\[\S*\] ", "", first_line(error)).partition(". ")[
+            0
+        ]  # without gloo's file name and its advice
         raise PeerLostError(
             f"another rank has ended ({reason}); its own line, or torchrun's root cause, says why: mend it, --resume"
         ) from error

@@ -1,4 +1,8 @@
-"""The one exception a user can mend."""
+"""The errors that a user can mend, and how an error is quoted. Standard library alone."""
+
+from __future__ import annotations
+
+from typing import Any
 
 
 class UserError(Exception):
@@ -7,3 +11,16 @@ class UserError(Exception):
     The command line prints it without a traceback and ends with exit code 2. Anything else that
     escapes is a bug and ends with a traceback and exit code 1.
     """
+
+
+class NotFiniteError(UserError):
+    """A step cannot be taken. `names`: what was not finite, in the order of the step; `evidence`: what led to it."""
+
+    def __init__(self, names: list[str], evidence: dict[str, Any]) -> None:
+        super().__init__(f"{', '.join(names)} not finite: lower the learning rate, or look at the data of this step")
+        self.names, self.evidence = names, evidence
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says first, without its full stop; its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
+from mrg_grpo.distributed import require_finite
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import Rollout, sample_groups
 from mrg_grpo.objective import group_advantages, grpo_loss
 from mrg_grpo.rewards import Rewards, RewardTable
-from mrg_grpo.run.faults import require_finite
 from mrg_grpo.step_metrics import PhaseTimer, StepStats
 
 

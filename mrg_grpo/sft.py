@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from mrg_grpo import distributed
+from mrg_grpo.data.study import Study
+from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
+from mrg_grpo.prompt import target_text
 
 
 def encode_targets(policy: Policy, targets: list[str]) -> tuple[Tensor, Tensor]:
@@ -47,3 +50,9 @@ def cosine(step: int, steps: int, warmup: int) -> float:
     if step <= warmup:
         return step / warmup
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(2, steps - warmup)))
+
+
+def targets(studies: list[Study], labels: ReferenceLabels, think: bool) -> list[str]:
+    """What the warm start teaches: the reference in the asked form; think is written from the reference's labels."""
+    rows = labels([study.report for study in studies]).tolist() if think else [None] * len(studies)
+    return [target_text(study.report, row, think) for study, row in zip(studies, rows)]

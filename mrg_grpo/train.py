@@ -7,88 +7,41 @@ step is not kept waiting. On many ranks each runs this whole file, and rank 0 al
 
 from __future__ import annotations
 
-import ctypes
-import json
 import math
 import shlex
-import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.data.credentialed import banner
+from mrg_grpo.data.load import load_splits, require_images, studies_of, test_studies, validation_studies
 from mrg_grpo.data.study import Study
-from mrg_grpo.errors import UserError
+from mrg_grpo.distributed import require_finite
 from mrg_grpo.evaluation.before_after import before_after
 from mrg_grpo.evaluation.clinical import metrics_from_sums
-from mrg_grpo.evaluation.decode import (
-    Judged,
-    config_labeler,
-    judge,
-    load_splits,
-    predict,
-    read_predictions,
-    require_images,
-    studies_of,
-    test_studies,
-    validation_studies,
-    write_predictions,
-)
-from mrg_grpo.files import write_whole
+from mrg_grpo.evaluation.decode import Judged, judge, predict, read_decoded, write_decoded
 from mrg_grpo.grpo import Grpo
-from mrg_grpo.labelers import CheXbert, labeler_name
+from mrg_grpo.labelers import CheXbert, config_labeler, labeler_name
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
-from mrg_grpo.prompt import target_text
-from mrg_grpo.rewards import Rewards, require_terms
-from mrg_grpo.rewards.mccs import rarity_weights
+from mrg_grpo.rewards import require_terms
 from mrg_grpo.run.checkpoint import resume as load_checkpoint
 from mrg_grpo.run.checkpoint import save_adapter, save_checkpoint
-from mrg_grpo.run.faults import Guard, require_finite
-from mrg_grpo.run.folder import RunDir, holds_run
+from mrg_grpo.run.faults import Guard
+from mrg_grpo.run.folder import RunDir
+from mrg_grpo.run.process import StopSignal, give_back_freed_memory, settle_heap
 from mrg_grpo.run.progress import Live, Sample, first_sample, require_tensorboard
+from mrg_grpo.run.rewards_of import rewards_of
 from mrg_grpo.run.stream import StudyStream
-from mrg_grpo.sft import cosine, sft_loss
+from mrg_grpo.sft import cosine, sft_loss, targets
 
-RARITY = "rarity_weights.json"
-M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1
-"""glibc's numbers for them, malloc.h."""
 TRIM_EVERY = 10
 """Steps. What has been handed back must be fetched again, page by page: after every step that cost 5% of it."""
-
-
-class StopSignal:
-    """Within: at SIGTERM and Ctrl-C the step is finished and saved, then the run ends with 128 + signal.
-
-    A second one ends the run at once, which loses no more than a kill does. With `at_once` the first one does, and says
-    that: there is no step to finish.
-    """
-
-    def __init__(self, at_once: str = "") -> None:
-        self.number, self.at_once = 0, at_once
-
-    def __enter__(self) -> StopSignal:
-        self.before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, _frame) -> None:
-        if self.at_once:
-            print(self.at_once, flush=True)
-        if self.number or self.at_once:
-            sys.exit(128 + number)
-        self.number = number
 
 
 @dataclass
@@ -123,43 +76,6 @@ def train(config: Config, resume: bool = False) -> int:
         return result.metrics, first_sample(result)
 
     return carry_out(session, grpo.optimizer, config.grpo.studies_per_step, step, resume)
-
-
-def rewards_of(
-    config: Config, studies: list[Study], policy: Policy, labeler: CheXbert, folder: Path | None = None
-) -> Rewards:
-    """The configured rewards of a run on these training studies; see `rarity` for the folder."""
-    weights = rarity(config, studies, labeler, folder)
-    return Rewards(config.reward, labeler, config.prompt.think, weights, policy.encoder.question)
-
-
-def rarity(config: Config, studies: list[Study], labeler: CheXbert, folder: Path | None = None) -> Tensor | None:
-    """(2, 13) weights of the training references, where configured; kept in the run's folder, read back on resume.
-
-    What a start that failed has left there is no run's, and is made anew.
-    """
-    if config.reward.mccs.weighting != "rarity":
-        return None
-    stored = folder / RARITY if folder and distributed.is_first() else None
-    kept = stored.read_text(encoding="utf-8") if stored and stored.exists() and holds_run(stored.parent) else None
-    kept = distributed.broadcast(kept)
-    if kept is not None:
-        return weights_in(kept, f"{folder}/{RARITY}")
-    weights = rarity_weights(distributed.map_shares(labeler.label, [study.report for study in studies]))
-    if stored:
-        write_whole(stored, json.dumps(weights.tolist(), indent=1))
-    return weights
-
-
-def weights_in(text: str, name: str) -> Tensor:
-    """The (2, 13) weights that a run has kept; UserError where the file no longer holds such."""
-    try:
-        weights = torch.tensor(json.loads(text), dtype=torch.float32)
-    except (ValueError, TypeError):
-        weights = torch.empty(0)
-    if weights.shape != (2, 13) or not (weights.isfinite() & (weights > 0)).all():
-        raise UserError(f"{name}: not two rows of 13 numbers above 0; put the run's own file back, or begin a new run")
-    return weights
 
 
 def sft(config: Config, resume: bool = False) -> int:
@@ -234,12 +150,6 @@ def way_on(run: RunDir) -> str:
     return f"{program} {run.command} {shlex.quote(str(run.path / 'config.toml'))} --resume"
 
 
-def targets(studies: list[Study], labels: ReferenceLabels, think: bool) -> list[str]:
-    """What the warm start teaches: the reference in the asked form; think is written from the reference's labels."""
-    rows = labels([study.report for study in studies]).tolist() if think else [None] * len(studies)
-    return [target_text(study.report, row, think) for study, row in zip(studies, rows)]
-
-
 def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: Step, resumed: bool) -> int:
     """Steps from the last checkpoint to the end, with log, validation, checkpoints; 0, or 128 + signal."""
     run, config, policy, splits = session.run, session.config, session.policy, session.splits
@@ -289,28 +199,6 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     return 0
 
 
-def settle_heap() -> None:
-    """Have all threads use one heap that keeps what a step frees for the next, where the C library can: glibc.
-
-    It gives worker threads heaps of their own, and `give_back_freed_memory` does not reach the freed ends of those.
-    Large blocks and the end of a heap go back to the system many times a step, and each page is then cleared anew.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_ARENA_MAX, 1)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # larger ones it does not take
-        libc.mallopt(M_TRIM_THRESHOLD, 2**30)
-
-
-def give_back_freed_memory() -> None:
-    """Hand freed memory of the heap back to the system, where the C library can: glibc.
-
-    It keeps what was freed, in pieces among what is in use: more of them the longer a run goes (docs/resume.md).
-    """
-    if hasattr(ctypes.CDLL(None), "malloc_trim"):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def decoded(session: Session, studies: list[Study], progress: str = "") -> Judged:
     """Greedy reports of the policy as it is now, with their labels."""
     return judge(predict(session.policy, studies, session.config, progress), session.labeler, session.config)
@@ -330,13 +218,13 @@ def validate(session: Session, number: int, live: Live) -> None:
 def baseline(session: Session) -> Judged:
     """The start policy on the test split; read from its file if an earlier end of this run got so far."""
     studies, path = test_studies(session.splits, session.config), session.run.path / "predictions_before.jsonl"
-    kept = read_predictions(path, studies, session.config.prompt.think) if distributed.is_first() else None
+    kept = read_decoded(path, studies, session.config.prompt.think) if distributed.is_first() else None
     before = distributed.broadcast(kept)
     if before is not None:
         return judge(before, session.labeler, session.config)
     with session.policy.reference():
         judged = decoded(session, studies, "decode test, before")
-    write_predictions(judged, path, session.config)
+    write_decoded(judged, path, session.config)
     return judged
 
 
@@ -346,7 +234,7 @@ def finish(session: Session) -> int:
     save_adapter(run.path, session.policy)
     before = baseline(session)
     after = decoded(session, test_studies(session.splits, config), "decode test, after")
-    write_predictions(after, run.path / "predictions.jsonl", config)
+    write_decoded(after, run.path / "predictions.jsonl", config)
     comparison = before_after(before, after, "test")
     judged_by = {"labeler": labeler_name(config.labeler.path), "mccs_margin": config.reward.mccs.margin}
     run.write_json("evaluation.json", {**banner(config), **judged_by, **comparison.to_json()})

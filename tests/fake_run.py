@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from mrg_grpo.config import Config
-from mrg_grpo.config_text import to_toml
 from mrg_grpo.data.phantom.dataset import load
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.labels import CONDITIONS
+from mrg_grpo.toml import to_toml
 
 HOSTILE = (
     "No effusion. <script>window.hacked = 1</script></script><!-- <img src=x onerror='window.hacked = 2'> & \ud800 𝕏"

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mrg_grpo.config import Config, changed_keys, check, load_config
-from mrg_grpo.config_text import to_toml
+from mrg_grpo.config import Config, check, load_config
 from mrg_grpo.errors import UserError
+from mrg_grpo.toml import changed_keys, to_toml
 
 
 def write(tmp_path, text):

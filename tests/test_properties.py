@@ -16,7 +16,6 @@ from drawing import Property, draw
 from hypothesis import strategies as st
 
 from mrg_grpo.config import Config, load_config
-from mrg_grpo.config_text import to_toml
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.prediction_files import read_predictions
 from mrg_grpo.labelers import read_label_csv, read_report_csv
@@ -27,6 +26,7 @@ from mrg_grpo.rewards.format import format_reward
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights
 from mrg_grpo.rewards.nlg import bleu, rouge_l
 from mrg_grpo.run.folder import step_of
+from mrg_grpo.toml import to_toml
 
 TAGS = ["<think>", "</think>", "<report>", "</report>", "<think", "</report", "<THINK>", "<report >"]
 PIECE = st.one_of(st.sampled_from([*TAGS, *TAGS[:4], " ", "\n", "edema", "no", "\0", "\u2028"]), st.text(max_size=8))

@@ -31,8 +31,8 @@ from typing import Any
 from experiments.ablations.ablation_record import record_of, validation_of
 from mrg_grpo import embedded
 from mrg_grpo.config import MccsConfig, RewardConfig, load_config
-from mrg_grpo.config_text import to_toml
 from mrg_grpo.errors import UserError
+from mrg_grpo.toml import to_toml
 
 CONFIG = "experiments/phantom.toml"
 RUNS = Path("runs/ablations")

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mrg_grpo.config import Config
 from mrg_grpo.data.phantom.reader import read_labels
-from mrg_grpo.evaluation.decode import config_labeler
 from mrg_grpo.evaluation.intervals import bootstrap
 from mrg_grpo.evaluation.prediction_files import read_predictions
 from mrg_grpo.evaluation.score import score_predictions
+from mrg_grpo.labelers import config_labeler
 from mrg_grpo.rewards.mccs import clinical_cosine
 
 MARGIN = 0.2

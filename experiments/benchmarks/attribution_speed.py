@@ -8,12 +8,12 @@ import time
 import torch
 
 from mrg_grpo.data.phantom.dataset import load
-from mrg_grpo.embedded import labeler
+from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.labelers.attribution import attribute
 
 if __name__ == "__main__":
     reports = [study.report for study in load(sizes={"test": 200})["test"]]
-    reader = labeler()
+    reader = embedded_labeler()
     started = time.perf_counter()
     found = attribute(reader, reports)
     seconds = time.perf_counter() - started

@@ -33,7 +33,7 @@ from experiments.benchmarks.step_against_trl import MICRO_BATCH, peak_gflops, ru
 from mrg_grpo.data.study import Study
 from mrg_grpo.files import write_whole
 from mrg_grpo.model.batch import PromptBatch
-from mrg_grpo.train import settle_heap
+from mrg_grpo.run.process import settle_heap
 
 RESULTS = performance_page.RESULTS / "growth.json"
 BETA = 0.04

@@ -16,7 +16,7 @@ from mrg_grpo.grpo import Grpo
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import Rewards
-from mrg_grpo.train import settle_heap
+from mrg_grpo.run.process import settle_heap
 
 
 class NoLabels:

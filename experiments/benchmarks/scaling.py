@@ -35,9 +35,9 @@ def one_rank() -> None:
     """Run by torchrun: a step that counts its exchanges, and the bytes of parameters in shards; rank 0 prints JSON."""
     from mrg_grpo import distributed
     from mrg_grpo.config import load_config
-    from mrg_grpo.embedded import labeler
-    from mrg_grpo.evaluation.decode import read_splits
+    from mrg_grpo.data.load import read_splits
     from mrg_grpo.grpo import Grpo
+    from mrg_grpo.labelers import embedded_labeler
     from mrg_grpo.model.fsdp import bytes_here
     from mrg_grpo.model.policy import Policy
     from mrg_grpo.rewards import Rewards
@@ -50,7 +50,7 @@ def one_rank() -> None:
     )
     config.sampling.max_tokens = 48
     policy = Policy.load(config)
-    grpo = Grpo(config, policy, Rewards(config.reward, labeler(), config.prompt.think))
+    grpo = Grpo(config, policy, Rewards(config.reward, embedded_labeler(), config.prompt.think))
     stream = StudyStream(read_splits(config)["train"], config.grpo.studies_per_step, 0)
     sent: dict[str, list[int]] = {}
 
@@ -85,7 +85,7 @@ def measured_ranks(world: int) -> dict:
 def report_lengths(studies: int) -> torch.Tensor:
     """(studies, GROUP) tokens of reports that the embedded start policy samples."""
     from mrg_grpo.config import load_config
-    from mrg_grpo.evaluation.decode import read_splits
+    from mrg_grpo.data.load import read_splits
     from mrg_grpo.model.policy import Policy
     from mrg_grpo.model.rollout import sample_groups
 

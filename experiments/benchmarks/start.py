@@ -24,10 +24,10 @@ import time
 from pathlib import Path
 
 from experiments.benchmarks import performance_page
-from mrg_grpo.data.images import prefetch
 from mrg_grpo.data.phantom import case as phantom_case
 from mrg_grpo.data.phantom import dataset as phantom
 from mrg_grpo.data.phantom.text import write_report
+from mrg_grpo.data.prefetch import prefetch
 
 RESULTS = performance_page.RESULTS / "start.json"
 CONFIG = "experiments/phantom.toml"

@@ -41,7 +41,7 @@ import mrg_grpo.data.phantom.dataset as phantom
 import mrg_grpo.train as train
 from mrg_grpo.cli import main
 from mrg_grpo.config import load_config
-from mrg_grpo.evaluation.decode import config_labeler
+from mrg_grpo.labelers import config_labeler
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.step_metrics import PhaseTimer
 

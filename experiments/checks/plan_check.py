@@ -103,7 +103,7 @@ def run_steps(folder: str, one: dict, steps: int) -> None:
 def measure(folder: str, one: dict) -> dict[str, float]:
     """Two steps in this process: bytes of the peak above idle."""
     from mrg_grpo.embedded import base_path
-    from mrg_grpo.train import give_back_freed_memory
+    from mrg_grpo.run.process import give_back_freed_memory
 
     run_steps(str(base_path()), {"studies": 1, "group": 2, "micro": 2, "tokens": 4, "images": 1}, 1)
     gc.collect()

@@ -26,9 +26,9 @@ from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.images import open_image
 from mrg_grpo.data.phantom import dataset as phantom
 from mrg_grpo.data.study import Study
-from mrg_grpo.embedded import labeler as embedded_labeler
 from mrg_grpo.errors import UserError
 from mrg_grpo.grpo import Grpo
+from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.logprobs import tempered

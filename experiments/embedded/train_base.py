@@ -40,7 +40,8 @@ from mrg_grpo.data.phantom.draw import render
 from mrg_grpo.data.phantom.text import write_report
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.model import attention
-from mrg_grpo.model.batch import PromptBatch, PromptEncoder
+from mrg_grpo.model.batch import PromptBatch
+from mrg_grpo.model.encoder import PromptEncoder
 from mrg_grpo.model.families import family_of
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.prompt import question, target_text

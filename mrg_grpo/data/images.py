@@ -1,4 +1,4 @@
-"""Image files to RGB pictures, and workers that decode them ahead of the step.
+"""Image files to RGB pictures.
 
 Deliberate choices:
 1. Only decoders of common raster formats are tried. Pillow would otherwise guess among formats whose decoder
@@ -9,17 +9,11 @@ Deliberate choices:
    colour lies hidden under them.
 4. Nothing is flipped and nothing is cropped, beyond the orientation that the EXIF tag asks for: left and right are
    part of a report's meaning.
-5. Worker threads, not processes: Pillow and zlib release the interpreter lock while they decode.
 """
 
 import os
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -43,9 +37,6 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-Item = TypeVar("Item")
-Loaded = TypeVar("Loaded")
 
 
 def open_image(path_or_address: str | os.PathLike[str]) -> Image.Image:
@@ -125,27 +116,3 @@ def _refuse_unreadable(name: str) -> None:
             f"image {name} is a DICOM file; convert it first, for example with DCMTK: "
             f"`dcmj2pnm --write-png --min-max-window {name} image.png`, then name the PNG"
         )
-
-
-def prefetch(
-    items: Iterable[Item], load: Callable[[Item], Loaded], workers: int = 2, ahead: int = 8
-) -> Generator[Loaded, None, None]:
-    """Yield `load(item)` in the order of `items`, computed by `workers` threads at most `ahead` items early.
-
-    An exception of `load` is raised where its result would have been yielded; what lies behind it is cancelled, as it
-    is when the caller stops early. Nothing starts before the first result is asked for.
-    """
-    if workers < 1 or ahead < 1:
-        raise ValueError(f"prefetch needs at least one worker and one item ahead, got {workers} and {ahead}")
-    waiting: deque[Future[Loaded]] = deque()
-    source = iter(items)
-    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="prefetch")
-    try:
-        waiting.extend(pool.submit(load, item) for item in islice(source, ahead))
-        while waiting:
-            result = waiting.popleft().result()
-            # refill before yielding, so that the threads work while the caller uses this result
-            waiting.extend(pool.submit(load, item) for item in islice(source, 1))
-            yield result
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrg_grpo.data import records
-from mrg_grpo.data.records import Record, Source, Wish
+from mrg_grpo.data.records import LoadOptions, Record, Source
 from mrg_grpo.data.sections import joined
 from mrg_grpo.errors import UserError
 
@@ -28,7 +28,7 @@ MAX_XML_BYTES = 4_000_000  # the real files hold 5 to 20 kB
 ARCHIVE = "NLMCXR_reports.tgz"
 
 
-def read_kaggle(root: Path, wish: Wish) -> Source:
+def read_kaggle(root: Path, options: LoadOptions) -> Source:
     """Records of Kaggle's two tables, in the order of indiana_reports.csv."""
     source = Source([], _image_folder(root))
     listed = projections(root, source.notes)
@@ -40,11 +40,11 @@ def read_kaggle(root: Path, wish: Wish) -> Source:
         if study_id in seen:
             raise UserError(f"{path}: uid {uid!r} occurs twice; keep one row for each study")
         seen.add(study_id)
-        report = joined({"findings": findings, "impression": impression}, wish.sections, wish.keep_xxxx)
+        report = joined({"findings": findings, "impression": impression}, options.sections, options.keep_xxxx)
         views = listed.pop(study_id, [])
-        if wish.views == "frontal":
+        if options.views == "frontal":
             views = [view for view in views if view[1] == "Frontal"]
-        source.records.append(Record(study_id, report, _first(tuple(name for name, _ in views), wish), None))
+        source.records.append(Record(study_id, report, _first(tuple(name for name, _ in views), options), None))
     if listed:
         source.notes.append(
             f"warning: {len(listed):,} studies of indiana_projections.csv have no report and are left out: "
@@ -53,11 +53,11 @@ def read_kaggle(root: Path, wish: Wish) -> Source:
     return source
 
 
-def read_xml(root: Path, wish: Wish) -> Source:
+def read_xml(root: Path, options: LoadOptions) -> Source:
     """Records of NLM's XML files, in the order of their numbers."""
     source = Source([], _image_folder(root))
     frontal: set[tuple[str, str]] | None = None
-    if wish.views == "frontal":
+    if options.views == "frontal":
         if not (root / "indiana_projections.csv").is_file():
             raise records.view_error(
                 "iu_xray_xml", "put Kaggle's indiana_projections.csv beside it, or use views = 1 for the first image"
@@ -81,7 +81,7 @@ def read_xml(root: Path, wish: Wish) -> Source:
             names = [name for name in names if (study_id, _series(name)) in frontal]
         files = (_file_name(name, present, where) for name in names)
         source.records.append(
-            Record(study_id, joined(texts, wish.sections, wish.keep_xxxx), _first(tuple(files), wish), None)
+            Record(study_id, joined(texts, options.sections, options.keep_xxxx), _first(tuple(files), options), None)
         )
     source.records.sort(key=lambda record: int(record.id[3:]))
     if not source.records:
@@ -109,8 +109,8 @@ def _study_id(uid: str, where: str) -> str:
     return f"CXR{int(uid)}"
 
 
-def _first(names: tuple[str, ...], wish: Wish) -> tuple[str, ...]:
-    return names[: wish.views] if isinstance(wish.views, int) else names
+def _first(names: tuple[str, ...], options: LoadOptions) -> tuple[str, ...]:
+    return names[: options.views] if isinstance(options.views, int) else names
 
 
 def _image_folder(root: Path) -> Path:

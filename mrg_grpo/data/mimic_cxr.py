@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mrg_grpo.data import records
 from mrg_grpo.data.r2gen import ChooseFrontal
-from mrg_grpo.data.records import Record, Source, Wish
+from mrg_grpo.data.records import LoadOptions, Record, Source
 from mrg_grpo.data.sections import joined, parse_report
 from mrg_grpo.errors import UserError
 
@@ -37,12 +37,12 @@ DICOM_ID = re.compile(r"[\w-]{1,80}", re.ASCII)
 ReadReport = Callable[[str], bytes | None]
 
 
-def read_native(root: Path, wish: Wish) -> Source:
+def read_native(root: Path, options: LoadOptions) -> Source:
     """Records of the split file, with their reports; UserError with counts and names where reports are missing."""
     source = Source([], root)
-    path = wish.split_file or _plain_or_packed(root, "mimic-cxr-2.0.0-split.csv")
+    path = options.split_file or _plain_or_packed(root, "mimic-cxr-2.0.0-split.csv")
     studies = _studies(path, source.notes)
-    frontal = frontal_dicoms(root, source.notes) if wish.views == "frontal" else None
+    frontal = frontal_dicoms(root, source.notes) if options.views == "frontal" else None
     read, close = _reports(root)
     missing: list[str] = []
     try:
@@ -55,9 +55,9 @@ def read_native(root: Path, wish: Wish) -> Source:
             text = records.decoded(raw, root / f"{stem}.txt", source.notes)
             if frontal is not None:
                 dicoms = [dicom for dicom in dicoms if dicom in frontal]
-            elif isinstance(wish.views, int):
-                dicoms = dicoms[: wish.views]
-            report = joined(parse_report(text), wish.sections, wish.keep_xxxx)
+            elif isinstance(options.views, int):
+                dicoms = dicoms[: options.views]
+            report = joined(parse_report(text), options.sections, options.keep_xxxx)
             source.records.append(Record(study_id, report, tuple(f"{stem}/{dicom}.jpg" for dicom in dicoms), split))
     finally:
         close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mrg_grpo.data import records
-from mrg_grpo.data.records import Record, Source, Wish
+from mrg_grpo.data.records import LoadOptions, Record, Source
 from mrg_grpo.data.sections import clean
 from mrg_grpo.errors import UserError
 
@@ -18,22 +18,22 @@ REMEDY = "it must be R2Gen's annotation.json"
 ChooseFrontal = Callable[[tuple[str, ...]], tuple[str, ...]]
 
 
-def read(root: Path, form: str, wish: Wish, frontal: ChooseFrontal | None = None) -> Source:
+def read(root: Path, form: str, options: LoadOptions, frontal: ChooseFrontal | None = None) -> Source:
     """Records of `root`/annotation.json; `frontal` picks the frontal ones among image names, where that is known."""
-    if wish.sections != ("findings",):
+    if options.sections != ("findings",):
         raise UserError(
-            f'data.sections is {list(wish.sections)!r}, but {form} holds findings alone; use sections = ["findings"]'
+            f'data.sections is {list(options.sections)!r}, but {form} holds findings alone; use sections = ["findings"]'
         )
-    if wish.split_file is not None:
-        raise UserError(f"{form} has a split of its own; leave out the split file {wish.split_file}")
-    if wish.views == "frontal" and frontal is None:
+    if options.split_file is not None:
+        raise UserError(f"{form} has a split of its own; leave out the split file {options.split_file}")
+    if options.views == "frontal" and frontal is None:
         raise records.view_error(form, "use views = 1 for the first image, customarily the frontal one")
     path = root / "annotation.json"
     source = Source([], root / "images")
     seen: set[str] = set()
     for split, entries in annotation(path, source.notes).items():
         for number, entry in enumerate(entries):
-            record = _record(entry, split, f"{path}, {split} record {number}", wish, frontal)
+            record = _record(entry, split, f"{path}, {split} record {number}", options, frontal)
             if record.id in seen:
                 raise UserError(f"{path}: id {record.id!r} occurs twice; give each study one record in one split")
             seen.add(record.id)
@@ -74,7 +74,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
-def _record(entry: Any, split: str, where: str, wish: Wish, frontal: ChooseFrontal | None) -> Record:
+def _record(entry: Any, split: str, where: str, options: LoadOptions, frontal: ChooseFrontal | None) -> Record:
     if not isinstance(entry, dict):
         raise UserError(f"{where} is a {type(entry).__name__}, not an object; {REMEDY}")
     study_id, report, names = (entry.get(key) for key in ("id", "report", "image_path"))
@@ -88,9 +88,9 @@ def _record(entry: Any, split: str, where: str, wish: Wish, frontal: ChooseFront
     if "split" in entry and records.split_named(entry["split"], where) != split:
         raise UserError(f"{where} says it belongs to {entry['split']!r}; move it there or mend its split")
     images = tuple(records.safe_relative(records.unicode_text(name, where), where) for name in names)
-    if isinstance(wish.views, int):
-        images = images[: wish.views]
-    elif wish.views == "frontal" and frontal is not None:
+    if isinstance(options.views, int):
+        images = images[: options.views]
+    elif options.views == "frontal" and frontal is not None:
         images = frontal(images)
-    report = clean(records.unicode_text(report, where), wish.keep_xxxx)
+    report = clean(records.unicode_text(report, where), options.keep_xxxx)
     return Record(records.unicode_text(str(study_id), where), report, images, split)

@@ -1,4 +1,4 @@
-"""What every reader of a data form shares: the wish, the record, and the checks on names, paths and tables.
+"""What every reader of a data form shares: the options, the record, and the checks on names, paths and tables.
 
 Deliberate choices:
 1. A reader yields `Record`s with image names relative to one image folder; names are judged as text before any file is
@@ -29,7 +29,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "val": "va
 
 
 @dataclass(frozen=True)
-class Wish:
+class LoadOptions:
     """What the caller wants of each study."""
 
     sections: tuple[str, ...]

@@ -1,8 +1,10 @@
-"""The embedded default: a small base policy and a small labeler, so that `make train` needs no hub."""
+"""The weights of the embedded default, and nothing else: a small base policy and a small labeler.
+
+With them `make train` needs no hub. experiments/embedded/ has the recipes that made them. Imports the standard library
+alone.
+"""
 
 from pathlib import Path
-
-from mrg_grpo.labelers.chexbert import CheXbert
 
 HERE = Path(__file__).resolve().parent
 
@@ -15,8 +17,3 @@ def base_path() -> Path:
 def labeler_path() -> Path:
     """The folder of the embedded labeler; its CheXbert architecture is small, its labels are CheXbert's."""
     return HERE / "labeler"
-
-
-def labeler(device: str = "cpu") -> CheXbert:
-    """The embedded labeler. docs/labeler.md says what it can and cannot read."""
-    return CheXbert.load(labeler_path(), device)

@@ -1,25 +1,39 @@
-"""Labelers: what turns a report into 14 CheXbert class ids."""
+"""Labelers: what turns a report into 14 CheXbert class ids.
+
+Here: CheXbert, its CSV convention, labels of references, which sentence carries which finding, and which labeler a
+configuration names. Not here: what is made of the labels (rewards/, evaluation/). May import: labels, errors, files,
+config and the embedded weights.
+"""
 
 import hashlib
 from pathlib import Path
 
 import torch
 
+from mrg_grpo.config import Config
+from mrg_grpo.embedded import labeler_path
 from mrg_grpo.labelers.chexbert import CONDITIONS, CheXbert
 from mrg_grpo.labelers.csv_form import read_label_csv, read_report_csv, write_label_csv
 
 __all__ = [
-    "CONDITIONS", "CheXbert", "labeler_name", "load_labeler", "read_label_csv", "read_report_csv", "write_label_csv",
+    "CONDITIONS", "CheXbert", "config_labeler", "embedded_labeler", "labeler_name", "load_labeler", "read_label_csv",
+    "read_report_csv", "write_label_csv",
 ]  # fmt: skip
+
+
+def embedded_labeler(device: str = "cpu") -> CheXbert:
+    """The labeler in the package. docs/labeler.md says what it can and cannot read."""
+    return CheXbert.load(labeler_path(), device)
 
 
 def load_labeler(path: str = "", tokenizer: str = "", device: torch.device | str = "cpu") -> CheXbert:
     """The labeler of a configuration or command line: "" is the embedded one, "" as tokenizer the default."""
-    if path:
-        return CheXbert.load(path, device, tokenizer or None)
-    from mrg_grpo.embedded import labeler
+    return CheXbert.load(path, device, tokenizer or None) if path else embedded_labeler(str(device))
 
-    return labeler(str(device))
+
+def config_labeler(config: Config) -> CheXbert:
+    """The labeler that a configuration names, on the policy's device."""
+    return load_labeler(config.labeler.path, config.labeler.tokenizer, config.model.resolved_device())
 
 
 def labeler_name(path: str = "") -> str:

@@ -1,19 +1,15 @@
-"""PromptBatch: N studies as tensors, chat text around image tokens, padded on the left.
+"""PromptBatch: N studies as tensors, prompts padded on the left. mrg_grpo/model/encoder.py makes it.
 
-N studies, P prompt tokens. A prompt with images is never truncated: cutting image tokens is the classic "image features
-and image tokens do not match".
+N studies, P prompt tokens, D hidden size.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from mrg_grpo.data.images import open_image
 from mrg_grpo.data.study import Study
-from mrg_grpo.errors import UserError
-from mrg_grpo.model.families.base import Family
-from mrg_grpo.prompt import question
 
 
 @dataclass
@@ -42,43 +38,7 @@ class PromptBatch:
         return PromptBatch(self.studies, ids, mask, pixels, spare=self.spare)
 
 
-class PromptEncoder:
-    """Studies -> PromptBatch, on the CPU; made for worker threads ahead of the step."""
-
-    def __init__(self, tokenizer, image_processor, family: Family, text: str = "", think: bool = True) -> None:
-        self.tokenizer, self.image_processor, self.family = tokenizer, image_processor, family
-        self.question = question(text, think)
-        found = [token for token in getattr(family, "vision_tokens", ()) if token in self.question]
-        if found:
-            raise UserError(f"prompt.text: must not hold {found[0]}; images are put in front of the question")
-
-    def encode(self, studies: list[Study], spare: int = 0) -> PromptBatch:
-        texts, parts = [], []
-        for study in studies:
-            images = [open_image(path) for path in study.images]
-            try:
-                processed = self.process(images)
-            except ValueError as error:  # such as an image a hundred times as high as wide
-                raise UserError(
-                    f"study {study.id}: {', '.join(study.images)}: the image processor refuses it ({error}); crop it, "
-                    "or leave the study out"
-                ) from error
-            texts.append(self.family.expand_images(self.chat(len(study.images)), processed))
-            parts.append(processed)
-        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        width = max(len(row) for row in rows)
-        pad = self.tokenizer.pad_token_id
-        input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-        attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        names = {name for part in parts for name in part}
-        pixels = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
-        return PromptBatch(studies, input_ids, attention_mask, pixels, spare=spare)
-
-    def process(self, images: list) -> dict[str, Tensor]:
-        return dict(self.image_processor(images, return_tensors="pt")) if images else {}
-
-    def chat(self, images: int) -> str:
-        content = [{"type": "image"}] * images + [{"type": "text", "text": self.question}]
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+def pad_rows(parts: list[Tensor]) -> Tensor:
+    """Rows (n, T) of any T, or (n,), -> one tensor of all, shorter rows padded behind with 0."""
+    width = max(part.shape[-1] for part in parts)
+    return torch.cat([functional.pad(x, (0, width - x.shape[1])) if x.dim() == 2 else x for x in parts])

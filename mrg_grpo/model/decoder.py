@@ -6,7 +6,7 @@ transformers runs a layer for any number of tokens; for one token most of the ti
 So `Decoder` is the text model laid out for that: LoRA folded into copies of the weights where these can hold it,
 layers that read the same rows multiplied as one, queries and keys rotated together by angles that are computed once for
 all tokens, norms in few operations, and attention that reads the shared prompt (mrg_grpo.model.attention). The model itself
-is not touched. Without it (`sampling.merge_lora = false`) a token takes the way of a whole continuation, which is also
+is not touched. Without it (`sampling.fast_decode = false`) a token takes the way of a whole continuation, which is also
 what the tests hold this one to.
 """
 

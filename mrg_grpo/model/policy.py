@@ -36,8 +36,9 @@ from torch.nn import functional
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError
-from mrg_grpo.model.batch import PromptBatch, PromptEncoder
+from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.decoder import Decoder
+from mrg_grpo.model.encoder import PromptEncoder
 from mrg_grpo.model.families import Family
 from mrg_grpo.model.fsdp import shard
 from mrg_grpo.model.kv_cache import ContinuationCache, DecodeCache, PrefixRecorder
@@ -73,7 +74,7 @@ class Policy:
         self.device = next(self.base.parameters()).device
         self.suppressed = torch.tensor(family.suppressed_ids(tokenizer), device=self.device)
         self.temperature = 1.0
-        self.merge_lora = True
+        self.fast_decode = True
         self.sharded = False  # True: every forward and backward pass is an exchange, so all ranks must make the same
         self.decoder: Decoder | None = None  # within `merged`
         self.remember_start()
@@ -92,7 +93,7 @@ class Policy:
         )
         policy = cls(model, parts.tokenizer, parts.family, encoder, parts.stop_ids)
         policy.temperature, policy.sharded = config.sampling.temperature, config.model.shard
-        policy.merge_lora = config.sampling.merge_lora and not policy.sharded and is_plain_lora(model)
+        policy.fast_decode = config.sampling.fast_decode and not policy.sharded and is_plain_lora(model)
         return policy
 
     def remember_start(self) -> None:
@@ -145,10 +146,10 @@ class Policy:
         """Within: tokens are written by a `Decoder`, with LoRA folded into copies of fp32 and fp64 weights.
 
         The base is not touched, so there is nothing to undo (PEFT's unmerge subtracts a rounded delta). The copy is as
-        large as the adapted layers, and on a CPU as all of the text model's; `sampling.merge_lora = false` does without
+        large as the adapted layers, and on a CPU as all of the text model's; `sampling.fast_decode = false` does without
         it. In bf16 nothing is copied. What is left between sampling and training is rounding, and logged.
         """
-        if self.merge_lora:
+        if self.fast_decode:
             self.decoder = Decoder(self.family, self.family.text_model(self.base), self.base.lm_head)
         try:
             yield

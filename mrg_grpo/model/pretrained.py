@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer,
 from transformers.utils import cached_file
 
 from mrg_grpo.config import Config
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.model import attention
 from mrg_grpo.model.families import Family, family_of
 
@@ -82,11 +82,6 @@ def explain(path: str, error: Exception) -> str:
         f"model.path {path}: no usable checkpoint ({first_line(error)}); it takes config.json, tokenizer.json, "
         "preprocessor_config.json and safetensors as the hub has them"
     )
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says first, or its name where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def prepare_tokenizer(tokenizer: Any, family: Family, path: str) -> None:

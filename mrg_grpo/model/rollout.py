@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mrg_grpo.config import Config
+from mrg_grpo.model.batch import pad_rows
 from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.policy import Policy, Prefix
 
@@ -174,16 +174,10 @@ def gathered(parts: list[Rollout], places: Tensor) -> Rollout:
     order = places.argsort()
 
     def joined(name: str) -> Tensor:
-        rows = padded_rows([getattr(part, name) for part in parts])
+        rows = pad_rows([getattr(part, name) for part in parts])
         return rows[order.to(rows.device)]
 
     texts = [text for part in parts for text in part.texts]
     return Rollout(
         joined("tokens"), joined("mask"), joined("logps"), joined("finished"), [texts[i] for i in order.tolist()]
     )
-
-
-def padded_rows(parts: list[Tensor]) -> Tensor:
-    """Rows (n, T) of any T, or (n,), -> one tensor of all, shorter rows padded behind with 0."""
-    width = max(part.shape[-1] for part in parts)
-    return torch.cat([functional.pad(x, (0, width - x.shape[1])) if x.dim() == 2 else x for x in parts])

@@ -23,16 +23,10 @@ import torch
 
 from mrg_grpo.config import Config
 from mrg_grpo.data import Studies, describe_splits
+from mrg_grpo.data.load import read_splits, require_images, studies_of, test_studies, validation_studies
 from mrg_grpo.data.study import Study
-from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.decode import (
-    config_labeler,
-    read_splits,
-    require_images,
-    studies_of,
-    test_studies,
-    validation_studies,
-)
+from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.labelers import config_labeler
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.labels import CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.model.policy import Policy
@@ -44,11 +38,11 @@ from mrg_grpo.preflight.check_engine import (
     check_rewards,
     sample,
 )
-from mrg_grpo.preflight.result import Finding, first_line, judged
+from mrg_grpo.preflight.result import CheckResult, result_of
 from mrg_grpo.prompt import parse_completion, question, target_text
 from mrg_grpo.rewards import require_terms
 from mrg_grpo.run.checkpoint import KEEP
-from mrg_grpo.train import targets
+from mrg_grpo.sft import targets
 
 STUDIES = 8
 """Studies that are sampled."""
@@ -64,62 +58,64 @@ ANSWERS = (
 """Sentences that no CheXbert reads otherwise."""
 
 
-def check_folder(config: Config) -> Finding:
+def check_folder(config: Config) -> CheckResult:
     """The output folder can be written and does not hold another run."""
     folder = Path(config.run.output_dir)
     if (folder / "config.toml").exists():
-        return Finding("folder", "fail", f"{folder} already holds a run", "train --resume, or name another folder")
+        return CheckResult("folder", "fail", f"{folder} already holds a run", "train --resume, or name another folder")
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=nearest):
-            return Finding("folder", "pass", f"{folder} can be written")
+            return CheckResult("folder", "pass", f"{folder} can be written")
     except OSError as error:
         found = f"{nearest} cannot be written ({error.strerror})"
-        return Finding("folder", "fail", found, "set run.output_dir to a folder of yours")
+        return CheckResult("folder", "fail", found, "set run.output_dir to a folder of yours")
 
 
-def check_device(config: Config) -> Finding:
+def check_device(config: Config) -> CheckResult:
     """The named device exists."""
     try:
         device = config.model.resolved_device()
         torch.zeros(1, device=device)
     except (UserError, RuntimeError, AssertionError) as error:
         found = f"{config.model.device}: {first_line(error)}"
-        return Finding("device", "fail", found, 'set model.device to "auto", "cpu" or a GPU of this machine')
+        return CheckResult("device", "fail", found, 'set model.device to "auto", "cpu" or a GPU of this machine')
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return Finding("device", "pass", f"{device} ({name}), base weights in {str(config.model.resolved_dtype())[6:]}")
+    return CheckResult("device", "pass", f"{device} ({name}), base weights in {str(config.model.resolved_dtype())[6:]}")
 
 
-def check_splits(config: Config) -> tuple[Studies | None, Finding]:
+def check_splits(config: Config) -> tuple[Studies | None, CheckResult]:
     """The data load, what is trained on and decoded has images; sizes that differ from the published ones are told."""
     try:
         splits = read_splits(config)
         for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):
             require_images(studies)
     except UserError as error:
-        return None, Finding("splits", "fail", first_line(error), "mend [data] in the configuration, see docs/data.md")
+        return None, CheckResult(
+            "splits", "fail", first_line(error), "mend [data] in the configuration, see docs/data.md"
+        )
     sizes, *others = describe_splits(splits, config.data.form)
     warnings = [line.removeprefix("warning: ") for line in others if line.startswith("warning:")]
     if not splits.get("val") and config.run.eval_every:
         warnings.append("there is no val split: no periodic evaluation")
     remedy = "results are not comparable with the published split unless you know why it differs"
-    return splits, judged("splits", "; ".join([sizes, *warnings]), False, bool(warnings), remedy)
+    return splits, result_of("splits", "; ".join([sizes, *warnings]), False, bool(warnings), remedy)
 
 
-def check_labeler(config: Config) -> tuple[Any, Finding]:
+def check_labeler(config: Config) -> tuple[Any, CheckResult]:
     """CheXbert loads and reads five plain sentences right; one wrong is a warning, more are another model's labels."""
     try:
         labeler = config_labeler(config)
     except UserError as error:
-        return None, Finding("labeler", "fail", first_line(error), "set labeler.path and labeler.tokenizer")
+        return None, CheckResult("labeler", "fail", first_line(error), "set labeler.path and labeler.tokenizer")
     labels = labeler.label([text for text, _, _ in ANSWERS]).tolist()
     wrong = [text for row, (text, name, label) in zip(labels, ANSWERS) if row[CONDITIONS.index(name)] != label]
     found = f"{len(ANSWERS) - len(wrong)} of {len(ANSWERS)} sentences right" + "".join(f"; wrong: {t}" for t in wrong)
     remedy = "these are not CheXbert's weights, or not its tokenizer (bert-base-uncased)"
-    return labeler, judged("labeler", found, len(wrong) > 1, bool(wrong), remedy)
+    return labeler, result_of("labeler", found, len(wrong) > 1, bool(wrong), remedy)
 
 
-def check_tags(config: Config, tokenizer: Any) -> Finding:
+def check_tags(config: Config, tokenizer: Any) -> CheckResult:
     """An answer of the prompt's own form is compliant, also behind the tokenizer; the prompt names no other tags."""
     think = config.prompt.think
     answer = target_text("The lungs are clear.", [0] * len(CONDITIONS), think)
@@ -131,26 +127,28 @@ def check_tags(config: Config, tokenizer: Any) -> Finding:
         "the format reward would be 0 for every report: give the tokenizer these tags as plain, not special, tokens"
     )
     if not parse_completion(back, think).compliant:
-        return Finding("tags", "fail", f"{answer!r} comes back from the tokenizer as {back!r}", remedy)
+        return CheckResult("tags", "fail", f"{answer!r} comes back from the tokenizer as {back!r}", remedy)
     found = f"{' '.join(sorted(known))} in {len(ids)} tokens"
     if asked != known:
         odd = ", ".join(sorted(asked ^ known))
-        return Finding("tags", "warn", f"{found}; prompt and parser differ in {odd}", "leave tags out of prompt.text")
-    return Finding("tags", "pass", found)
+        return CheckResult(
+            "tags", "warn", f"{found}; prompt and parser differ in {odd}", "leave tags out of prompt.text"
+        )
+    return CheckResult("tags", "pass", found)
 
 
-def check_model(config: Config) -> tuple[Policy | None, Finding]:
+def check_model(config: Config) -> tuple[Policy | None, CheckResult]:
     """Base, tokenizer and adapter load."""
     torch.manual_seed(config.run.seed)
     try:
         policy = Policy.load(config)
     except UserError as error:
-        return None, Finding("model", "fail", first_line(error), "mend [model] in the configuration")
+        return None, CheckResult("model", "fail", first_line(error), "mend [model] in the configuration")
     found = f"{policy.family.config.model_type}, {policy.parameter_counts()}"
-    return policy, judged("model", found, not policy.trainable(), False, "lora.targets names no layer of this model")
+    return policy, result_of("model", found, not policy.trainable(), False, "lora.targets names no layer of this model")
 
 
-def check_disk(config: Config, policy: Policy, studies: int, free: int | None = None) -> Finding:
+def check_disk(config: Config, policy: Policy, studies: int, free: int | None = None) -> CheckResult:
     """Room for checkpoints and logs. studies: how many the test split decodes; free: bytes, else asked of the disk."""
     adapter = sum(p.numel() * p.element_size() for p in policy.trainable())
     checkpoints = (KEEP + 1) * 3 * adapter + adapter  # adapter, AdamW's two moments; one more while it is written
@@ -161,10 +159,10 @@ def check_disk(config: Config, policy: Policy, studies: int, free: int | None = 
         folder = Path(config.run.output_dir).absolute()
         free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     found = f"{need / 1e9:.2f} GB needed (checkpoints {checkpoints / 1e9:.2f}), {free / 1e9:.1f} GB free"
-    return judged("disk", found, need > free, 2 * need > free, "free space or name another run.output_dir")
+    return result_of("disk", found, need > free, 2 * need > free, "free space or name another run.output_dir")
 
 
-def check_tokens(config: Config, policy: Policy, studies: list[Study]) -> tuple[list[Study], Finding]:
+def check_tokens(config: Config, policy: Policy, studies: list[Study]) -> tuple[list[Study], CheckResult]:
     """Prompt and report fit the model's positions. Returns the sampled studies, longest prompt first."""
     crowded = sorted(studies, key=lambda study: -len(study.images))[:SAMPLE]
     sample = list({study.id: study for study in [*spread(studies, SAMPLE), *crowded]}.values())
@@ -175,7 +173,7 @@ def check_tokens(config: Config, policy: Policy, studies: list[Study]) -> tuple[
             ids = policy.encoder.encode([study]).input_ids
             lengths[study.id], images[study.id] = ids.shape[1], int((ids == image_token(policy)).sum())
     except UserError as error:
-        return [], Finding("tokens", "fail", first_line(error), "mend or leave out this study")
+        return [], CheckResult("tokens", "fail", first_line(error), "mend or leave out this study")
     sample.sort(key=lambda study: -lengths[study.id])
     limit = policy.family.config.get_text_config().max_position_embeddings
     longest, most = max(lengths.values()), max(images.values())
@@ -185,10 +183,10 @@ def check_tokens(config: Config, policy: Policy, studies: list[Study]) -> tuple[
     )
     fails = longest + config.sampling.max_tokens > limit
     remedy = "set data.max_pixels (tokens of an image are at most max_pixels / 784 in Qwen2.5-VL) or data.views"
-    return sample, judged("tokens", found, fails, most > 4096, remedy)
+    return sample, result_of("tokens", found, fails, most > 4096, remedy)
 
 
-def check_targets(config: Config, policy: Policy, labeler: Any, studies: list[Study]) -> Finding:
+def check_targets(config: Config, policy: Policy, labeler: Any, studies: list[Study]) -> CheckResult:
     """The references, written in the asked form, fit sampling.max_tokens."""
     sample = spread(studies, 2 * SAMPLE)
     rows = policy.tokenizer(targets(sample, ReferenceLabels(labeler), config.prompt.think), add_special_tokens=False)[
@@ -198,10 +196,10 @@ def check_targets(config: Config, policy: Policy, labeler: Any, studies: list[St
     over = float((lengths > config.sampling.max_tokens).float().mean())
     found = f"answers of {len(sample)} references: median {lengths.median():.0f} tokens, longest {lengths.max():.0f}"
     remedy = f"{over:.0%} are longer than sampling.max_tokens = {config.sampling.max_tokens}: raise it"
-    return judged("targets", found, over > 0.5, over > 0.05, remedy)
+    return result_of("targets", found, over > 0.5, over > 0.05, remedy)
 
 
-def preflight(config: Config) -> Iterator[Finding]:
+def preflight(config: Config) -> Iterator[CheckResult]:
     """Every check in order; what cannot run is yielded as skipped."""
     yield check_folder(config)
     device = check_device(config)
@@ -209,31 +207,31 @@ def preflight(config: Config) -> Iterator[Finding]:
     splits, finding = check_splits(config)
     yield finding
     if device.status == "fail":
-        yield Finding("all others", "skip", "there is no device to run them on")
+        yield CheckResult("all others", "skip", "there is no device to run them on")
         return
     try:
         require_terms(config.reward)
     except UserError as error:
-        yield Finding("rewards", "fail", first_line(error), "mend [reward.weights] in the configuration")
-        yield Finding("all others", "skip", "a term of the reward is not there")
+        yield CheckResult("rewards", "fail", first_line(error), "mend [reward.weights] in the configuration")
+        yield CheckResult("all others", "skip", "a term of the reward is not there")
         return
     labeler, finding = check_labeler(config)
     yield finding
     policy, finding = check_model(config)
     yield finding
     if policy is None:
-        yield Finding("all others", "skip", "there is no model")
+        yield CheckResult("all others", "skip", "there is no model")
         return
     yield check_tags(config, policy.tokenizer)
     if splits is None:
-        yield Finding("all others", "skip", "there are no studies")
+        yield CheckResult("all others", "skip", "there are no studies")
         return
     train = splits["train"]
     yield check_disk(config, policy, config.run.test_studies or len(splits["test"]))
     longest, finding = check_tokens(config, policy, train)
     yield finding
     if labeler is None or not longest or finding.status == "fail":
-        yield Finding("all others", "skip", "they need labels and prompts")
+        yield CheckResult("all others", "skip", "they need labels and prompts")
         return
     yield check_targets(config, policy, labeler, train)
     few = spread(train, STUDIES)
@@ -241,7 +239,7 @@ def preflight(config: Config) -> Iterator[Finding]:
     try:
         sampled = sample(config, policy, labeler, few)
     except (UserError, torch.OutOfMemoryError) as error:
-        yield Finding("sampling", "fail", first_line(error), "mend the named setting; see mrg-grpo plan for memory")
+        yield CheckResult("sampling", "fail", first_line(error), "mend the named setting; see mrg-grpo plan for memory")
         return
     yield guarded("KL", lambda: check_kl(config, policy, sampled))
     yield guarded("pixels", lambda: check_pixels(config, policy, sampled))
@@ -249,12 +247,12 @@ def preflight(config: Config) -> Iterator[Finding]:
     yield check_longest_step(config, policy, labeler, longest)
 
 
-def guarded(name: str, check: Callable[[], Finding]) -> Finding:
+def guarded(name: str, check: Callable[[], CheckResult]) -> CheckResult:
     """A check whose bad image or lack of memory is a finding, not the end of the preflight."""
     try:
         return check()
     except (UserError, torch.OutOfMemoryError) as error:
-        return Finding(name, "fail", first_line(error), "mend it; for memory see mrg-grpo plan")
+        return CheckResult(name, "fail", first_line(error), "mend it; for memory see mrg-grpo plan")
 
 
 def run_check(config: Config) -> int:

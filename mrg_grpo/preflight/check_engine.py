@@ -20,15 +20,16 @@ from torch import Tensor
 
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
+from mrg_grpo.errors import first_line
 from mrg_grpo.evaluation.decode import predict
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import Rollout, sample_groups
 from mrg_grpo.objective import group_advantages
-from mrg_grpo.preflight.result import Finding, first_line, judged
+from mrg_grpo.preflight.result import CheckResult, result_of
 from mrg_grpo.rewards import Rewards, RewardTable
-from mrg_grpo.train import rewards_of
+from mrg_grpo.run.rewards_of import rewards_of
 
 NUDGE = 0.02
 """Standard deviation of what is added to the adapter where a check needs one that does something."""
@@ -75,7 +76,7 @@ def nudged(policy: Policy) -> Iterator[None]:
             parameter.data = data
 
 
-def check_logprobs(config: Config, policy: Policy, studies: list[Study]) -> Finding:
+def check_logprobs(config: Config, policy: Policy, studies: list[Study]) -> CheckResult:
     """Sampling and training compute the same log-probability of every token, with an adapter that does something."""
     prompts = policy.encoder.encode(studies).to(policy.device)
     with nudged(policy), torch.no_grad():
@@ -88,13 +89,13 @@ def check_logprobs(config: Config, policy: Policy, studies: list[Study]) -> Find
     remedy = "GRPO would train on other probabilities than it sampled from: please report it, with versions"
     mean_limit = fail / 5  # one token far out in bf16 is rounding; a shifted mean is not
     fails = not bool(gaps.mean() <= mean_limit)  # also NaN
-    return judged("log-probabilities", found, fails, bool(gaps.max() > warn), remedy)
+    return result_of("log-probabilities", found, fails, bool(gaps.max() > warn), remedy)
 
 
-def check_kl(config: Config, policy: Policy, sampled: Sampled) -> Finding:
+def check_kl(config: Config, policy: Policy, sampled: Sampled) -> CheckResult:
     """KL to the reference is 0 at the start, and is not 0 once the adapter has moved."""
     if config.grpo.beta == 0:
-        return Finding("KL", "pass", "grpo.beta is 0: the reference never runs")
+        return CheckResult("KL", "pass", "grpo.beta is 0: the reference never runs")
     prompts, rollout, size = sampled.prompts, sampled.rollout, config.grpo.micro_batch
 
     def kl() -> float:
@@ -108,14 +109,14 @@ def check_kl(config: Config, policy: Policy, sampled: Sampled) -> Finding:
         moved = kl()
     found = f"{start:.1e} at the start, {moved:.1e} with a nudged adapter"
     remedy = "the reference is not the start policy: please report it, with versions"
-    return judged("KL", found, not (start < 1e-6 < moved), False, remedy)
+    return result_of("KL", found, not (start < 1e-6 < moved), False, remedy)
 
 
-def check_pixels(config: Config, policy: Policy, sampled: Sampled) -> Finding:
+def check_pixels(config: Config, policy: Policy, sampled: Sampled) -> CheckResult:
     """The same reports under another study's images have other log-probabilities."""
     studies = sampled.prompts.studies
     if len({study.images for study in studies}) < 2:
-        return Finding("pixels", "warn", "only one set of images: cannot be shuffled", "give more than one study")
+        return CheckResult("pixels", "warn", "only one set of images: cannot be shuffled", "give more than one study")
     turned = [Study(s.id, t.images, s.report, s.split) for s, t in zip(studies, [*studies[1:], studies[0]])]
     shuffled = policy.encoder.encode(turned).to(policy.device)
     size, mask = config.grpo.micro_batch, sampled.rollout.mask
@@ -127,10 +128,10 @@ def check_pixels(config: Config, policy: Policy, sampled: Sampled) -> Finding:
     coarse = policy.base.dtype in (torch.bfloat16, torch.float16)
     least = 1e-2 if coarse else 1e-4
     remedy = "the policy does not look at the images: check processor, image tokens and warm start"
-    return judged("pixels", found, not change > least, change < 10 * least, remedy)
+    return result_of("pixels", found, not change > least, change < 10 * least, remedy)
 
 
-def check_rewards(config: Config, sampled: Sampled) -> Finding:
+def check_rewards(config: Config, sampled: Sampled) -> CheckResult:
     """Groups have spread, so that there is something to learn from, and not all reports earn nothing."""
     total = sampled.table.total.view(-1, config.grpo.group_size)  # (N, G)
     flat = float((group_advantages(total, config.grpo.scale) == 0).all(dim=1).float().mean())
@@ -142,10 +143,10 @@ def check_rewards(config: Config, sampled: Sampled) -> Finding:
         f"{flat:.0%}, zero rewards {zero:.0%}, cut by the length limit {cut:.0%}"
     )
     remedy = "warm-start first (mrg-grpo sft), lower reward.mccs.margin, or raise sampling.max_tokens or temperature"
-    return judged("rewards", found, flat == 1.0, flat > 0.5 or zero > 0.5 or cut > 0.5, remedy)
+    return result_of("rewards", found, flat == 1.0, flat > 0.5 or zero > 0.5 or cut > 0.5, remedy)
 
 
-def check_longest_step(config: Config, policy: Policy, labeler: Any, longest: list[Study]) -> Finding:
+def check_longest_step(config: Config, policy: Policy, labeler: Any, longest: list[Study]) -> CheckResult:
     """An evaluation batch, then a whole step, on the longest prompts with every report at sampling.max_tokens.
 
     Moves the adapter: run it last.
@@ -165,7 +166,7 @@ def check_longest_step(config: Config, policy: Policy, labeler: Any, longest: li
         prompts = policy.encoder.encode(studies).to(policy.device)
         metrics = Grpo(forced, policy, rewards).step(prompts, 1).metrics
     except torch.OutOfMemoryError as error:
-        return Finding("longest step", "fail", f"does not fit ({first_line(error)})", remedy)
+        return CheckResult("longest step", "fail", f"does not fit ({first_line(error)})", remedy)
     finally:
         policy.stop_ids = stops
     has = torch.cuda.get_device_properties(policy.device).total_memory if policy.device.type == "cuda" else memory()
@@ -175,7 +176,7 @@ def check_longest_step(config: Config, policy: Policy, labeler: Any, longest: li
         f"{has / 1e9:.1f} GB, {seconds:.1f} s, so {config.run.steps} steps take at most "
         f"{seconds * config.run.steps / 3600:.1f} h"
     )
-    return judged("longest step", found, not metrics["grad_norm"] < float("inf"), peak > 0.9 * has / 1e9, remedy)
+    return result_of("longest step", found, not metrics["grad_norm"] < float("inf"), peak > 0.9 * has / 1e9, remedy)
 
 
 def memory() -> int:

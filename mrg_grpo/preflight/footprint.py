@@ -87,7 +87,7 @@ class Shape:
     report: int  # T
     sampled: int  # reports decoded together while sampling
     decode: int  # studies that evaluation decodes together
-    merged: bool  # sampling.merge_lora
+    merged: bool  # sampling.fast_decode
     patches: int  # of all images of one study, before they are merged into tokens
     patch_width: int  # numbers of a patch
     padded: bool  # prompts of several lengths: masks, and keys repeated for every query head

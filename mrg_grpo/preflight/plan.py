@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from mrg_grpo.config import Config
 from mrg_grpo.data import PUBLISHED
+from mrg_grpo.data.load import read_splits, studies_of
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.decode import read_splits, studies_of
 from mrg_grpo.evaluation.table import format_table
-from mrg_grpo.model.batch import PromptEncoder
+from mrg_grpo.model.encoder import PromptEncoder
 from mrg_grpo.model.families import family_of
 from mrg_grpo.model.policy import with_adapter
 from mrg_grpo.preflight.footprint import (
@@ -110,10 +110,10 @@ def step_shape(config: Config, images: float) -> Shape:
         report=config.sampling.max_tokens,
         sampled=min(config.sampling.batch or reports, reports),
         decode=config.run.decode_batch,
-        merged=config.sampling.merge_lora,
+        merged=config.sampling.fast_decode,
         patches=round(images * tokens * merge**2),
         patch_width=3 * getattr(vision, "temporal_patch_size", 1) * patch**2,
-        padded=not config.data.drawn,  # phantom prompts are all of one length
+        padded=not config.data.rendered,  # phantom prompts are all of one length
         passes=grpo.inner_passes,
     )
 
@@ -142,7 +142,7 @@ def images_per_study(config: Config, given: float | None) -> tuple[float, float,
     """(most, mean, where from) images of a training study: counted where the data lie here, else given or assumed."""
     if given is not None:
         return given, given, "given"
-    if config.data.drawn or Path(config.data.root).is_dir():
+    if config.data.rendered or Path(config.data.root).is_dir():
         counts = [len(study.images) for study in studies_of(read_splits(config), "train")]
         return max(counts), sum(counts) / len(counts), "counted"
     if config.data.views.isdigit():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What one check found. status: pass, warn, fail or skip; remedy says what to do unless it passed."""
 
     name: str
@@ -19,11 +19,7 @@ class Finding:
         return f"{line}\n{'':<26}-> {self.remedy}" if self.remedy else line
 
 
-def judged(name: str, found: str, fails: bool, warns: bool, remedy: str) -> Finding:
-    """A Finding whose remedy is only told where there is something to mend."""
+def result_of(name: str, found: str, fails: bool, warns: bool, remedy: str) -> CheckResult:
+    """A CheckResult whose remedy is only told where there is something to mend."""
     status = "fail" if fails else "warn" if warns else "pass"
-    return Finding(name, status, found, remedy if status != "pass" else "")
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return CheckResult(name, status, found, remedy if status != "pass" else "")

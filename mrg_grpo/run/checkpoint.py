@@ -7,6 +7,9 @@ one whose checksums hold is taken, and a damaged one is named; if all are damage
 run is keyed by (seed, step), so a step number is the data position and the random state.
 """
 
+from __future__ import annotations
+
+import copy
 import hashlib
 import io
 import json
@@ -21,12 +24,12 @@ from typing import Any
 import torch
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
+from torch import Tensor
 
 from mrg_grpo import distributed
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import sync, writing
 from mrg_grpo.model.policy import Policy
-from mrg_grpo.run.faults import State
 
 KEEP = 2
 STEP = re.compile(r"step-\d{6,}")
@@ -201,3 +204,25 @@ def find_fault(folder: Path) -> str | None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class State:
+    """Adapter and optimiser at one moment."""
+
+    def __init__(self, adapter: dict[str, Tensor], optimizer: dict[str, Any] | None) -> None:
+        self.adapter, self.optimizer = adapter, optimizer
+
+    @classmethod
+    def of(cls, policy: Policy, optimizer: torch.optim.Optimizer) -> State:
+        adapter = {name: p.detach().clone() for name, p in policy.model.named_parameters() if p.requires_grad}
+        return cls(adapter, copy.deepcopy(optimizer.state_dict()))
+
+    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+        own = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+        if own.keys() != self.adapter.keys():
+            raise UserError("the adapter of the fault file is of another base or other lora.targets")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(self.adapter[name])
+        if self.optimizer is not None:
+            optimizer.load_state_dict(copy.deepcopy(self.optimizer))

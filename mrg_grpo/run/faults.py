@@ -13,7 +13,6 @@ Deliberate choices:
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 from collections.abc import Callable
@@ -21,64 +20,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
-from mrg_grpo.config_text import to_toml
 from mrg_grpo.data.credentialed import banner
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import NotFiniteError, UserError
 from mrg_grpo.files import writing
-from mrg_grpo.model.batch import PromptBatch
+from mrg_grpo.model.batch import PromptBatch, pad_rows
 from mrg_grpo.model.policy import Policy
-from mrg_grpo.model.rollout import padded_rows
+from mrg_grpo.run.checkpoint import State
+from mrg_grpo.toml import to_toml
 
 LIMIT = 5
 """Skipped steps in a row that end a run, and the number of fault files that are kept."""
 Shown = TypeVar("Shown")
-
-
-class NotFiniteError(UserError):
-    """A step cannot be taken. `names`: what was not finite, in the order of the step; `evidence`: what led to it."""
-
-    def __init__(self, names: list[str], evidence: dict[str, Any]) -> None:
-        super().__init__(f"{', '.join(names)} not finite: lower the learning rate, or look at the data of this step")
-        self.names, self.evidence = names, evidence
-
-
-def require_finite(tensors: dict[str, Tensor], evidence: dict[str, Any] | None = None) -> None:
-    """Raise NotFiniteError if any value of any of these tensors is NaN or infinite on any rank: all raise, or none.
-
-    Waits for the device once.
-    """
-    device = next(iter(tensors.values())).device
-    broken = torch.stack([~tensor.detach().isfinite().all().to(device) for tensor in tensors.values()])
-    counts = distributed.all_reduce(broken.long()).tolist()  # ranks on which it is not finite
-    if any(counts):
-        raise NotFiniteError([name for name, count in zip(tensors, counts) if count], evidence or {})
-
-
-class State:
-    """Adapter and optimiser at one moment."""
-
-    def __init__(self, adapter: dict[str, Tensor], optimizer: dict[str, Any] | None) -> None:
-        self.adapter, self.optimizer = adapter, optimizer
-
-    @classmethod
-    def of(cls, policy: Policy, optimizer: torch.optim.Optimizer) -> State:
-        adapter = {name: p.detach().clone() for name, p in policy.model.named_parameters() if p.requires_grad}
-        return cls(adapter, copy.deepcopy(optimizer.state_dict()))
-
-    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-        own = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
-        if own.keys() != self.adapter.keys():
-            raise UserError("the adapter of the fault file is of another base or other lora.targets")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(self.adapter[name])
-        if self.optimizer is not None:
-            optimizer.load_state_dict(copy.deepcopy(self.optimizer))
 
 
 class Guard:
@@ -157,7 +113,7 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for name, value in parts[0].items():
         values = [part[name] for part in parts]
-        whole[name] = joined(values) if isinstance(value, dict) else padded_rows(values)
+        whole[name] = joined(values) if isinstance(value, dict) else pad_rows(values)
     return whole
 
 

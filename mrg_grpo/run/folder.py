@@ -20,14 +20,14 @@ import torch
 import transformers
 
 from mrg_grpo import __version__, distributed
-from mrg_grpo.config import Config, changed_keys, load_config
-from mrg_grpo.config_text import to_toml
+from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.credentialed import banner, mark
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.decode import Judged, prediction_record
 from mrg_grpo.files import locked, sync, write_whole, writing
 from mrg_grpo.grpo import StepResult
 from mrg_grpo.run.checkpoint import saved_steps, step_number
+from mrg_grpo.toml import changed_keys, to_toml
 
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",

@@ -15,15 +15,16 @@ from pathlib import Path
 
 import torch
 
-from mrg_grpo.config import Config, build, check
-from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.decode import config_labeler, read_splits
+from mrg_grpo.config import Config, check
+from mrg_grpo.data.load import read_splits
+from mrg_grpo.errors import NotFiniteError, UserError, first_line
 from mrg_grpo.grpo import Grpo
+from mrg_grpo.labelers import config_labeler
 from mrg_grpo.model.policy import Policy
-from mrg_grpo.preflight.result import first_line
-from mrg_grpo.run.faults import NotFiniteError, State
+from mrg_grpo.run.checkpoint import State
 from mrg_grpo.run.folder import holds_run
-from mrg_grpo.train import RARITY, rewards_of
+from mrg_grpo.run.rewards_of import RARITY, rewards_of
+from mrg_grpo.toml import build
 
 
 @dataclass

@@ -10,9 +10,10 @@ from functools import cache
 import torch
 
 from mrg_grpo import distributed
-from mrg_grpo.data.images import prefetch
+from mrg_grpo.data.prefetch import prefetch
 from mrg_grpo.data.study import Study
-from mrg_grpo.model.batch import PromptBatch, PromptEncoder
+from mrg_grpo.model.batch import PromptBatch
+from mrg_grpo.model.encoder import PromptEncoder
 
 
 class StudyStream:

@@ -86,7 +86,7 @@ def build(records: Records, pictures: Pictures, attribute: Attribute | None, sta
     config, notes = records.config, []
     if records.credentialed:
         records = without_texts(records)
-    pictures.begin(None if config.data.drawn else config.data.root)
+    pictures.begin(None if config.data.rendered else config.data.root)
     rollouts = evenly(records.rollouts, MAX_SAMPLES // max(config.grpo.group_size, 1))
     pairs = paired(records.before, records.after)
     chosen = evenly(pairs, MAX_STUDIES)

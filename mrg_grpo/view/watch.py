@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from mrg_grpo.evaluation.decode import config_labeler
+from mrg_grpo.labelers import config_labeler
 from mrg_grpo.labelers.attribution import Attribution, Attributor
 from mrg_grpo.view.cases import Pictures
 from mrg_grpo.view.page import build

@@ -3,10 +3,8 @@
 import io
 import os
 import struct
-import sys
 import threading
 import time
-import types
 import zlib
 from pathlib import Path
 
@@ -14,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mrg_grpo.data
 from mrg_grpo.data import images
-from mrg_grpo.data.images import open_image, prefetch
+from mrg_grpo.data.images import open_image
+from mrg_grpo.data.phantom import dataset
+from mrg_grpo.data.prefetch import prefetch
 from mrg_grpo.errors import UserError
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -158,10 +157,7 @@ def test_missing_file_folder_and_impossible_name(tmp_path):
 
 
 def test_phantom_addresses_go_to_the_phantom(monkeypatch):
-    drawn = types.ModuleType("mrg_grpo.data.phantom.dataset")
-    drawn.image_of = lambda address: Image.new("L", (3, 2), len(address))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mrg_grpo.data.phantom.dataset", drawn)
-    monkeypatch.setattr(mrg_grpo.data, "phantom", drawn, raising=False)
+    monkeypatch.setattr(dataset, "image_of", lambda address: Image.new("L", (3, 2), len(address)))
     image = open_image("phantom:12/7")
     assert image.mode == "RGB" and image.size == (3, 2) and image.getpixel((0, 0)) == (12, 12, 12)
 

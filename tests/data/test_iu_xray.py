@@ -73,7 +73,7 @@ def test_r2gen_split_names_the_same_studies_in_every_form(real):
 
 def test_frontal_is_the_same_in_both_forms(real, monkeypatch):
     """3,818 frontal images as Kaggle's table counts them; the XML finds them by study and series."""
-    monkeypatch.setattr("mrg_grpo.data.missing_files", lambda folder, names: set())
+    monkeypatch.setattr("mrg_grpo.data.load.missing_files", lambda folder, names: set())
     names = {}
     for form in FORMS[1:]:
         studies = by_key.__wrapped__(form, real, views="frontal")

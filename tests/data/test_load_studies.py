@@ -2,14 +2,12 @@
 
 import json
 import os
-import sys
-import types
 from pathlib import Path
 
 import pytest
 
-import mrg_grpo.data
 from mrg_grpo.data import PUBLISHED, Studies, Study, describe_splits, load_studies
+from mrg_grpo.data.phantom import dataset
 from mrg_grpo.errors import UserError
 
 
@@ -162,10 +160,7 @@ def test_sizes_are_held_against_the_published_ones(tmp_path):
 
 def test_phantom_is_asked_for_its_sections(monkeypatch):
     study = Study("p0", ("phantom:0",), "Clear.", "train")
-    drawn = types.ModuleType("mrg_grpo.data.phantom.dataset")
-    drawn.load = lambda root, sections, rare: {"train": [study], "val": [], "test": []}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mrg_grpo.data.phantom.dataset", drawn)
-    monkeypatch.setattr(mrg_grpo.data, "phantom", drawn, raising=False)
+    monkeypatch.setattr(dataset, "load", lambda root, sections, rare: {"train": [study], "val": [], "test": []})
     assert load_studies("phantom", "")["train"] == [study]
 
 

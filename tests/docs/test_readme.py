@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mrg_grpo.cli import COMMANDS, parser
-from mrg_grpo.config import Config, apply_override, build
+from mrg_grpo.config import Config, apply_override
+from mrg_grpo.toml import build
 
 
 @pytest.fixture

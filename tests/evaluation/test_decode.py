@@ -9,9 +9,9 @@ from command import CONFIG, command_line
 from mrg_grpo.cli import main
 from mrg_grpo.config import load_config
 from mrg_grpo.data import load_studies
+from mrg_grpo.data.load import read_splits, require_images
 from mrg_grpo.data.phantom.dataset import export
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.decode import read_splits, require_images
 
 ALLOWED = "data.allow_missing=true"
 

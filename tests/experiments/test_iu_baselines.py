@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location("iu_baselines", ROOT / "experiments" / "iu_baselines.py")
+SPEC = importlib.util.spec_from_file_location("iu_baselines", ROOT / "experiments" / "audits" / "iu_baselines.py")
 assert SPEC is not None and SPEC.loader is not None
 iu_baselines = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(iu_baselines)

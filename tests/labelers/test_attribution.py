@@ -7,7 +7,7 @@ from mrg_grpo.data.phantom.case import sample_case
 from mrg_grpo.data.phantom.dataset import load
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.data.phantom.text import PHRASES, _fill, write_report
-from mrg_grpo.embedded import labeler
+from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.labelers.attribution import Attributor, attribute, carriers, sentence_spans
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
@@ -54,7 +54,7 @@ def test_the_embedded_labeler_finds_the_sentences_of_phantom_reports():
     """A neural labeler errs: of the findings it reads right, nearly all must lie on their own sentence alone."""
     cases = list(known_by_construction(40))
     right = wrong = 0
-    for (report, sentences, said), found in zip(cases, attribute(labeler(), [case[0] for case in cases])):
+    for (report, sentences, said), found in zip(cases, attribute(embedded_labeler(), [case[0] for case in cases])):
         for c, name in enumerate(CONDITIONS[:13]):
             if found.labels[c] != said.get(name, BLANK) or found.labels[c] == BLANK:
                 continue

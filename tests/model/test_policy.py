@@ -268,7 +268,7 @@ def test_an_adapter_that_is_more_than_two_matrices_is_not_merged(checkpoint, stu
             parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)) * 0.2
     other.save_pretrained(tmp_path)
     policy = load(checkpoint, "float32", randomise=False, adapter=str(tmp_path))
-    assert not policy.merge_lora
+    assert not policy.fast_decode
     prompts = policy.encoder.encode(studies)
     prefix = policy.prefill(prompts)
     rollout = sample(policy, prefix, ["one", "two"], 12, step=2)
@@ -281,7 +281,7 @@ def test_lora_on_the_embedding_is_sampled_and_trained_as_it_stands(checkpoint, s
     """The embedding stays unmerged among merged layers, and the tied lm_head does not move with it, as in PEFT."""
     check_parity(load(checkpoint, targets=targets), studies, 3)
     policy = load(checkpoint, "float32", targets=targets)
-    assert policy.merge_lora
+    assert policy.fast_decode
     prompts = policy.encoder.encode(studies)
     rollout = sample(policy, policy.prefill(prompts), ["one", "two"], 20, step=2)
     rows = torch.arange(2).repeat_interleave(G)

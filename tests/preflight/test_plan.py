@@ -13,7 +13,7 @@ from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.logprobs import CHUNK_ELEMENTS
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.preflight import footprint, plan
-from mrg_grpo.run.faults import State
+from mrg_grpo.run.checkpoint import State
 
 N, G, P, T = 3, 2, 40, 12
 ALL = []

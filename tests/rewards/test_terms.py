@@ -12,7 +12,7 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.rewards import TERMS, Rewards, require_terms
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights, unsigned_cosine
-from mrg_grpo.train import rarity
+from mrg_grpo.run.rewards_of import rarity
 
 TRAIN = ["n....", "n....", "n....", "np...", "un...", ".....", "..p..", "...nn"]
 

@@ -12,12 +12,14 @@ from mrg_grpo import objective
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.study import Study
-from mrg_grpo.errors import UserError
+from mrg_grpo.distributed import require_finite
+from mrg_grpo.errors import NotFiniteError, UserError
 from mrg_grpo.run.checkpoint import saved_steps
-from mrg_grpo.run.faults import LIMIT, Guard, NotFiniteError, require_finite, skipped_last
+from mrg_grpo.run.faults import LIMIT, Guard, skipped_last
 from mrg_grpo.run.replay import main as replay_main
 from mrg_grpo.run.replay import replay
-from mrg_grpo.train import RARITY, train
+from mrg_grpo.run.rewards_of import RARITY
+from mrg_grpo.train import train
 
 SMALL = [
     "run.test_studies=2", "grpo.studies_per_step=2", "grpo.group_size=4", "sampling.max_tokens=24", "run.eval_every=0",
@@ -207,7 +209,9 @@ def test_without_texts_the_file_has_no_tokens(request, tmp_path):
 
 def test_a_replay_takes_the_rarity_weights_of_its_run(request, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("mrg_grpo.train.rarity", lambda config, studies, labeler, folder=None: asked.append(folder))
+    monkeypatch.setattr(
+        "mrg_grpo.run.rewards_of.rarity", lambda config, studies, labeler, folder=None: asked.append(folder)
+    )
     with pytest.raises(UserError, match="5 steps in a row"):
         train(small(request, tmp_path / "run", 9, *OVERFLOW))
     (tmp_path / "run" / RARITY).write_text("[[1]]")

@@ -18,13 +18,13 @@ from tiny import write_checkpoint
 
 from mrg_grpo.cli import main, own_adapter
 from mrg_grpo.config import Config, load_config
-from mrg_grpo.config_text import to_toml
+from mrg_grpo.data.load import load_splits
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.decode import load_splits
 from mrg_grpo.run import checkpoint
 from mrg_grpo.run.checkpoint import find_fault, resume, save_checkpoint, saved_steps
 from mrg_grpo.run.folder import LOGS, MAY_CHANGE, RunDir
-from mrg_grpo.train import StopSignal, give_back_freed_memory
+from mrg_grpo.run.process import StopSignal, give_back_freed_memory
+from mrg_grpo.toml import to_toml
 
 SMALL = [
     "run.test_studies=2", "grpo.studies_per_step=2", "grpo.group_size=2", "sampling.max_tokens=16", "run.eval_every=0",
@@ -320,8 +320,8 @@ def test_changed_settings_are_named_and_those_that_change_the_meaning_refused(tm
     folder_of(tmp_path).begin()
     with pytest.raises(UserError, match=r"grpo.beta, sft.learning_rate changed since the run began"):
         folder_of(tmp_path, grpo__beta=0.5, sft__learning_rate=1.0, run__steps=7)
-    with pytest.raises(UserError, match=r"sampling.merge_lora changed"):  # in bf16 a merged policy samples differently
-        folder_of(tmp_path, sampling__merge_lora=False)
+    with pytest.raises(UserError, match=r"sampling.fast_decode changed"):  # in bf16 a merged policy samples differently
+        folder_of(tmp_path, sampling__fast_decode=False)
     capsys.readouterr()
     folder_of(tmp_path, run__steps=300, run__show_every=3)
     assert capsys.readouterr().out == "changed since the run began: run.steps, run.show_every\n"

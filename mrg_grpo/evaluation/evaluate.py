@@ -1,0 +1,57 @@
+"""`mrg-grpo evaluate`: decode a split, score it, write predictions.jsonl and evaluation.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mrg_grpo import distributed
+from mrg_grpo.config import Config
+from mrg_grpo.data.credentialed import banner, mark
+from mrg_grpo.data.load import load_splits, studies_of
+from mrg_grpo.errors import UserError
+from mrg_grpo.evaluation.decode import judge, predict, write_decoded
+from mrg_grpo.evaluation.score import evaluation_of
+from mrg_grpo.files import write_whole, writing
+from mrg_grpo.labelers import config_labeler, labeler_name
+from mrg_grpo.model.policy import Policy
+
+
+def evaluate_split(config: Config, adapter: str | None, split: str, output: Path) -> None:
+    """`mrg-grpo evaluate`: decode, score, write predictions.jsonl and evaluation.json, print the table.
+
+    UserError before any work if the split is not in the data, or the folder holds another evaluation.
+    """
+    what = {"adapter": adapter or config.model.adapter, "split": split}
+    if distributed.is_first():
+        refuse_other(output, what)
+    splits = load_splits(config)
+    studies = studies_of(splits, split)
+    if distributed.is_first():
+        with writing(output, "name another folder with -o"):  # before hours of decoding, not after
+            output.mkdir(parents=True, exist_ok=True)
+            mark(output, config)
+    policy, labeler = Policy.load(config, adapter=adapter, trainable=False), config_labeler(config)
+    judged = judge(predict(policy, studies, config, f"decode {split}"), labeler, config)
+    write_decoded(judged, output / "predictions.jsonl", config)
+    everyone = distributed.SharedLabeler(labeler)  # the training references, for the baselines
+    margin, name = config.reward.mccs.margin, labeler_name(config.labeler.path)
+    evaluation = evaluation_of(judged, splits.get("train"), everyone, margin=margin, labeled_by=name)
+    if distributed.is_first():
+        record = {**banner(config), **what, **evaluation.to_json()}
+        write_whole(output / "evaluation.json", json.dumps(record, indent=1))
+    print(evaluation.table())
+
+
+def refuse_other(output: Path, what: dict[str, str]) -> None:
+    """UserError if the folder holds the evaluation of another adapter or split: hours of decoding, not written over."""
+    try:
+        before = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
+        before = {name: before[name] for name in what}
+    except (OSError, ValueError, KeyError, TypeError):  # none there, or none of ours
+        return
+    if {name: Path(value).resolve() for name, value in before.items()} != {
+        name: Path(value).resolve() for name, value in what.items()
+    }:  # one adapter may be named in two ways
+        policy = f"adapter {before['adapter']}" if before["adapter"] else "the base"
+        raise UserError(f"{output}: holds the evaluation of {policy} on {before['split']}; name another folder with -o")

@@ -1,0 +1,58 @@
+"""What a long run asks of its process: to end in good order at a signal, and a heap that neither grows nor thrashes."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+
+M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1
+"""glibc's numbers for them, malloc.h."""
+
+
+class StopSignal:
+    """Within: at SIGTERM and Ctrl-C the step is finished and saved, then the run ends with 128 + signal.
+
+    A second one ends the run at once, which loses no more than a kill does. With `at_once` the first one does, and says
+    that: there is no step to finish.
+    """
+
+    def __init__(self, at_once: str = "") -> None:
+        self.number, self.at_once = 0, at_once
+
+    def __enter__(self) -> StopSignal:
+        self.before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _frame) -> None:
+        if self.at_once:
+            print(self.at_once, flush=True)
+        if self.number or self.at_once:
+            sys.exit(128 + number)
+        self.number = number
+
+
+def settle_heap() -> None:
+    """Have all threads use one heap that keeps what a step frees for the next, where the C library can: glibc.
+
+    It gives worker threads heaps of their own, and `give_back_freed_memory` does not reach the freed ends of those.
+    Large blocks and the end of a heap go back to the system many times a step, and each page is then cleared anew.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_ARENA_MAX, 1)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # larger ones it does not take
+        libc.mallopt(M_TRIM_THRESHOLD, 2**30)
+
+
+def give_back_freed_memory() -> None:
+    """Hand freed memory of the heap back to the system, where the C library can: glibc.
+
+    It keeps what was freed, in pieces among what is in use: more of them the longer a run goes (docs/resume.md).
+    """
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,121 @@
+"""Dataclasses as TOML tables: rules on their fields, a tree of them from TOML and back. Knows no setting by name.
+
+The standard library reads TOML and does not write it; `to_toml` is the way back.
+"""
+
+import difflib
+import json
+import math
+from dataclasses import asdict, field, fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from mrg_grpo.errors import UserError
+
+
+def ruled(default: Any, *choices: str, above: float | None = None, least: float | None = None) -> Any:
+    """A field with a rule: one of `choices`, or a number above `above`, or of at least `least`."""
+    return field(default=default, metadata={"choices": choices, "above": above, "least": least})
+
+
+RENAMED = {"merge_lora": "fast_decode"}
+"""Keys that runs begun by older versions have, and what they are called now."""
+
+
+def build(kind: type, tree: dict[str, Any], where: str) -> Any:
+    """A dict -> the dataclass `kind`; unknown keys and wrong types are refused by name."""
+    hints = get_type_hints(kind)
+    tree = {RENAMED.get(key, key): value for key, value in tree.items()}
+    for key in tree:
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            hint = f'did you mean "{close[0]}"?' if close else f"known keys: {', '.join(hints)}"
+            raise UserError(f'{where}: unknown key "{key}"; {hint}')
+    return kind(**{key: convert(hints[key], value, f"{where}: {key}") for key, value in tree.items()})
+
+
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """A TOML value as the type of its field. int passes as float, nothing else is bent."""
+    if is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a table, got {value!r}")
+        return build(hint, value, where)  # type: ignore[arg-type]
+    origin = get_origin(hint)
+    if origin is list and isinstance(value, list):
+        return [convert(get_args(hint)[0], item, where) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {str(k): convert(get_args(hint)[1], item, f"{where}.{k}") for k, item in value.items()}
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: expected a finite number, got {value!r}")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > 2**63:
+            raise UserError(f"{where}: {str(value)[:20]}... is too large")
+        return float(value)
+    if hint is int and isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{where}: {str(value)[:20]}... is too large")
+    if isinstance(value, str) and "\0" in value:
+        raise UserError(f"{where}: {value!r} has a NUL character in it")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{where}: {value!r} is not UTF-8; write it in a terminal or file that is")
+    if hint is str and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # data.views = 2
+    expected = origin or hint
+    if not isinstance(value, expected) or (isinstance(value, bool) and hint is not bool):
+        names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+        raise UserError(f"{where}: expected {names.get(expected, f'a {expected.__name__}')}, got {value!r}")
+    return value
+
+
+def check_rules(table: Any, name: str = "") -> None:
+    """Every value keeps to the rule of its field, see `ruled`; name: of the table, with a dot behind it."""
+    for one in fields(table):
+        value, full, rule = getattr(table, one.name), f"{name}{one.name}", one.metadata
+        if is_dataclass(value):
+            check_rules(value, f"{full}.")
+        elif rule.get("choices") and value not in rule["choices"]:
+            raise UserError(f"{full}: {value!r} is not one of {', '.join(rule['choices'])}")
+        elif rule.get("above") is not None and not value > rule["above"]:
+            raise UserError(f"{full}: {value} must be above {rule['above']}")
+        elif rule.get("least") is not None and not value >= rule["least"]:
+            limit = f"be at least {rule['least']}" if rule["least"] else "not be negative"
+            raise UserError(f"{full}: {value} must {limit}")
+
+
+def changed_keys(old: Any, new: Any) -> list[str]:
+    """Dotted names whose values differ."""
+
+    def walk(a: Any, b: Any, name: str) -> list[str]:
+        if is_dataclass(a):
+            return [n for f in fields(a) for n in walk(getattr(a, f.name), getattr(b, f.name), f"{name}.{f.name}")]
+        return [] if a == b else [name.lstrip(".")]
+
+    return walk(old, new, "")
+
+
+def to_toml(config: Any) -> str:
+    """The whole tree as TOML, tables in order; reads back to an equal one."""
+    lines: list[str] = []
+
+    def table(name: str, tree: dict) -> None:
+        lines.append(f"\n[{name}]")
+        lines.extend(f"{toml_key(k)} = {toml_value(v)}" for k, v in tree.items() if not isinstance(v, dict))
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                table(f"{name}.{toml_key(key)}", value)
+
+    for name, tree in asdict(config).items():
+        table(name, tree)
+    return "\n".join(lines).strip() + "\n"
+
+
+def toml_key(key: str) -> str:
+    return key if key.replace("_", "").isalnum() and key.isascii() else toml_value(key)
+
+
+def toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's too
+    if isinstance(value, list):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    return repr(value)

@@ -41,7 +41,7 @@ class StepResult:
     rollout: Rollout
     table: RewardTable
     advantages: Tensor  # (N, G)
-    spare: int = 0  # of this rank's N studies, those at the end that count for nothing
+    filler: int = 0  # of this rank's N studies, those at the end that count for nothing
 
 
 class Grpo:
@@ -65,14 +65,14 @@ class Grpo:
 
         with timer("reward"):  # label, compare, weigh; then each report against its own group
             table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists())
-            rewards = distributed.gather_rows(table.total.view(-1, grpo.group_size), prompts.spare)  # of all ranks
+            rewards = distributed.gather_rows(table.total.view(-1, grpo.group_size), prompts.filler)  # of all ranks
             advantages = distributed.own_rows(group_advantages(rewards, grpo.scale), len(prompts.studies))  # (N, G)
             advantages = advantages.to(policy.device)
 
         with timer("reference"):  # the frozen start policy on the same reports
             ref_logps = self.reference_logps(prompts, rollout, mask) if grpo.beta > 0 else None
 
-        stats = StepStats(rollout, table, advantages, prompts.spare, grpo.ratio)
+        stats = StepStats(rollout, table, advantages, prompts.filler, grpo.ratio)
         teaches = prompts.counts if grpo.beta > 0 else (advantages != 0).any(dim=1)  # no spread, no KL: no gradient
         blocks = rollout.micro_batches(grpo.micro_batch, grpo.group_size, None if policy.sharded else teaches)
         normalizer = self.normalizer(mask, len(rewards))
@@ -104,7 +104,7 @@ class Grpo:
                 policy.backward(prefix)  # through the prompt, once per study
                 stats.grad_norm = self.update(number, stats)
             old_logps = stats.logps  # of the first pass: the policy that sampled
-        return StepResult(stats.summary(timer), rollout, table, advantages, prompts.spare)
+        return StepResult(stats.summary(timer), rollout, table, advantages, prompts.filler)
 
     def normalizer(self, mask: Tensor, studies: int) -> Tensor | int:
         """The denominator of the whole step over all ranks, for the configured aggregation."""

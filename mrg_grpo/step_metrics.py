@@ -42,10 +42,10 @@ class StepStats:
     """Collects tensors over the micro-batches of a step; turns them into numbers at its end."""
 
     def __init__(
-        self, rollout: Rollout, table: RewardTable, advantages: Tensor, spare: int = 0, ratio: str = "token"
+        self, rollout: Rollout, table: RewardTable, advantages: Tensor, filler: int = 0, ratio: str = "token"
     ) -> None:
         self.rollout, self.table, self.advantages, self.ratio = rollout, table, advantages, ratio
-        self.spare, self.group = spare, advantages.shape[1]  # spare: studies at the end that count for nothing
+        self.filler, self.group = filler, advantages.shape[1]  # filler: studies at the end that count for nothing
         self.logps = torch.zeros_like(rollout.logps)  # (B, T), of the first pass
         self.entropy = torch.zeros_like(rollout.logps)
         self.trained = torch.zeros_like(rollout.mask)  # (B, T), the tokens of the first pass; not of groups left out
@@ -159,7 +159,7 @@ class StepStats:
             "uncertain": (labels[:, :13] == UNCERTAIN).sum(dim=1),
         }
         numbers = torch.stack([column.cpu().to(table.total.dtype) for column in own.values()], dim=1)  # (B, names)
-        return dict(zip(own, distributed.gather_rows(numbers, self.spare * self.group).unbind(dim=1)))
+        return dict(zip(own, distributed.gather_rows(numbers, self.filler * self.group).unbind(dim=1)))
 
 
 def peak_memory_gb(device: torch.device) -> float:

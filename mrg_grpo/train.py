@@ -27,6 +27,7 @@ from mrg_grpo.evaluation.decode import Judged, judge, predict, read_decoded, wri
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import CheXbert, config_labeler, labeler_name
 from mrg_grpo.labelers.reference import ReferenceLabels
+from mrg_grpo.model.adapters import parameter_counts
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import require_terms
@@ -113,8 +114,7 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
         require_images(studies)  # now, not after hours
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
     policy, labeler = Policy.load(config), config_labeler(config)
-    policy.share_start()
-    print(f"policy: {policy.parameter_counts()}")
+    print(f"policy: {parameter_counts(policy.model)}")
     note_other_lora(policy, config)
     if distributed.world_size() > 1:
         print(

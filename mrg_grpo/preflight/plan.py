@@ -20,9 +20,9 @@ from mrg_grpo.data import PUBLISHED
 from mrg_grpo.data.load import read_splits, studies_of
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.table import format_table
+from mrg_grpo.model.adapters import attach
 from mrg_grpo.model.encoder import PromptEncoder
 from mrg_grpo.model.families import family_of
-from mrg_grpo.model.policy import with_adapter
 from mrg_grpo.preflight.footprint import (
     EAGER_LAYER,
     PHASES,
@@ -64,7 +64,7 @@ def model_sizes(config: Config) -> Model:
                 first = str(error).strip().splitlines()[0]
                 raise UserError(f"adapter {config.model.adapter}: does not fit or is none ({first})") from error
         else:
-            wrapped, rank = with_adapter(base, family, config, None, True), config.lora.rank
+            wrapped, rank = attach(base, family, config, None, True), config.lora.rank
     # of linear layers alone: LoRA on the embedding is never merged, and keeps next to nothing of a token
     lora_layers: dict[str, Any] = {
         name: module for name, module in wrapped.named_modules() if isinstance(module, Linear)

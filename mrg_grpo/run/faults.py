@@ -99,11 +99,11 @@ class Guard:
 
 
 def counted(evidence: dict[str, Any], prompts: PromptBatch) -> dict[str, Any]:
-    """Evidence of this rank without its spare studies; each tensor has as many rows for every study."""
+    """Evidence of this rank without its filler studies; each tensor has as many rows for every study."""
     n = len(prompts.studies)
     return {
         name: counted(value, prompts) if isinstance(value, dict)
-        else value.detach().cpu()[: len(value) // n * (n - prompts.spare)].clone()
+        else value.detach().cpu()[: len(value) // n * (n - prompts.filler)].clone()
         for name, value in evidence.items()
     }  # fmt: skip
 

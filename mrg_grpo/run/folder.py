@@ -175,7 +175,7 @@ class RunDir:
             for name, column in table.terms.items()
         }
         keep = self.config.run.keep_text
-        for n, study in enumerate(reports.studies[::group][: len(result.advantages) - result.spare]):
+        for n, study in enumerate(reports.studies[::group][: len(result.advantages) - result.filler]):
             rows = range(n * group, (n + 1) * group)
             samples = [
                 {

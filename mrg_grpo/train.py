@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +19,6 @@ from mrg_grpo.config import Config
 from mrg_grpo.data.credentialed import banner
 from mrg_grpo.data.load import load_splits, require_images, studies_of, test_studies, validation_studies
 from mrg_grpo.data.study import Study
-from mrg_grpo.distributed import require_finite
 from mrg_grpo.evaluation.before_after import before_after
 from mrg_grpo.evaluation.clinical import metrics_from_sums
 from mrg_grpo.evaluation.decode import Judged, judge, predict, read_decoded, write_decoded
@@ -39,7 +37,7 @@ from mrg_grpo.run.process import StopSignal, give_back_freed_memory, settle_heap
 from mrg_grpo.run.progress import Live, Sample, first_sample, require_tensorboard
 from mrg_grpo.run.rewards_of import rewards_of
 from mrg_grpo.run.stream import StudyStream
-from mrg_grpo.sft import cosine, sft_loss, targets
+from mrg_grpo.sft import Sft
 
 TRIM_EVERY = 10
 """Steps. What has been handed back must be fetched again, page by page: after every step that cost 5% of it."""
@@ -82,24 +80,12 @@ def train(config: Config, resume: bool = False) -> int:
 def sft(config: Config, resume: bool = False) -> int:
     """Token-level warm start with the same tree, the same adapter, the same evaluation."""
     session = prepare(config, resume, "sft")
-    policy, labels = session.policy, ReferenceLabels(session.labeler)
-    policy.temperature = 1.0
-    optimizer = torch.optim.AdamW(policy.trainable(), lr=config.sft.learning_rate, weight_decay=0.0)
+    warm_start = Sft(config, session.policy, ReferenceLabels(session.labeler))
 
     def step(number: int, prompts: PromptBatch) -> tuple[dict[str, float], Sample | None]:
-        started = time.perf_counter()
-        for group in optimizer.param_groups:
-            group["lr"] = config.sft.learning_rate * cosine(number, config.run.steps, warmup=config.grpo.warmup)
-        loss = sft_loss(policy, prompts, targets(prompts.studies, labels, config.prompt.think))
-        distributed.reduce_gradients(policy.trainable())
-        norm = torch.nn.utils.clip_grad_norm_(policy.trainable(), config.grpo.max_grad_norm)
-        require_finite({"loss": loss, "gradient": norm})
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds = time.perf_counter() - started
-        return {"loss": float(loss), "grad_norm": float(norm), "skipped": 0.0, "seconds/step": seconds}, None
+        return warm_start.step(prompts, number), None
 
-    return carry_out(session, optimizer, config.sft.batch_size, step, resume)
+    return carry_out(session, warm_start.optimizer, config.sft.batch_size, step, resume)
 
 
 def prepare(config: Config, resume: bool, command: str) -> Session:

@@ -8,7 +8,7 @@ import torch
 from command import CONFIG, run
 
 from mrg_grpo.cli import main
-from mrg_grpo.glossary import find
+from mrg_grpo.step_metrics import find
 
 SMALL = [
     "run.test_studies=4", "grpo.studies_per_step=2", "grpo.group_size=4", "sampling.max_tokens=48", "run.eval_every=1",

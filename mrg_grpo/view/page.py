@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from mrg_grpo import __version__
 from mrg_grpo.evaluation.before_after import SHOWN
-from mrg_grpo.glossary import find
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE
+from mrg_grpo.step_metrics import find
 from mrg_grpo.view.cases import Attribute, Case, Pictures, colour, finite, group_case, series_case
 from mrg_grpo.view.records import Record, Records
 

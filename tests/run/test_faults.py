@@ -158,10 +158,10 @@ def test_skipped_steps_write_no_checkpoint_over_those_before_them(request, tmp_p
 
     plain = Grpo.update
 
-    def infinite_from_three(self, number, stats):
+    def infinite_from_three(self, number, *more):
         if number > 2:
             self.policy.trainable()[0].grad[0, 0] = math.inf
-        return plain(self, number, stats)
+        return plain(self, number, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Grpo, "update", infinite_from_three)
@@ -177,10 +177,10 @@ def test_a_run_goes_on_after_a_skipped_step_and_resumes_exactly(request, tmp_pat
 
     plain = Grpo.update
 
-    def infinite_at_two(self, number, stats):
+    def infinite_at_two(self, number, *more):
         if number == 2:
             self.policy.trainable()[0].grad[0, 0] = math.inf
-        return plain(self, number, stats)
+        return plain(self, number, *more)
 
     monkeypatch.setattr(Grpo, "update", infinite_at_two)
     assert train(small(request, tmp_path / "whole", 4)) == 0
@@ -245,11 +245,12 @@ def test_a_term_left_out_of_every_report_is_no_nan_in_the_log(request, tmp_path,
 
 
 def test_the_warm_start_skips_too(request, tmp_path, monkeypatch):
-    from mrg_grpo import train as module
+    from mrg_grpo import sft as module
+    from mrg_grpo.train import sft
 
     plain = module.sft_loss
     monkeypatch.setattr(module, "sft_loss", lambda *arguments: plain(*arguments) * math.nan)
     with pytest.raises(UserError, match=r"5 steps in a row up to step 5 were not finite \(loss in the last"):
-        module.sft(small(request, tmp_path / "run", 9, "sft.batch_size=2"))
+        sft(small(request, tmp_path / "run", 9, "sft.batch_size=2"))
     with pytest.raises(UserError, match="only steps of train"):
         replay(tmp_path / "run" / "faults" / "step-000001.pt")

@@ -7,9 +7,9 @@ the adapter's gradients, and the numbers of the log.
 
 Deliberate choices:
 * One process is world 1 of the same code: there is no second path.
-* A list of n items is shared in order, ceil(n / world) to each rank. The last ranks fill up with filler items, copies of
-  the list's first that count for nothing. So all ranks do the same things in the same order and none waits for a call
-  that another skips, and what is gathered by rank and freed of the filler is in the order of the list.
+* A list of n items is shared in order, ceil(n / world) to each rank. The last ranks fill up with copies of the list's
+  first item, the filler, which counts for nothing. So all ranks do the same things in the same order and none waits for
+  a call that another skips, and what is gathered by rank and freed of the filler is in the order of the list.
 * Sums over ranks are sums, never means of means: denominators are of the whole step, see mrg_grpo.grpo.
 * Adapter and optimiser are rank 0's on all ranks at the start and after a resume. They get equal gradients, so they
   stay equal and are never sent again.

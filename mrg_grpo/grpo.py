@@ -156,7 +156,7 @@ class Grpo:
         return move(self.policy, self.optimizer, rate, self.config.grpo.max_grad_norm, watched, evidence)
 
     def blocks(self, rollout: Rollout, advantages: Tensor, prompts: PromptBatch) -> list[MicroBatch]:
-        """The reports that train, in micro-batches. A group without spread has no gradient where there is no KL term."""
+        """The reports that train, in micro-batches. Without a KL term a group without spread has no gradient."""
         grpo = self.config.grpo
         teaches = prompts.counts if grpo.beta > 0 else (advantages != 0).any(dim=1)  # (N,)
         return rollout.micro_batches(grpo.micro_batch, grpo.group_size, None if self.policy.sharded else teaches)

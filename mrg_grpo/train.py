@@ -21,7 +21,7 @@ from mrg_grpo.data.load import load_splits, require_images, studies_of, test_stu
 from mrg_grpo.data.study import Study
 from mrg_grpo.evaluation.before_after import before_after
 from mrg_grpo.evaluation.clinical import metrics_from_sums
-from mrg_grpo.evaluation.decode import Judged, judge, predict, read_decoded, write_decoded
+from mrg_grpo.evaluation.decode import Judged, judge, predict, prediction_record, read_decoded, write_decoded
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import CheXbert, config_labeler, labeler_name
 from mrg_grpo.labelers.reference import ReferenceLabels
@@ -103,9 +103,8 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     print(f"policy: {parameter_counts(policy.model)}")
     note_other_lora(policy, config)
     if distributed.world_size() > 1:
-        print(
-            f"ranks: {distributed.world_size()}, base {'in shards, LoRA not merged' if policy.sharded else 'whole on each'}"
-        )
+        where = "in shards, LoRA not merged" if policy.sharded else "whole on each"
+        print(f"ranks: {distributed.world_size()}, base {where}")
     return Session(run, splits, policy, labeler)
 
 
@@ -154,7 +153,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     batches = stream.prompts(policy.encoder, start + 1, config.run.steps)
     followed = validation_studies(splits, config)[: config.run.follow_studies]
     if followed and start == 0:
-        run.write_followed(0, decoded(session, followed))
+        write_followed(run, 0, decoded(session, followed))
     due = False  # a checkpoint; not written while steps are skipped: what they could not use may be broken
     with StopSignal() as stop, Live(config, start) as live:
         for number, prompts in batches:
@@ -172,7 +171,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             ):
                 validate(session, number, live)
             if followed and last:
-                run.write_followed(number, decoded(session, followed))
+                write_followed(run, number, decoded(session, followed))
             stopped = max(distributed.all_gather(stop.number))  # a signal may reach one rank alone
             due = due or number % config.run.save_every == 0 or last or bool(stopped)
             if due and not metrics.get("skipped"):
@@ -190,6 +189,12 @@ def decoded(session: Session, studies: list[Study], progress: str = "") -> Judge
     return judge(predict(session.policy, studies, session.config, progress), session.labeler, session.config)
 
 
+def write_followed(run: RunDir, step: int, judged: Judged) -> None:
+    """The first run.follow_studies validation studies after `step`: the same studies over training."""
+    for i in range(min(run.config.run.follow_studies, len(judged.labels))):
+        run.append("followed.jsonl", {"step": step, **prediction_record(judged, i, run.config)})
+
+
 def validate(session: Session, number: int, live: Live) -> None:
     """Greedy validation on the first eval_studies of the split: one line of validation.jsonl."""
     run = session.run
@@ -197,7 +202,7 @@ def validate(session: Session, number: int, live: Live) -> None:
     values = {name: round(float(value), 5) for name, value in metrics_from_sums(judged.statistics.sum(0)).items()}
     written = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON has no NaN
     run.append("validation.jsonl", {"step": number, "studies": len(judged.labels), **written})
-    run.write_followed(number, judged)
+    write_followed(run, number, judged)
     live.validation(number, values)
 
 

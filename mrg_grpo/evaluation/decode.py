@@ -129,18 +129,3 @@ def prediction_record(judged: Judged, i: int, config: Config) -> dict[str, Any]:
         "labels": judged.labels[i].tolist(),
         "reference_labels": judged.reference_labels[i].tolist(),
     }
-
-
-def report_images(config: Config, adapter: str | None, groups: list[list[str]], as_json: bool) -> None:
-    """`mrg-grpo report`: one report per group of images, to standard output."""
-    policy = Policy.load(config, adapter=adapter, trainable=False)
-    studies = [Study(Path(images[0]).stem, tuple(images), "", "own") for images in groups]
-    predictions = predict(policy, studies, config)
-    for study, text, completion in zip(studies, predictions.generated, predictions.parsed):
-        if as_json:
-            record = {"images": list(study.images), "report": completion.report, "think": completion.think,
-                      "compliant": completion.compliant, "generated": text}  # fmt: skip
-            print(json.dumps(record, ensure_ascii=False))
-        else:
-            head = f"{', '.join(study.images)}:\n" if len(groups) > 1 else ""
-            print(f"{head}{completion.report}")

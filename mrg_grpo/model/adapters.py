@@ -3,7 +3,7 @@
 Deliberate choices:
 * The reference is the adapter as it was at the start, swapped in for the length of a call: for a fresh adapter (B = 0)
   that is the base itself, for a continued one the warm start. One code path for both.
-* A saved adapter must fit tensor for tensor. PEFT only warns of tensors that are missing, and draws them at random.
+* A saved adapter must fit tensor for tensor. PEFT only warns of tensors that are missing, and makes them up.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mrg_grpo.model.families import Family
 
 
 def attach(model: Any, family: Family, config: Config, adapter: str | None, trainable: bool) -> PeftModel:
-    """Wrap the base: a saved adapter where one is named, else a fresh LoRA as configured. UserError if it cannot fit."""
+    """Wrap the base: a saved adapter where one is named, else a fresh LoRA as configured; UserError if none fits."""
     if adapter is not None:
         return saved(model, adapter, trainable)
     lora = LoraConfig(

@@ -35,8 +35,8 @@ NAME = "mrg_grpo_shared_prefix"
 def attention_forward(module, query, key, value, attention_mask, scaling=None, shared=None, **kwargs):
     """transformers' attention interface: query (b, H, T, d) -> (b, T, H, d), None.
 
-    shared: the cache of a continuation (mrg_grpo.model.kv_cache), whose `update` gave key and value and which knows prompts and
-    masks; None is torch's own attention, for prompts and vision towers.
+    shared: the cache of a continuation (mrg_grpo.model.kv_cache), whose `update` gave key and value and which knows
+    prompts and masks; None is torch's own attention, for prompts and vision towers.
     """
     if shared is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -85,7 +85,7 @@ def _hidden_own(tokens: int, t: int, window: int | None, device: torch.device) -
 
 
 def _scores(query, key, prefix_key, scale, tokens, prefix_mask, hidden) -> tuple[Tensor, Tensor]:
-    """Query (n, h, m, d) -> scores on the prompt (n, h, m, P) and on the own tokens (n, h, m, t), in `at_least_fp32`."""
+    """Query (n, h, m, d) -> scores on the prompt (n, h, m, P) and on the own tokens (n, h, m, t), at least fp32."""
     n, h, m, d = query.shape
     query, key, prefix_key = at_least_fp32(query) * scale, at_least_fp32(key), at_least_fp32(prefix_key)
     on_prefix = query @ prefix_key.transpose(-1, -2)

@@ -15,7 +15,8 @@ they add to anything, so there the sum is part of the product: y = [x, x A'] [W,
 Qwen's vision towers project patches by a convolution whose kernel is the whole patch. That is one product, and it is
 run as one here (docs/performance.md has both).
 
-`patch_lora` gives these layers of a loaded model their forward pass. Parameters, names and saved files stay what they are.
+`patch_lora` gives these layers of a loaded model their forward pass. Parameters, names and saved files stay what they
+are.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 N studies, G group, B = N * G reports, T report tokens, V vocabulary; n, g, b = n * g of those still being written.
 
 Deliberate choices:
-* One uniform number per (report, token), drawn beforehand from a generator keyed by (seed, step, study, sample), turned
+* One uniform number per (report, token), taken beforehand from a generator keyed by (seed, step, study, sample), turned
   into a token by the inverse of the cumulative distribution. The same study gets the same samples on any number of
   ranks, in any batch and after a resume, and no random state has to be saved.
 * The loop never asks the device for a number per token; every CHECK_EVERY tokens it looks which reports have ended,

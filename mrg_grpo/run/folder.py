@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from mrg_grpo import __version__, distributed
 from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.credentialed import banner, mark
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.decode import Judged, prediction_record
 from mrg_grpo.files import locked, sync, write_whole, writing
 from mrg_grpo.grpo import StepResult
 from mrg_grpo.run.checkpoint import saved_steps, step_number
@@ -46,6 +46,24 @@ OWN = (*LOGS, "checkpoints", "adapter", "faults", "predictions_before.jsonl", "p
 def holds_run(folder: Path) -> bool:
     """Whether a run has begun in this folder."""
     return (folder / "config.toml").exists()
+
+
+def adapter_of(config: Config, adapter: str | None, base: bool) -> str | None:
+    """The adapter that is meant, named on stderr: `adapter`, else RUN_DIR/adapter where there is one and `base` does
+    not ask for the start policy. UserError where the folder holds a run that has none yet."""
+    folder = Path(config.run.output_dir)
+    own = folder / "adapter"
+    if not adapter and not base:
+        if own.is_dir():
+            adapter = str(own)
+        elif holds_run(folder):
+            raise UserError(
+                f"{folder}: holds a run without an adapter, so it has not ended; go on with --resume, or say --base "
+                "for the policy it started from"
+            )
+    if distributed.is_first():
+        print(f"policy: {adapter or config.model.adapter or 'the base, without an adapter'}", file=sys.stderr)
+    return adapter
 
 
 class RunDir:
@@ -198,11 +216,6 @@ class RunDir:
             }
             records.append(record)
         return records
-
-    def write_followed(self, step: int, judged: Judged) -> None:
-        """The first run.follow_studies validation studies after `step`: the same studies over training."""
-        for i in range(min(self.config.run.follow_studies, len(judged.labels))):
-            self.append("followed.jsonl", {"step": step, **prediction_record(judged, i, self.config)})
 
 
 def explicit(config: Config) -> Config:

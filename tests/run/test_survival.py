@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +15,13 @@ from command import CONFIG, run
 from test_grpo import build, setting
 from tiny import write_checkpoint
 
-from mrg_grpo.cli import main, own_adapter
+from mrg_grpo.cli import main
 from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.load import load_splits
 from mrg_grpo.errors import UserError
 from mrg_grpo.run import checkpoint
 from mrg_grpo.run.checkpoint import find_fault, resume, save_checkpoint, saved_steps
-from mrg_grpo.run.folder import LOGS, MAY_CHANGE, RunDir
+from mrg_grpo.run.folder import LOGS, MAY_CHANGE, RunDir, adapter_of
 from mrg_grpo.run.process import StopSignal, give_back_freed_memory
 from mrg_grpo.toml import to_toml
 
@@ -271,11 +270,10 @@ def test_evaluate_names_the_policy_and_refuses_a_run_that_has_not_ended(tmp_path
     (run / "config.toml").write_text(to_toml(load_config(CONFIG, [f"run.output_dir={run}"])))
     assert main(["evaluate", str(run / "config.toml")]) == 2
     assert "it has not ended; go on with --resume, or say --base" in capsys.readouterr().err
-    given = Namespace(adapter="", base=True)
-    assert own_adapter(load_config(run / "config.toml"), given) == ""
+    assert adapter_of(load_config(run / "config.toml"), "", base=True) == ""
     assert capsys.readouterr().err == "policy: the base, without an adapter\n"
     (run / "adapter").mkdir()
-    assert own_adapter(load_config(run / "config.toml"), Namespace(adapter="", base=False)) == str(run / "adapter")
+    assert adapter_of(load_config(run / "config.toml"), "", base=False) == str(run / "adapter")
     assert capsys.readouterr().err == f"policy: {run / 'adapter'}\n"
 
 

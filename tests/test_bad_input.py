@@ -311,7 +311,7 @@ def test_adapter_of_another_base_and_tokenizer_without_images(tmp_path, capsys):
     (tmp_path / "x.png").write_bytes(png())
     refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "adapter"], "does not fit this base")
     refused(capsys, train(tmp_path / "run", f"model.adapter={tmp_path / 'adapter'}"), "does not fit this base")
-    Policy.load(load_config(CONFIG)).save(str(tmp_path / "part"))
+    Policy.load(load_config(CONFIG)).model.save_pretrained(str(tmp_path / "part"))
     part = tmp_path / "part" / "adapter_model.safetensors"
     tensors = load_file(part)
     lost = tensors.pop(min(tensors))

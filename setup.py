@@ -25,7 +25,17 @@ setup(
         "eval": ["pycocoevalcap"],  # METEOR needs Java
         "log": ["tensorboard"],
         "bench": ["trl>=1.16", "datasets"],
-        "dev": ["pytest", "hypothesis", "ruff", "mypy", "import-linter", "scikit-learn", "pycocoevalcap", "selenium", "tensorboard"],
+        "dev": [
+            "pytest",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "import-linter",
+            "scikit-learn",
+            "pycocoevalcap",
+            "selenium",
+            "tensorboard",
+        ],
     },
     entry_points={"console_scripts": ["mrg-grpo = mrg_grpo.cli:main"]},
 )

@@ -32,9 +32,9 @@ from mrg_grpo.rewards import require_terms
 from mrg_grpo.run.checkpoint import resume as load_checkpoint
 from mrg_grpo.run.checkpoint import save_adapter, save_checkpoint
 from mrg_grpo.run.faults import Guard
-from mrg_grpo.run.folder import RunDir
+from mrg_grpo.run.folder import RunFolder
 from mrg_grpo.run.process import StopSignal, give_back_freed_memory, settle_heap
-from mrg_grpo.run.progress import Live, Sample, first_sample, require_tensorboard
+from mrg_grpo.run.progress import Progress, Sample, first_sample, require_tensorboard
 from mrg_grpo.run.rewards_of import rewards_of
 from mrg_grpo.run.stream import StudyStream
 from mrg_grpo.sft import Sft
@@ -47,7 +47,7 @@ TRIM_EVERY = 10
 class Session:
     """What GRPO and the warm start have in common."""
 
-    run: RunDir
+    run: RunFolder
     splits: dict[str, list[Study]]
     policy: Policy
     labeler: CheXbert
@@ -94,7 +94,7 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     require_tensorboard(config)
     if command == "train":
         require_terms(config.reward)  # before anything is loaded: a typing error costs nothing
-    run = RunDir(config, resume, command)
+    run = RunFolder(config, resume, command)
     splits = load_splits(config)
     for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):
         require_images(studies)  # now, not after hours
@@ -129,7 +129,7 @@ def carry_out(session: Session, optimizer: torch.optim.Optimizer, size: int, ste
         session.run.close()
 
 
-def way_on(run: RunDir) -> str:
+def way_on(run: RunFolder) -> str:
     """The command that goes on with this run."""
     program = "mrg-grpo" if distributed.world_size() == 1 else "torchrun ... -m mrg_grpo"
     return f"{program} {run.command} {shlex.quote(str(run.path / 'config.toml'))} --resume"
@@ -155,13 +155,13 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     if followed and start == 0:
         write_followed(run, 0, decoded(session, followed))
     due = False  # a checkpoint; not written while steps are skipped: what they could not use may be broken
-    with StopSignal() as stop, Live(config, start) as live:
+    with StopSignal() as stop, Progress(config, start) as progress:
         for number, prompts in batches:
             metrics, sample = guard.attempt(step, number, prompts.to(policy.device))
             if number % TRIM_EVERY == 0:
                 give_back_freed_memory()
             run.append("metrics.jsonl", {"step": number, **metrics})
-            live.step(number, metrics, sample)
+            progress.step(number, metrics, sample)
             last = number == config.run.steps
             if (
                 config.run.eval_every
@@ -169,7 +169,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
                 and not last
                 and validation_studies(splits, config)
             ):
-                validate(session, number, live)
+                validate(session, number, progress)
             if followed and last:
                 write_followed(run, number, decoded(session, followed))
             stopped = max(distributed.all_gather(stop.number))  # a signal may reach one rank alone
@@ -179,7 +179,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
                 save_checkpoint(run.path, number, policy, optimizer)
                 due = False
             if stopped:
-                live.write(f"stopped after step {number}; go on with: {way_on(run)}")
+                progress.write(f"stopped after step {number}; go on with: {way_on(run)}")
                 return 128 + stopped
     return 0
 
@@ -189,13 +189,13 @@ def decoded(session: Session, studies: list[Study], progress: str = "") -> Judge
     return judge(predict(session.policy, studies, session.config, progress), session.labeler, session.config)
 
 
-def write_followed(run: RunDir, step: int, judged: Judged) -> None:
+def write_followed(run: RunFolder, step: int, judged: Judged) -> None:
     """The first run.follow_studies validation studies after `step`: the same studies over training."""
     for i in range(min(run.config.run.follow_studies, len(judged.labels))):
         run.append("followed.jsonl", {"step": step, **prediction_record(judged, i, run.config)})
 
 
-def validate(session: Session, number: int, live: Live) -> None:
+def validate(session: Session, number: int, progress: Progress) -> None:
     """Greedy validation on the first eval_studies of the split: one line of validation.jsonl."""
     run = session.run
     judged = decoded(session, validation_studies(session.splits, run.config))
@@ -203,7 +203,7 @@ def validate(session: Session, number: int, live: Live) -> None:
     written = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON has no NaN
     run.append("validation.jsonl", {"step": number, "studies": len(judged.labels), **written})
     write_followed(run, number, judged)
-    live.validation(number, values)
+    progress.validation(number, values)
 
 
 def baseline(session: Session) -> Judged:

@@ -66,7 +66,7 @@ def adapter_of(config: Config, adapter: str | None, base: bool) -> str | None:
     return adapter
 
 
-class RunDir:
+class RunFolder:
     """The folder of one run of `command`, train or sft.
 
     Made first, so that a folder that cannot be used ends a run before anything is loaded; the run is there for others

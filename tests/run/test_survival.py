@@ -21,7 +21,7 @@ from mrg_grpo.data.load import load_splits
 from mrg_grpo.errors import UserError
 from mrg_grpo.run import checkpoint
 from mrg_grpo.run.checkpoint import find_fault, resume, save_checkpoint, saved_steps
-from mrg_grpo.run.folder import LOGS, MAY_CHANGE, RunDir, adapter_of
+from mrg_grpo.run.folder import LOGS, MAY_CHANGE, RunFolder, adapter_of
 from mrg_grpo.run.process import StopSignal, give_back_freed_memory
 from mrg_grpo.toml import to_toml
 
@@ -218,7 +218,7 @@ def test_a_log_that_cannot_grow_ends_the_run_in_one_line(tmp_path, capsys, name)
     assert train(tmp_path / "run", 1) == 0
     (tmp_path / "run" / name).unlink()
     (tmp_path / "run" / name).symlink_to("/dev/full")
-    run = RunDir(load_config(CONFIG, [f"run.output_dir={tmp_path / 'other'}"]), resume=False)
+    run = RunFolder(load_config(CONFIG, [f"run.output_dir={tmp_path / 'other'}"]), resume=False)
     run.path = tmp_path / "run"
     with pytest.raises(UserError, match=rf"{name}: cannot be written \(No space left on device\)"):
         run.append(name, {"step": 2})
@@ -228,13 +228,13 @@ def test_a_log_that_cannot_grow_ends_the_run_in_one_line(tmp_path, capsys, name)
 # ---- the folder and its logs
 
 
-def folder_of(tmp_path, command="train", **changes) -> RunDir:
+def folder_of(tmp_path, command="train", **changes) -> RunFolder:
     config = Config()
     config.run.output_dir = str(tmp_path / "run")
     for name, value in changes.items():
         table, key = name.split("__")
         setattr(getattr(config, table), key, value)
-    return RunDir(config, (tmp_path / "run" / "config.toml").exists(), command)
+    return RunFolder(config, (tmp_path / "run" / "config.toml").exists(), command)
 
 
 def test_lines_of_later_steps_go_and_broken_ones_are_counted(tmp_path, capsys):
@@ -463,7 +463,7 @@ def test_a_signal_while_the_test_split_is_decoded_ends_at_once_and_names_the_way
 @pytest.mark.parametrize("command", ["train", "sft"])
 def test_a_signal_in_the_last_step_still_stops(tmp_path, capsys, monkeypatch, command):
     """The decoding of the test split may take hours: it is left to the resume."""
-    from mrg_grpo.run.folder import RunDir as Folder
+    from mrg_grpo.run.folder import RunFolder as Folder
 
     plain = Folder.append
 

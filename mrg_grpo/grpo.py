@@ -18,7 +18,7 @@ Deliberate choices:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,11 +38,11 @@ from mrg_grpo.step_metrics import PhaseTimer, StepLog
 class StepResult:
     """What one step leaves behind for log and reader."""
 
-    metrics: dict[str, float]
     rollout: Rollout
     table: RewardTable
     advantages: Tensor  # (N, G)
     filler: int = 0  # of this rank's N studies, those at the end that count for nothing
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -103,6 +103,7 @@ class Grpo:
             blocks=self.blocks(rollout, advantages, prompts),
             normalizer=self.normalizer(mask, len(rewards)),
         )
+        result = StepResult(rollout, table, advantages, prompts.filler)
         log = StepLog(rollout, table, advantages, prompts.filler, grpo.ratio)
         first = None  # the first pass: its log-probabilities are those of the policy that sampled
         for _ in range(grpo.inner_passes):
@@ -111,14 +112,10 @@ class Grpo:
                     prefix = policy.prefill(prompts)  # the policy has moved
                 found = self.train_pass(prefix, batch, first.logps if first else None, log)
                 first = first or found
-                watched = {
-                    "sampling logits": rollout.logps, "rewards": table.total, "advantages": advantages,
-                    "training logits": found.logps, "loss": found.loss,
-                }  # fmt: skip
-                grad_norm = self.update(number, watched, evidence(rollout, table, advantages, first.logps))
-        assert first
-        metrics = log.summary(first.loss, first.logps, first.entropy, first.trained, grad_norm, timer)
-        return StepResult(metrics, rollout, table, advantages, prompts.filler)
+                grad_norm = self.update(number, result, found, first)
+        assert first  # there is one inner pass at least
+        result.metrics = log.summary(first.loss, first.logps, first.entropy, first.trained, grad_norm, timer)
+        return result
 
     def train_pass(self, prefix: Prefix, batch: TrainBatch, old_logps: Tensor | None, log: StepLog) -> Pass:
         """One pass over the step's reports in micro-batches; leaves the gradient of the whole step in the adapter.
@@ -150,8 +147,17 @@ class Grpo:
         self.policy.backward(prefix)  # through the prompt, once per study
         return found
 
-    def update(self, number: int, watched: dict[str, Tensor], evidence: dict[str, Any]) -> Tensor:
-        """The move of step `number`; see `move`."""
+    def update(self, number: int, result: StepResult, found: Pass, first: Pass) -> Tensor:
+        """Move the adapter after the pass `found`; see `move`. What is looked at stands in the order of the step."""
+        rollout, table = result.rollout, result.table
+        watched = {
+            "sampling logits": rollout.logps, "rewards": table.total, "advantages": result.advantages,
+            "training logits": found.logps, "loss": found.loss,
+        }  # fmt: skip
+        evidence = {
+            "tokens": rollout.tokens, "mask": rollout.mask, "sampling_logps": rollout.logps, "logps": first.logps,
+            "rewards": table.terms, "reward": table.total, "advantages": result.advantages,
+        }  # fmt: skip
         rate = self.config.grpo.learning_rate * self.rate(number)
         return move(self.policy, self.optimizer, rate, self.config.grpo.max_grad_norm, watched, evidence)
 
@@ -214,11 +220,3 @@ def empty_pass(rollout: Rollout) -> Pass:
     """A pass before its first micro-batch."""
     logps, entropy = (torch.zeros_like(rollout.logps) for _ in range(2))
     return Pass(logps, entropy, torch.zeros_like(rollout.mask), torch.zeros((), device=rollout.logps.device))
-
-
-def evidence(rollout: Rollout, table: RewardTable, advantages: Tensor, logps: Tensor) -> dict[str, Any]:
-    """What led to a step, for the file of a skipped one; tensors are as in Rollout and RewardTable."""
-    return {
-        "tokens": rollout.tokens, "mask": rollout.mask, "sampling_logps": rollout.logps, "logps": logps,
-        "rewards": table.terms, "reward": table.total, "advantages": advantages,
-    }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,18 +59,25 @@ def locked(path: Path) -> IO[str]:
 def write_whole(path: Path, text: str, remedy: str = REMEDY) -> None:
     """Replace a file: written beside it, synced, renamed. UserError if it cannot be written; the old one stays then.
 
-    A pipe or a device is written as it is.
+    A link at `path` is replaced, what it leads to is not touched. A pipe or a device is written as it is.
     """
     if path.exists() and not path.is_file():
         with writing(path, remedy), path.open("w", encoding="utf-8") as file:
             file.write(text)
         return
-    temporary = path.with_name(f".{path.name}")
     with writing(path, remedy):
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-        sync(temporary)
-        os.replace(temporary, path)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        # made here and by nobody else: neither a link nor a file of that name is written through
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         sync(path.parent)
 
 

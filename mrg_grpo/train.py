@@ -227,8 +227,11 @@ def finish(session: Session) -> int:
     after = decoded(session, test_studies(session.splits, config), "decode test, after")
     write_decoded(after, run.path / "predictions.jsonl", config)
     comparison = before_after(before, after, "test")
-    judged_by = {"labeler": labeler_name(config.labeler.path), "mccs_margin": config.reward.mccs.margin}
-    run.write_json("evaluation.json", {**banner(config), **judged_by, **comparison.to_json()})
+    what = {
+        "step": config.run.steps, "labeler": labeler_name(config.labeler.path),
+        "mccs_margin": config.reward.mccs.margin,
+    }  # fmt: skip
+    run.write_json("evaluation.json", {**banner(config), **what, **comparison.to_json()})
     print(comparison.table())
     print(f"adapter, predictions and evaluation: {run.path}")
     print(f"look at it: mrg-grpo view {run.path}")

@@ -109,7 +109,7 @@ def inside(path: str, folder: str | None) -> str:
     folder None: the run has none, so no file is inside.
     """
     if folder is None:
-        raise UserError(f"image {path} was not opened: the data of this run are no files")
+        raise UserError(f"image {path} was not opened: the run has no data folder, or one that holds more than data")
     try:
         real = os.path.realpath(path)
         outside = leaves(os.path.relpath(real, os.path.realpath(folder)))

@@ -20,11 +20,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mrg_grpo.errors import UserError
+from mrg_grpo.files import write_whole
 from mrg_grpo.labels import BLANK, CONDITIONS
 
 Span = tuple[int, int]
@@ -74,9 +76,8 @@ class Attributor:
             key: [a.labels, [(s.start, s.end, s.signs) for s in a.sentences], a.unplaced]
             for key, a in self.known.items()
         }
-        temporary = self.file.with_name(f".{self.file.name}")
-        temporary.write_text(json.dumps(records), encoding="utf-8")
-        os.replace(temporary, self.file)
+        with suppress(UserError):  # a folder that may only be read: the file saves time, no more
+            write_whole(self.file, json.dumps(records))
 
 
 def attribute(labeler, reports: list[str]) -> list[Attribution]:

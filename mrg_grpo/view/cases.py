@@ -86,12 +86,16 @@ class Pictures:
         self.data: list[str] = []
         self.missing: dict[str, str] = {}  # name -> why it is not shown
         self.folder: str | None = None
+        self.rendered = True
         self._index: dict[str, int] = {}
         self._kept: dict[str, str] = {}
 
-    def begin(self, folder: str | None) -> None:
-        """A new page: what was rendered for the last one is kept, what is not asked for again does not go on it."""
-        self.data, self._index, self.missing, self.folder = [], {}, {}, folder
+    def begin(self, folder: str | None, rendered: bool = True) -> None:
+        """A new page: what was rendered for the last one is kept, what is not asked for again does not go on it.
+
+        folder: where files may come from; rendered: whether the run's data are the phantom's addresses.
+        """
+        self.data, self._index, self.missing, self.folder, self.rendered = [], {}, {}, folder, rendered
 
     def __call__(self, images: Any) -> tuple[list[int], list[str]]:
         """A record's names or addresses -> indices into `data`, and a line for each picture that is not there."""
@@ -102,7 +106,8 @@ class Pictures:
     def _one(self, image: str) -> int | None:
         if image not in self._index:
             try:
-                place = image if image.startswith(PHANTOM_SCHEME) else inside(image, self.folder)
+                address = self.rendered and image.startswith(PHANTOM_SCHEME)
+                place = image if address else inside(image, self.folder)
                 if place not in self._kept:
                     self._kept[place] = data_address(open_image(place))
             except UserError as error:

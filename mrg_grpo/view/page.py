@@ -12,6 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mrg_grpo import __version__
@@ -86,7 +87,8 @@ def build(records: Records, pictures: Pictures, attribute: Attribute | None, sta
     config, notes = records.config, []
     if records.credentialed:
         records = without_texts(records)
-    pictures.begin(None if config.data.rendered else config.data.root)
+    rendered = config.data.rendered
+    pictures.begin(None if rendered else data_folder(config.data.root), rendered)
     rollouts = evenly(records.rollouts, MAX_SAMPLES // max(config.grpo.group_size, 1))
     pairs = paired(records.before, records.after)
     chosen = evenly(pairs, MAX_STUDIES)
@@ -128,6 +130,13 @@ def build(records: Records, pictures: Pictures, attribute: Attribute | None, sta
         followed=followed,
         pictures=pictures.data,
     )
+
+
+def data_folder(root: str) -> str | None:
+    """The folder that pictures may come from; None where the run, which may be somebody else's, names one that holds
+    the viewer's own files: the home, or whatever it lies in."""
+    folder, home = Path(root).resolve(), Path.home().resolve()
+    return None if folder in (home, *home.parents) else root
 
 
 def banner(records: Records) -> str:

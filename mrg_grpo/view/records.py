@@ -1,6 +1,7 @@
 """The files of a run, read while the run may still be writing them.
 
-A last line without its newline is not there yet and is left for the next look. Any other broken line is named.
+A last line without its newline is not there yet and is left for the next look. Any other broken line is named, and so
+is one of another shape (shapes.py): a run that somebody hands over is data, and may hold anything.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.credentialed import banner
 from mrg_grpo.errors import UserError
+from mrg_grpo.view import shapes
+from mrg_grpo.view.shapes import Check
 
 FILES = (
     "config.toml", "metrics.jsonl", "validation.jsonl", "rollouts.jsonl", "followed.jsonl", "predictions_before.jsonl",
@@ -36,7 +39,7 @@ class Records:
     before: list[Record] = field(default_factory=list)
     after: list[Record] = field(default_factory=list)
     evaluation: Record = field(default_factory=dict)  # {} where there is no before/after table
-    evaluated: bool = False  # evaluation.json is there, and no older than the last step
+    evaluated: bool = False  # evaluation.json is there, and of the last step
 
     @property
     def credentialed(self) -> bool:
@@ -53,38 +56,38 @@ def read_run(path: Path) -> Records:
     """RUN_DIR -> Records; files that are not there yet are empty."""
     if not (path / "config.toml").is_file():
         raise UserError(f"{path}: no config.toml in it, so it is no folder of a run; give the run.output_dir of one")
-    evaluation, metrics = path / "evaluation.json", path / "metrics.jsonl"
+    metrics = read_lines(path / "metrics.jsonl", shapes.step_record)
+    evaluation = _read_evaluation(path / "evaluation.json")
     return Records(
         path,
         load_config(path / "config.toml"),
-        metrics=read_lines(metrics, ("step",)),
-        validation=read_lines(path / "validation.jsonl", ("step",)),
-        rollouts=read_lines(path / "rollouts.jsonl", ("step", "study_id", "samples", "reference_labels")),
-        followed=read_lines(path / "followed.jsonl", ("step", "study_id", "labels", "reference_labels")),
-        before=read_lines(path / "predictions_before.jsonl", ("study_id", "labels", "reference_labels")),
-        after=read_lines(path / "predictions.jsonl", ("study_id", "labels", "reference_labels")),
-        evaluation=_read_evaluation(evaluation),
-        evaluated=evaluation.is_file() and metrics.is_file() and evaluation.stat().st_mtime >= metrics.stat().st_mtime,
+        metrics=metrics,
+        validation=read_lines(path / "validation.jsonl", shapes.step_record),
+        rollouts=read_lines(path / "rollouts.jsonl", shapes.group_record),
+        followed=read_lines(path / "followed.jsonl", shapes.followed_record),
+        before=read_lines(path / "predictions_before.jsonl", shapes.prediction_record),
+        after=read_lines(path / "predictions.jsonl", shapes.prediction_record),
+        evaluation=evaluation if evaluation and "sides" in evaluation else {},
+        evaluated=evaluation is not None and bool(metrics) and evaluation.get("step") in (None, metrics[-1]["step"]),
     )
 
 
-def read_lines(path: Path, keys: tuple[str, ...]) -> list[Record]:
-    """A .jsonl file -> records that have these keys."""
+def read_lines(path: Path, wrong: Check) -> list[Record]:
+    """A .jsonl file -> records that `wrong` finds nothing in."""
     if not path.is_file():
         return []
     records = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        *lines, _ = path.read_bytes().split(b"\n")  # the last one may be cut, inside a character too
+    except OSError as error:
         raise UserError(f"{path} cannot be read ({error})") from error
-    for number, line in enumerate(lines[:-1], start=1):
+    for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:  # also bytes that are no text, numbers of thousands of digits
             raise UserError(f"{path} line {number}: not valid JSON ({error}); remove the line") from error
-        missing = [key for key in keys if not isinstance(record, dict) or key not in record]
-        if missing:
-            raise UserError(f"{path} line {number}: no {', '.join(missing)} in it; it is not of a run of this version")
+        if found := wrong(record):
+            raise UserError(f"{path} line {number}: {found}; it is not of a run of this version")
         records.append(record)
     return records
 
@@ -95,12 +98,15 @@ def signature(path: Path) -> tuple[tuple[int, int] | None, ...]:
     return tuple((stat.st_size, stat.st_mtime_ns) if stat else None for stat in stats)
 
 
-def _read_evaluation(path: Path) -> Record:
-    """The before/after table; {} where there is none, or where `mrg-grpo evaluate` has put its own in its place."""
+def _read_evaluation(path: Path) -> Record | None:
+    """evaluation.json; None where there is none. That of `mrg-grpo evaluate` in its place has no sides."""
     if not path.is_file():
-        return {}
+        return None
+    remedy = "end the run with --resume to write it again"
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); end the run with --resume to write it again") from error
-    return tree if isinstance(tree, dict) and "sides" in tree else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
+    if found := shapes.evaluation(tree):
+        raise UserError(f"{path}: {found}; {remedy}")
+    return tree

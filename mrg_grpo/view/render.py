@@ -12,13 +12,10 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
 from dataclasses import asdict
 from importlib.resources import files
-from pathlib import Path
 
-from mrg_grpo.errors import UserError
 from mrg_grpo.view.page import Page
 
 SCRIPTS = ("dom.js", "curves.js", "tables.js", "report.js", "browser.js", "main.js")
@@ -62,13 +59,3 @@ def policy(styles: list[str], scripts: list[str]) -> str:
 
 def asset(name: str) -> str:
     return files("mrg_grpo.view").joinpath("assets", name).read_text(encoding="utf-8").strip()
-
-
-def write(text: str, path: Path) -> None:
-    """At once, so that a browser never loads half a page."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name another file with -o") from error

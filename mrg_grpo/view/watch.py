@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from mrg_grpo.files import write_whole
 from mrg_grpo.labelers import config_labeler
 from mrg_grpo.labelers.attribution import Attribution, Attributor
 from mrg_grpo.view.cases import Pictures
 from mrg_grpo.view.page import build
 from mrg_grpo.view.records import Records, read_run, signature
-from mrg_grpo.view.render import render, write
+from mrg_grpo.view.render import render
 
 WATCH_SECONDS = 5
+REMEDY = "name another file with -o"
 CACHE = "view-findings.json"
 """In RUN_DIR: which sentence carries which finding, by hash of the text. It may be deleted."""
 
@@ -53,7 +55,7 @@ def view(run_dir: str, output: str | None = None, watching: bool = False, plain:
     viewer = Viewer(path, plain)
     seen = signature(path)  # before reading: what is written meanwhile is seen at the next look
     text, done = viewer.page(watching)
-    write(text, target)
+    write_whole(target, text, REMEDY)  # at once: a browser never loads half a page
     print(f"{target} ({len(text.encode()) / 1e6:.1f} MB): open it in a browser", flush=True)
     if watching and not done:
         print("watching; Ctrl-C ends it, the run goes on", flush=True)
@@ -63,4 +65,4 @@ def view(run_dir: str, output: str | None = None, watching: bool = False, plain:
         if now != seen:
             seen = now
             text, done = viewer.page(watching)
-            write(text, target)
+            write_whole(target, text, REMEDY)

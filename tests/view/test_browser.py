@@ -13,11 +13,12 @@ import pytest
 from fake_run import write_run
 
 from mrg_grpo.data.phantom.reader import read_labels
+from mrg_grpo.files import write_whole
 from mrg_grpo.labelers.attribution import attribute
 from mrg_grpo.view.cases import Pictures
 from mrg_grpo.view.page import build
 from mrg_grpo.view.records import read_run
-from mrg_grpo.view.render import render, write
+from mrg_grpo.view.render import render
 
 pytestmark = pytest.mark.slow
 HOSTILE = "No effusion. <script>window.hacked = 1</script></script><!-- <img src=x onerror='window.hacked = 2'> & 𝕏"
@@ -65,7 +66,7 @@ def folder(tmp_path_factory):
 def put_page(path, stamp="1", refresh=0):
     records = read_run(path)
     page = build(records, Pictures(), lambda reports: attribute(Reader, reports), stamp=stamp, refresh=refresh)
-    write(render(page), path / "page.html")
+    write_whole(path / "page.html", render(page))
 
 
 @pytest.fixture(params=[1600, 400])

@@ -8,12 +8,14 @@ from dataclasses import asdict
 import pytest
 import torch
 from fake_run import HOSTILE, write_run
+from PIL import Image
 
 from mrg_grpo.cli import main
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers.attribution import attribute
 from mrg_grpo.labels import CONDITIONS
+from mrg_grpo.view import shapes
 from mrg_grpo.view.cases import Pictures
 from mrg_grpo.view.page import CODES, build, evenly, over_time, thin, within
 from mrg_grpo.view.records import read_lines, read_run, signature
@@ -175,11 +177,110 @@ def test_bad_runs_end_in_one_line(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{broken\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl line 2: not valid JSON"):
         read_run(tmp_path)
-    with pytest.raises(UserError, match="line 1: no study_id"):
-        read_lines(tmp_path / "metrics.jsonl", ("study_id",))
+    with pytest.raises(UserError, match="line 1: labels are not 13 or 14 class ids"):
+        read_lines(tmp_path / "metrics.jsonl", shapes.prediction_record)
     (tmp_path / "metrics.jsonl").unlink()
     assert main(["view", str(tmp_path), "--plain", "-o", str(tmp_path / "no" / "page.html")]) == 2
     assert "name another file with -o" in capsys.readouterr().err
+
+
+def changed(key, value, sample=False):
+    """A change of the first record of a file."""
+
+    def change(record):
+        (record["samples"][0] if sample else record)[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("rollouts.jsonl", changed("samples", []), "samples is no list of reports"),
+        ("rollouts.jsonl", changed("samples", ["x"]), "sample 1: no JSON object"),
+        ("rollouts.jsonl", changed("labels", [9] * 14, sample=True), "sample 1: labels are not 13 or 14 class ids"),
+        ("rollouts.jsonl", changed("advantage", "high", sample=True), "sample 1: reward and advantage are no numbers"),
+        ("rollouts.jsonl", changed("rewards", [1], sample=True), "sample 1: rewards are no numbers by name"),
+        ("rollouts.jsonl", changed("completion", 7, sample=True), "sample 1: completion is no text"),
+        ("rollouts.jsonl", changed("step", "x"), "step is no whole number"),
+        ("rollouts.jsonl", changed("reference", {}), "reference is no text"),
+        ("predictions.jsonl", changed("study_id", [1]), "study_id is no text"),
+        ("predictions.jsonl", changed("reference_labels", [0]), "reference_labels are not 13 or 14"),
+        ("predictions_before.jsonl", changed("compliant", 3), "compliant is not true, false or null"),
+        ("followed.jsonl", changed("step", -1), "step is no whole number"),
+        ("metrics.jsonl", changed("reward", "much"), "reward is no number"),
+        ("validation.jsonl", changed("step", True), "step is no whole number"),
+    ],
+)
+def test_records_of_another_shape_are_named(tmp_path, name, change, words, capsys):
+    write_run(tmp_path)
+    path = tmp_path / name
+    first, *rest = path.read_text().splitlines()
+    record = json.loads(first)
+    change(record)
+    path.write_text("\n".join([json.dumps(record), *rest]) + "\n")
+    assert main(["view", str(tmp_path), "--plain"]) == 2
+    printed = capsys.readouterr().err
+    assert f"{name} line 1: " in printed and words in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"sides": [], "conditions": {}}', "sides and conditions are no objects"),
+        ('{"sides": {"test": {"metrics": {"mccs": 1}, "studies": 2}}}', "mccs is no row of numbers"),
+        ('{"sides": {"test": {"metrics": {"mccs": {"before": {"value": "x"}}}, "studies": 2}}}', "mccs holds what is"),
+        ('{"sides": {"test": 3}}', "has no metrics"),
+        ('{"sides": {}, "conditions": {"Edema": 1}}', "condition 'Edema' has no numbers"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+    ids=range(6),
+)
+def test_an_evaluation_of_another_shape_is_named(tmp_path, text, words, capsys):
+    write_run(tmp_path)
+    (tmp_path / "evaluation.json").write_text(text)
+    assert main(["view", str(tmp_path), "--plain"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_lines_that_are_cut_or_nested_for_ever(tmp_path, capsys):
+    write_run(tmp_path)
+    with (tmp_path / "rollouts.jsonl").open("ab") as file:
+        file.write(b'{"step": 9, "reference": "vergr\xc3')  # a run that is writing, stopped inside a character
+    assert main(["view", str(tmp_path), "--plain"]) == 0
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write("[" * 100_000 + "\n")
+    assert main(["view", str(tmp_path), "--plain"]) == 2
+    assert "metrics.jsonl line 7: not valid JSON" in capsys.readouterr().err
+
+
+def test_nothing_is_written_through_links(tmp_path):
+    write_run(tmp_path / "run")
+    names = (".page.html", ".page.html.part", "page.html", ".view-findings.json", "view-findings.json")
+    for i, name in enumerate(names):
+        (tmp_path / f"victim{i}").write_text("precious")
+        (tmp_path / "run" / name).symlink_to(tmp_path / f"victim{i}")
+    assert main(["view", str(tmp_path / "run")]) == 0
+    assert all((tmp_path / f"victim{i}").read_text() == "precious" for i in range(len(names)))
+    assert "</html>" in (tmp_path / "run" / "page.html").read_text()
+
+
+@pytest.mark.parametrize("root", ["/", "HOME", "HOME/.."])
+def test_a_run_cannot_name_the_viewers_own_files_as_its_data(tmp_path, monkeypatch, root):
+    home = tmp_path / "home" / "me"
+    (home / "data").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("private.png", "data/x.png"):
+        Image.new("L", (64, 64), 200).save(home / name)
+    write_run(tmp_path / "run", data_form="iu_xray_r2gen", data_root=root.replace("HOME", str(home)))
+    path = tmp_path / "run" / "rollouts.jsonl"
+    path.write_text(path.read_text().replace('"phantom:7/train/0"', f'"{home}/private.png"'))
+    group = page_of(tmp_path / "run").groups[0]
+    assert not group.pictures and "was not opened" in group.unseen[0]
+    path.write_text(path.read_text().replace("private.png", "data/x.png"))
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(re.sub(r"(?m)^root = .*$", f'root = "{home}/data"', config.read_text()))
+    assert page_of(tmp_path / "run").groups[0].pictures  # a folder inside the home can be one of data
 
 
 def test_pictures_that_are_gone_are_counted(tmp_path):
@@ -260,5 +361,7 @@ def test_a_warm_start_and_another_evaluation_are_said_so(tmp_path):
     page = page_of(tmp_path)
     assert ("studies a step", "16") in page.facts and "reward" not in dict(page.facts)
     assert "mrg-grpo evaluate" in page.notes[0] and read_run(tmp_path).done
-    os.utime(tmp_path / "evaluation.json", (1, 1))  # of an earlier end of this run, which was resumed since
+    os.utime(tmp_path / "evaluation.json", (1, 1))  # a copied run, or a clock that went back
+    assert read_run(tmp_path).done
+    (tmp_path / "evaluation.json").write_text('{"metrics": {}, "step": 4}')  # of an earlier end, resumed since
     assert not read_run(tmp_path).done

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mrg_grpo import embedded
-from mrg_grpo.labelers import read_label_csv
+from mrg_grpo.labelers import embedded_labeler, read_label_csv
 from mrg_grpo.labels import CONDITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def labeler():
-    return embedded.labeler()
+    return embedded_labeler()
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,19 @@
 """docs/reading-the-loop.md is what its script writes: text exactly, numbers to what another CPU's rounding changes."""
 
-import importlib.util
 import re
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.docs import reading_the_loop
+
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?")
 
 
 @pytest.fixture(scope="module")
-def script(request):
-    path = request.config.rootpath / "experiments" / "reading_the_loop.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def script():
+    return reading_the_loop
 
 
 def differences(written: str, expected: str) -> list[str]:

@@ -24,8 +24,11 @@ setup(
     extras_require={
         "eval": ["pycocoevalcap"],  # METEOR needs Java
         "log": ["tensorboard"],
-        "bench": ["trl>=1.16", "datasets"],
-        "dev": ["pytest", "hypothesis", "ruff", "mypy", "scikit-learn", "pycocoevalcap", "selenium", "tensorboard"],
+        "bench": ["trl>=1.16", "datasets", "matplotlib"],
+        "dev": [
+            *("pytest", "hypothesis", "ruff", "mypy", "scikit-learn", "pycocoevalcap", "selenium", "tensorboard"),
+            *("matplotlib", "scipy"),
+        ],
     },
     entry_points={"console_scripts": ["mrg-grpo = mrg_grpo.cli:main"]},
 )

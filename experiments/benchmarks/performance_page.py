@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.docs import charts
+from experiments.docs import charts, sections
 from mrg_grpo.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -246,24 +246,17 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
 """Marker -> result file, and what makes the section of it."""
 
 
-def placed(text: str, name: str, section: str) -> str:
-    """The page with the section between the two markers of this name."""
-    marker = f"<!-- {name} -->"
-    before, _, after = text.split(marker)
-    return marker.join((before, f"\n\n{section}\n\n", after))
-
-
 def write(page: Path = PAGE, results: Path = RESULTS) -> None:
     """Rewrite every section whose result is there, and the pictures beside the page."""
-    text = page.read_text(encoding="utf-8")
+    written = {}
     for name, (file, section) in SECTIONS.items():
         if (results / file).exists():
             record = json.loads((results / file).read_text(encoding="utf-8"))
-            text = placed(text, name, section(record))
+            written[name] = section(record)
             if name == "growth":
                 for picture, svg in growth_pictures(record).items():
                     charts.write(page.parent / "images" / picture, svg)
-    page.write_text(text, encoding="utf-8")
+    sections.rewrite(page, written)
 
 
 def keep(path: Path, result: dict) -> None:

@@ -36,7 +36,7 @@ def keep(path: Path, records: Mapping[str, Any] | None = None, step_seconds: Map
     with alone(path.parent):
         content, new = read(path), {"records": records or {}, "step_seconds": step_seconds or {}}
         both = {part: dict(sorted({**content[part], **new[part]}.items())) for part in new}
-        temporary = path.with_name(f".{path.name}")
+        temporary = path.with_name(f".{path.name}.part")  # no name that is looked for
         temporary.write_bytes(lzma.compress(json.dumps(both, ensure_ascii=False).encode()))
         sync(temporary)
         os.replace(temporary, path)

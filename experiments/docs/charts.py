@@ -34,7 +34,9 @@ Point = tuple[float, float]
 
 def ticks(values: Sequence[float]) -> list[float]:
     """At most 7 round numbers at equal steps, the first and last of which enclose the values."""
-    found = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(min(values), max(values))
+    low, high = min(values), max(values)
+    room = 0.5 if low == high else 0.0
+    found = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(low - room, high + room)
     return [float(f"{value:.12g}") for value in found]
 
 
@@ -124,7 +126,7 @@ def small_multiples(
     with rc_context(STYLE):
         figure = Figure(figsize=(2.6 + 1.6 * len(shown), 1.1 + 0.45 * len(names)), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1)
-        grid = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        grid = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0] if shown else []
         for axes, (column, curves) in zip(grid, shown.items()):
             thin = (strands or {}).get(column, {})
             points = [*chain(*curves.values(), *chain(*thin.values()))]
@@ -136,7 +138,8 @@ def small_multiples(
             rows_of(axes, names, curves, thin, up)
             axes.tick_params(axis="y", length=0)
             axes.spines[["left", "bottom"]].set_visible(False)
-        grid[0].set_yticks([-row - 0.5 for row in range(len(names))], names)
+        for axes in grid[:1]:
+            axes.set_yticks([-row - 0.5 for row in range(len(names))], names)
         return finished(figure, title, note)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from svg_text import texts
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig
 
 from experiments.benchmarks import cases, growth, ours, performance_page, reward, start
-from experiments.docs import charts
+from experiments.docs import sections
 from mrg_grpo.data.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,23 +126,6 @@ def test_growth_page_judges_what_was_asked():
     }  # fmt: skip
 
 
-def test_axes_that_begin_at_zero():
-    flat = charts.lines("t", {"p": {"a": [(2.0, 4.0), (4.0, 8.0)]}}, from_zero=True)
-    assert ">0<" in flat and ">8<" in flat and ">2<" in flat  # ticks 0, 2, 4, 6, 8
-    assert ">5<" in charts.lines("t", {"p": {"a": [(2.0, 4.0), (4.0, 8.0)]}})  # ticks 4, 5, 6, 7, 8
-
-
-@pytest.mark.parametrize("values, want", [
-    ((4.0, 8.0), [4, 5, 6, 7, 8]),
-    ((0.1991, 0.9956), [0, 0.2, 0.4, 0.6, 0.8, 1]),
-    ((0.0062, 0.0184), [0.005, 0.0075, 0.01, 0.0125, 0.015, 0.0175, 0.02]),
-    ((-3.0, 12_345.0), [-2500, 0, 2500, 5000, 7500, 10_000, 12_500]),
-    ((2.0, 2.0), [1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.6]),
-])  # fmt: skip
-def test_ticks_are_round_and_enclose_what_is_drawn(values, want):
-    assert charts.ticks(values) == want
-
-
 # ---- start
 
 
@@ -179,12 +163,12 @@ def test_the_page_shows_what_is_stored(tmp_path):
         assert page.count(f"<!-- {name} -->") == 2
         if (performance_page.RESULTS / file).exists():
             record = json.loads((performance_page.RESULTS / file).read_text(encoding="utf-8"))
-            assert section(record) in page, f"run python -m experiments.benchmarks.performance_page: {name} is stale"
+            assert section(record) in page, f"run python -m experiments.docs.redraw: {name} is stale"
             if name == "growth":
                 for picture, svg in performance_page.growth_pictures(record).items():
-                    assert (ROOT / "docs" / "images" / picture).read_text(encoding="utf-8") == svg
+                    assert texts((ROOT / "docs" / "images" / picture).read_text(encoding="utf-8")) == texts(svg)
 
 
 def test_sections_are_replaced_between_their_markers():
     page = "a\n<!-- x -->\nold\n<!-- x -->\nb\n"
-    assert performance_page.placed(page, "x", "new") == "a\n<!-- x -->\n\nnew\n\n<!-- x -->\nb\n"
+    assert sections.placed(page, "x", "new") == "a\n<!-- x -->\n\nnew\n\n<!-- x -->\nb\n"

@@ -20,6 +20,7 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mrg_grpo
+	$(BIN)/lint-imports
 
 # two real steps of the real command, from a fresh folder
 smoke: .venv/.core

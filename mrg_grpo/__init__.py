@@ -1,3 +1,8 @@
-"""mrg_grpo: a from-scratch GRPO engine in plain PyTorch for clinically aligned medical report generation."""
+"""mrg_grpo: a from-scratch GRPO engine in plain PyTorch for clinically aligned medical report generation.
+
+Here: the step (grpo.py, on objective.py), the warm start (sft.py), the run around them (train.py), the command line,
+and what every folder stands on (config, toml, prompt, labels, distributed, files, errors, step_metrics). Everything
+else has a folder. experiments/ imports this package, never the other way round.
+"""
 
 __version__ = "0.1.0"

@@ -1,24 +1,168 @@
 """`mrg-grpo`, the command line: reads arguments, calls one function, turns errors into exit codes.
 
 0 done; 2 the user can mend it (one line, no traceback); 128 + signal when stopped by one; 1 a bug.
-Heavy modules are imported inside the sub-commands, so that `--help` and a wrong key answer at once.
+A command is one entry of COMMANDS. Its function is imported when it is called, so that `--help` and a wrong key answer
+at once; its parameters are the arguments by name, `config` a loaded configuration.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import importlib
 import os
 import shlex
 import signal
 import sys
 import time
 import traceback
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 from mrg_grpo import __version__
-from mrg_grpo.errors import UserError
-from mrg_grpo.files import require_folder
+from mrg_grpo.errors import UserError, first_line
+
+Argument = tuple[tuple[str, ...], dict[str, Any]]
+"""What argparse's add_argument is given."""
+
+
+def arg(*names: str, **options: Any) -> Argument:
+    return names, options
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command."""
+
+    name: str
+    help: str
+    example: str
+    function: str
+    """module:function; it returns the exit code, or None for 0."""
+    arguments: tuple[Argument, ...]
+    on_ranks: bool = False
+    """Whether torchrun may start it on many ranks."""
+    lower: str = "data.max_pixels"
+    """What takes less memory when it is lowered."""
+
+
+SET = arg(
+    "--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting"
+)  # fmt: skip
+CONFIG = arg("config", metavar="CONFIG", help="a TOML file, for example experiments/phantom.toml")
+RESUME = arg("--resume", action="store_true", help="go on from the last checkpoint")
+BASE = arg("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
+LABELER = arg(
+    "--labeler", dest="labeler_path", help="chexbert.pth or a folder of ours; default is the embedded labeler"
+)  # fmt: skip
+TOKENIZER = arg("--tokenizer", help="folder or hub id; default bert-base-uncased")
+STEP = "grpo.micro_batch, grpo.studies_per_step, sampling.batch, run.decode_batch or data.max_pixels"
+
+TABLE = (
+    Command(
+        "plan", "memory and arithmetic of a run, before it; needs config.json, no weights",
+        "plan experiments/iu_xray.toml --set model.path=experiments/huatuo_7b --gpu-gb 80",
+        "mrg_grpo.preflight.plan:run_plan",
+        (
+            CONFIG, SET,
+            arg("--gpu-gb", type=float, default=80.0, help="memory of the GPU in GB (1e9 bytes); default 80"),
+            arg("--tflops", type=float, default=125.0, help="arithmetic reached, 1e12 FLOP/s; default 125"),
+            arg("--bandwidth", type=float, default=1300.0, help="memory traffic reached, GB/s; default 1300"),
+            arg("--images", type=float, help="images of a study, where the data set is not at hand"),
+        ),
+    ),
+    Command(
+        "check", "preflight before a long run: pass, warn or fail, and what to do", "check experiments/phantom.toml",
+        "mrg_grpo.preflight.check:run_check", (CONFIG, SET), lower=STEP,
+    ),
+    Command(
+        "sft", "token-level warm start", "sft experiments/phantom.toml --set run.output_dir=runs/warm",
+        "mrg_grpo.train:sft", (CONFIG, SET, RESUME), on_ranks=True,
+        lower="sft.batch_size, run.decode_batch or data.max_pixels",
+    ),
+    Command(
+        "train", "GRPO", "train experiments/phantom.toml", "mrg_grpo.train:train", (CONFIG, SET, RESUME),
+        on_ranks=True, lower=STEP,
+    ),
+    Command(
+        "view", "write one HTML page that shows a run", "view runs/phantom", "mrg_grpo.view:view",
+        (
+            arg("run_dir", metavar="RUN_DIR", help="the run.output_dir of a run, done or still going on"),
+            arg("-o", "--output", metavar="HTML", help="default is RUN_DIR/page.html"),
+            arg("--watch", dest="watching", action="store_true",
+                help="write it anew while the run goes on; the page reloads itself"),
+            arg("--plain", action="store_true", help="leave findings in texts uncoloured: needs no labeler"),
+        ),
+    ),
+    Command(
+        "evaluate", "decode a split, score it, write predictions.jsonl and evaluation.json",
+        "evaluate runs/phantom/config.toml --split val", "mrg_grpo.evaluation.evaluate:run_evaluate",
+        (
+            CONFIG, SET,
+            arg("--adapter", help="a PEFT adapter; without it RUN_DIR/adapter, or the base if there is none"),
+            BASE,
+            arg("--split", default="test"),
+            arg("-o", "--output", help="folder for the two files; default is RUN_DIR/evaluate-SPLIT"),
+        ),
+        on_ranks=True, lower="run.decode_batch or data.max_pixels",
+    ),
+    Command(
+        "report", "write one report for your own X-ray", "report my_xray.png", "mrg_grpo.evaluation.report:run_report",
+        (
+            arg("images", nargs="+", metavar="IMAGE", help="PNG or JPG, the views of one study"),
+            arg("--config", dest="config_path", help="model and prompt settings; default is the embedded policy"),
+            arg("--adapter", help="a PEFT adapter; without it that of the --config's run, if there is one"),
+            BASE,
+            arg("--json", dest="as_json", action="store_true", help="JSON instead of text"),
+            arg("--each", action="store_true", help="every image is a study of its own"),
+            SET,
+        ),
+    ),
+    Command(
+        "score", "score any system's prediction files", "score predictions.csv --labeler chexbert.pth",
+        "mrg_grpo.evaluation.score:run_score",
+        (
+            arg("paths", nargs="+", metavar="PREDICTIONS", help="csv, json or jsonl; two CSVs for CXR-Report-Metric"),
+            LABELER, TOKENIZER,
+            arg("--compare", metavar="OTHER", help="a second system on the same studies: paired p-values"),
+            arg("--preset", help="r2gencmn, f1chexbert, promptmrg or cxrmate: print that code's numbers"),
+            arg("--language", choices=("none", "raw", "r2gen", "r2gen_mimic"), default="raw",
+                help="text for NLG metrics"),
+            arg("--metric", dest="metrics", action="append", default=[], metavar="PATH",
+                help="a function of TRL's signature"),
+            arg("--margin", type=float, help="m of MCCS, at least 0 and below 1; default 0.6"),
+            arg("--duplicates", choices=("error", "first", "last"), default="error"),
+            arg("-o", "--output", metavar="JSON", help="write every metric with its interval"),
+        ),
+    ),
+    Command(
+        "label", "label reports with CheXbert, its CSV in and out", "label reports.csv -o labels.csv",
+        "mrg_grpo.labelers:run_label",
+        (
+            arg("reports_path", metavar="REPORTS.csv", help='a CSV with the column "Report Impression"'),
+            arg("-o", "--output", required=True, metavar="LABELS.csv"),
+            LABELER, TOKENIZER,
+        ),
+        on_ranks=True,
+    ),
+    Command(
+        "replay", "take a skipped step again, from the file that the run left of it",
+        "replay runs/phantom/faults/step-000041.pt", "mrg_grpo.run.replay:run_replay",
+        (arg("path", metavar="FILE", help="RUN_DIR/faults/step-*.pt"),),
+    ),
+    Command(
+        "phantom", "the phantom data set: studies as files, or its label table",
+        "phantom --export my_data --split train --count 100", "mrg_grpo.data.phantom.dataset:run_phantom",
+        (
+            arg("--export", dest="folder", metavar="DIR", help="write studies in R2Gen's form"),
+            arg("--split", default="test", help="train, val or test; default test"),
+            arg("--count", type=int, default=100, help="studies; default 100"),
+            arg("--table", action="store_true", help="per cent positive, uncertain, negative, blank; words"),
+            arg("--rare", action="store_true", help="of the data set phantom_rare"),
+        ),
+    ),
+)  # fmt: skip
+COMMANDS = {command.name: command for command in TABLE}
+"""By name, in the order in which a project uses them."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,89 +171,35 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    top = Parser(prog="mrg-grpo", description="GRPO for clinically aligned medical report generation.")
+    wide = max(len(command.name) for command in TABLE) + 2
+    lines = [f"  {c.name:<{wide}}{c.help}\n  {'':<{wide}}mrg-grpo {c.example}" for c in TABLE]
+    top = Parser(
+        prog="mrg-grpo",
+        description="GRPO for clinically aligned medical report generation. The commands, each with an example:\n\n"
+        + "\n".join(lines),
+        epilog="mrg-grpo COMMAND --help lists the arguments of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     top.add_argument("--version", action="version", version=f"mrg-grpo {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-
-    def add(name: str, text: str, config: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        if config:
-            sub.add_argument("config", metavar="CONFIG", help="a TOML file, for example experiments/phantom.toml")
-            overrides(sub)
-        return sub
-
-    def overrides(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting"
-        )
-
-    for name, text in (("train", "GRPO"), ("sft", "token-level warm start")):
-        add(name, text).add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-
-    evaluate = add("evaluate", "decode a split, score it, write predictions.jsonl and evaluation.json")
-    evaluate.add_argument("--adapter", help="a PEFT adapter; without it RUN_DIR/adapter, or the base if there is none")
-    evaluate.add_argument("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
-    evaluate.add_argument("--split", default="test")
-    evaluate.add_argument("-o", "--output", help="folder for the two files; default is RUN_DIR/evaluate-SPLIT")
-
-    add("check", "preflight before a long run: pass, warn or fail, and what to do")
-    plan = add("plan", "memory and arithmetic of a run, before it; needs config.json, no weights")
-    plan.add_argument("--gpu-gb", type=float, default=80.0, help="memory of the GPU in GB (1e9 bytes); default 80")
-    plan.add_argument("--tflops", type=float, default=125.0, help="arithmetic reached, 1e12 FLOP/s; default 125")
-    plan.add_argument("--bandwidth", type=float, default=1300.0, help="memory traffic reached, GB/s; default 1300")
-    plan.add_argument("--images", type=float, help="images of a study, where the data set is not at hand")
-
-    report = add("report", "write one report for your own X-ray", config=False)
-    report.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPG, the views of one study")
-    report.add_argument("--config", help="model and prompt settings; default is the embedded policy")
-    report.add_argument("--adapter", help="a PEFT adapter; without it that of the --config's run, if there is one")
-    report.add_argument("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
-    report.add_argument("--json", action="store_true", help="JSON instead of text")
-    report.add_argument("--each", action="store_true", help="every image is a study of its own")
-    overrides(report)
-
-    label = add("label", "label reports with CheXbert, its CSV in and out", config=False)
-    label.add_argument("reports", metavar="REPORTS.csv", help='a CSV with the column "Report Impression"')
-    label.add_argument("-o", "--output", required=True, metavar="LABELS.csv")
-    label.add_argument("--labeler", help="chexbert.pth or a folder of ours; default is the embedded labeler")
-    label.add_argument("--tokenizer", help="folder or hub id; default bert-base-uncased")
-
-    score = add("score", "score any system's prediction files", config=False)
-    score.add_argument(
-        "predictions", nargs="+", metavar="PREDICTIONS", help="csv, json or jsonl; two CSVs for CXR-Report-Metric"
-    )
-    score.add_argument("--labeler", help="chexbert.pth or a folder of ours; default is the embedded labeler")
-    score.add_argument("--tokenizer", help="folder or hub id; default bert-base-uncased")
-    score.add_argument("--compare", metavar="OTHER", help="a second system on the same studies: paired p-values")
-    score.add_argument("--preset", help="r2gencmn, f1chexbert, promptmrg or cxrmate: print that code's numbers")
-    score.add_argument(
-        "--language", choices=("none", "raw", "r2gen", "r2gen_mimic"), default="raw", help="text for NLG metrics"
-    )
-    score.add_argument(
-        "--metric", dest="metrics", action="append", default=[], metavar="PATH", help="a function of TRL's signature"
-    )
-    score.add_argument("--margin", type=float, help="m of MCCS, at least 0 and below 1; default 0.6")
-    score.add_argument("--duplicates", choices=("error", "first", "last"), default="error")
-    score.add_argument("-o", "--output", metavar="JSON", help="write every metric with its interval")
-
-    view = add("view", "write one HTML page that shows a run", config=False)
-    view.add_argument("run_dir", metavar="RUN_DIR", help="the run.output_dir of a run, done or still going on")
-    view.add_argument("-o", "--output", metavar="HTML", help="default is RUN_DIR/page.html")
-    view.add_argument(
-        "--watch", action="store_true", help="write it anew while the run goes on; the page reloads itself"
-    )
-    view.add_argument("--plain", action="store_true", help="leave findings in texts uncoloured: needs no labeler")
+    subs = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for command in TABLE:
+        sub = subs.add_parser(
+            command.name, description=command.help, epilog=f"example: mrg-grpo {command.example}"
+        )  # fmt: skip
+        for names, options in command.arguments:
+            sub.add_argument(*names, **options)
     return top
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    arguments = parser().parse_args(argv)
+    values = vars(parser().parse_args(argv))
+    command = COMMANDS[values.pop("command")]
     try:
         if {"WORLD_SIZE", "RANK"} <= os.environ.keys():
-            return on_ranks(arguments)
-        return run(arguments)
+            return run_on_ranks(command, values)
+        return run(command, values)
     except UserError as error:
         print(f"mrg-grpo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -117,25 +207,36 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if arguments.command not in ("train", "sft"):
+        if command.name not in ("train", "sft"):
             return 0
         print("mrg-grpo: whoever read the output has ended, and so does the run; go on with --resume", file=sys.stderr)
         return 128 + signal.SIGPIPE
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(command: Command, values: dict[str, Any]) -> int:
     """One command; memory that is full is what the user can mend."""
     try:
-        return COMMANDS[arguments.command](arguments)
+        return call(command, values)
     except Exception as error:
         full = memory_of(error)
         if not full:
             raise
-        config, lower = getattr(arguments, "config", "CONFIG"), LOWER.get(arguments.command, "data.max_pixels")
+        config = values.get("config", "CONFIG")
         raise UserError(
-            f"{full} is full ({(str(error).splitlines() or ['no more is left'])[0]}); lower {lower}; mrg-grpo plan "
-            f"{shlex.quote(str(config))} says what fits"
+            f"{full} is full ({first_line(error)}); lower {command.lower}; mrg-grpo plan {shlex.quote(str(config))} "
+            "says what fits"
         ) from error
+
+
+def call(command: Command, values: dict[str, Any]) -> int:
+    """The command's function with its arguments by name."""
+    values = dict(values)
+    if "config" in values:
+        from mrg_grpo.config import load_config
+
+        values["config"] = load_config(values["config"], values.pop("overrides"))
+    module, _, name = command.function.partition(":")
+    return getattr(importlib.import_module(module), name)(**values) or 0
 
 
 def memory_of(error: Exception) -> str:
@@ -146,15 +247,15 @@ def memory_of(error: Exception) -> str:
     return "the main memory" if full else ""
 
 
-def on_ranks(arguments: argparse.Namespace) -> int:
+def run_on_ranks(command: Command, values: dict[str, Any]) -> int:
     """A command as one of the processes that torchrun has started: an error is said once, and ends this one at once."""
     from mrg_grpo import distributed
 
     distributed.init_process_group()
     try:
-        if arguments.command not in ON_RANKS and distributed.world_size() > 1:
-            raise UserError(f"{arguments.command} is for one process: start it without torchrun")
-        code = run(arguments)
+        if not command.on_ranks and distributed.world_size() > 1:
+            raise UserError(f"{command.name} is for one process: start it without torchrun")
+        code = run(command, values)
     except UserError as error:
         text = " ".join(str(error).split())
         if distributed.first_to_say(text):
@@ -167,152 +268,3 @@ def on_ranks(arguments: argparse.Namespace) -> int:
         distributed.fail(1)
     distributed.destroy_process_group()
     return code
-
-
-def run_train(arguments: argparse.Namespace) -> int:
-    from mrg_grpo.config import load_config
-    from mrg_grpo.train import train
-
-    return train(load_config(arguments.config, arguments.overrides), resume=arguments.resume)
-
-
-def run_sft(arguments: argparse.Namespace) -> int:
-    from mrg_grpo.config import load_config
-    from mrg_grpo.train import sft
-
-    return sft(load_config(arguments.config, arguments.overrides), resume=arguments.resume)
-
-
-def run_evaluate(arguments: argparse.Namespace) -> int:
-    from mrg_grpo.config import load_config
-    from mrg_grpo.evaluation.evaluate import evaluate_split
-    from mrg_grpo.run.folder import holds_run
-
-    config = load_config(arguments.config, arguments.overrides)
-    output = Path(arguments.output or Path(config.run.output_dir) / f"evaluate-{arguments.split}")
-    if holds_run(output):
-        raise UserError(f"-o {output}: holds a run with an evaluation of its own; name another folder")
-    evaluate_split(config, own_adapter(config, arguments), arguments.split, output)
-    return 0
-
-
-def own_adapter(config, arguments: argparse.Namespace) -> str | None:
-    """--adapter, or RUN_DIR/adapter where there is one and --base does not ask for the start policy; it is named."""
-    from mrg_grpo import distributed
-    from mrg_grpo.run.folder import holds_run
-
-    folder = Path(config.run.output_dir)
-    own = folder / "adapter"
-    if arguments.adapter or arguments.base:
-        adapter = arguments.adapter
-    elif own.is_dir():
-        adapter = str(own)
-    elif holds_run(folder):
-        raise UserError(
-            f"{folder}: holds a run without an adapter, so it has not ended; go on with --resume, or say --base for "
-            "the policy it started from"
-        )
-    else:
-        adapter = None
-    if distributed.is_first():
-        print(f"policy: {adapter or config.model.adapter or 'the base, without an adapter'}", file=sys.stderr)
-    return adapter
-
-
-def run_check(arguments: argparse.Namespace) -> int:
-    from mrg_grpo.config import load_config
-    from mrg_grpo.preflight.check import run_check as check
-
-    return check(load_config(arguments.config, arguments.overrides))
-
-
-def run_plan(arguments: argparse.Namespace) -> int:
-    from mrg_grpo.config import load_config
-    from mrg_grpo.preflight.footprint import Machine
-    from mrg_grpo.preflight.plan import run_plan as plan
-
-    for name in ("gpu_gb", "tflops", "bandwidth", "images"):
-        value = getattr(arguments, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise UserError(f"--{name.replace('_', '-')} {value:g}: must be a number above 0")
-    machine = Machine(arguments.gpu_gb, arguments.tflops, arguments.bandwidth)
-    return plan(load_config(arguments.config, arguments.overrides), machine, arguments.images)
-
-
-def run_report(arguments: argparse.Namespace) -> int:
-    from mrg_grpo.config import Config, apply_override, check, load_config
-    from mrg_grpo.evaluation.decode import report_images
-    from mrg_grpo.toml import build
-
-    adapter = arguments.adapter
-    if arguments.config:
-        config = load_config(arguments.config, arguments.overrides)
-        adapter = own_adapter(config, arguments)
-    else:
-        tree: dict = {}
-        for override in arguments.overrides:
-            apply_override(tree, override)
-        config = check(build(Config, tree, "--set"))
-    groups = [[image] for image in arguments.images] if arguments.each else [arguments.images]
-    report_images(config, adapter, groups, as_json=arguments.json)
-    return 0
-
-
-def run_label(arguments: argparse.Namespace) -> int:
-    from mrg_grpo import distributed
-    from mrg_grpo.labelers import load_labeler
-    from mrg_grpo.labelers.csv_form import read_report_csv, write_label_csv
-
-    require_folder(arguments.output)
-    reports = read_report_csv(arguments.reports)
-    labels = distributed.map_shares(load_labeler(arguments.labeler, arguments.tokenizer).label, reports)
-    if distributed.is_first():
-        write_label_csv(arguments.output, reports, labels)
-    print(f"{len(reports)} reports labelled: {arguments.output}")
-    return 0
-
-
-def run_score(arguments: argparse.Namespace) -> int:
-    from mrg_grpo.evaluation.score import run_score as score
-
-    return score(
-        arguments.predictions,
-        labeler_path=arguments.labeler,
-        tokenizer=arguments.tokenizer,
-        output=arguments.output,
-        preset=arguments.preset,
-        compare=arguments.compare,
-        language=arguments.language,
-        duplicates=arguments.duplicates,
-        metrics=arguments.metrics,
-        margin=arguments.margin,
-    )
-
-
-def run_view(arguments: argparse.Namespace) -> int:
-    from mrg_grpo.view import view
-
-    view(arguments.run_dir, arguments.output, watching=arguments.watch, plain=arguments.plain)
-    return 0
-
-
-COMMANDS = {
-    "train": run_train,
-    "sft": run_sft,
-    "evaluate": run_evaluate,
-    "check": run_check,
-    "plan": run_plan,
-    "report": run_report,
-    "label": run_label,
-    "score": run_score,
-    "view": run_view,
-}
-LOWER = {
-    "train": "grpo.micro_batch, grpo.studies_per_step, sampling.batch, run.decode_batch or data.max_pixels",
-    "check": "grpo.micro_batch, grpo.studies_per_step, sampling.batch, run.decode_batch or data.max_pixels",
-    "sft": "sft.batch_size, run.decode_batch or data.max_pixels",
-    "evaluate": "run.decode_batch or data.max_pixels",
-}
-"""What takes less memory of a GPU when it is lowered."""
-ON_RANKS = ("train", "sft", "evaluate", "label")
-"""Commands that torchrun may start on many ranks."""

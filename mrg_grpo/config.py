@@ -1,7 +1,7 @@
 """The configuration: one dataclass tree, read from TOML, unknown keys refused, every default stated here.
 
 A docstring under each field gives unit and meaning; `ruled` gives the values it may have. Values the paper does not
-state are choices; experiments/*.toml says where each came from. mrg_grpo/toml.py turns tables into dataclasses and back.
+state are choices; experiments/*.toml says where each came from. toml.py turns tables into dataclasses and back.
 """
 
 import os
@@ -245,12 +245,15 @@ class Config:
     sft: SftConfig = field(default_factory=SftConfig)
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """A TOML file and `table.key=value` overrides -> a checked Config. UserError names file, key and remedy."""
-    tree = read_tree(Path(path))
+def load_config(path: str | Path | None, overrides: list[str] | None = None) -> Config:
+    """A TOML file (None: the defaults) and `table.key=value` overrides -> a checked Config.
+
+    UserError names file, key and remedy.
+    """
+    tree = {} if path is None else read_tree(Path(path))
     for override in overrides or []:
         apply_override(tree, override)
-    return check(build(Config, tree, str(path)))
+    return check(build(Config, tree, "--set" if path is None else str(path)))
 
 
 def read_tree(path: Path, nested: bool = False) -> dict[str, Any]:

@@ -7,9 +7,9 @@ the adapter's gradients, and the numbers of the log.
 
 Deliberate choices:
 * One process is world 1 of the same code: there is no second path.
-* A list of n items is shared in order, ceil(n / world) to each rank. The last ranks fill up with spare items, copies of
-  the list's first that count for nothing. So all ranks do the same things in the same order and none waits for a call
-  that another skips, and what is gathered by rank and freed of the spare is in the order of the list.
+* A list of n items is shared in order, ceil(n / world) to each rank. The last ranks fill up with copies of the list's
+  first item, the filler, which counts for nothing. So all ranks do the same things in the same order and none waits for
+  a call that another skips, and what is gathered by rank and freed of the filler is in the order of the list.
 * Sums over ranks are sums, never means of means: denominators are of the whole step, see mrg_grpo.grpo.
 * Adapter and optimiser are rank 0's on all ranks at the start and after a resume. They get equal gradients, so they
   stay equal and are never sent again.
@@ -123,10 +123,10 @@ def first_only(function: Callable[Arguments, Result]) -> Callable[Arguments, Res
 
 @dataclass(frozen=True)
 class Share(Generic[Item]):
-    """This rank's items of a list; the last `spare` of them count for nothing."""
+    """This rank's items of a list; the last `filler` of them count for nothing."""
 
     items: list[Item]
-    spare: int
+    filler: int
 
 
 def share(items: Sequence[Item]) -> Share[Item]:
@@ -135,14 +135,14 @@ def share(items: Sequence[Item]) -> Share[Item]:
     return Share(own + list(items[:1]) * (each - len(own)), each - len(own))
 
 
-def gather_rows(own: Tensor, spare: int = 0) -> Tensor:
-    """Rows (n, ...) of every rank without the spare ones -> rows of the whole list, in its order, on every rank."""
-    counted = own[: len(own) - spare].detach()
+def gather_rows(own: Tensor, filler: int = 0) -> Tensor:
+    """Rows (n, ...) of every rank without the filler ones -> rows of the whole list, in its order, on every rank."""
+    counted = own[: len(own) - filler].detach()
     return torch.cat(all_gather(counted.cpu().clone())).to(own.device)  # clone: a slice pickles all it was cut from
 
 
 def own_rows(whole: Tensor, each: int) -> Tensor:
-    """The reverse: rows of the whole list -> this rank's `each`, 0 where they are spare."""
+    """The reverse: rows of the whole list -> this rank's `each`, 0 where they are filler."""
     own = whole[rank() * each : (rank() + 1) * each]
     return torch.cat([own, own.new_zeros(each - len(own), *own.shape[1:])])
 
@@ -150,7 +150,7 @@ def own_rows(whole: Tensor, each: int) -> Tensor:
 def map_shares(function: Callable[[list[Item]], Tensor], items: Sequence[Item]) -> Tensor:
     """`function(items)`, one row per item, with the items shared among the ranks."""
     own = share(items)
-    return gather_rows(function(own.items), own.spare)
+    return gather_rows(function(own.items), own.filler)
 
 
 class SharedLabeler:

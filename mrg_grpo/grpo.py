@@ -10,38 +10,61 @@ Deliberate choices:
   does each further inner pass, since the policy has moved.
 * On policy (one inner pass, beta 0) the ratio is 1 and the loss is 0 in value. Its gradient is not: watch grad_norm.
 * Denominators are fixed over the whole step before the first micro-batch, so gradients do not depend on micro-batching,
-  nor on the number of ranks: each takes whole studies, and their gradients are added once per pass (mrg_grpo.distributed).
+  nor on the number of ranks: each takes whole studies, and their gradients are added once per pass
+  (mrg_grpo.distributed).
 * A step whose logits, rewards, loss or gradient are not finite moves nothing and is skipped, see mrg_grpo.run.faults.
 * All randomness is keyed by (seed, step): a resumed run continues as if it had never stopped.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
-from mrg_grpo.distributed import require_finite
 from mrg_grpo.model.batch import PromptBatch
-from mrg_grpo.model.policy import Policy
-from mrg_grpo.model.rollout import Rollout, sample_groups
+from mrg_grpo.model.policy import Policy, Prefix
+from mrg_grpo.model.rollout import MicroBatch, Rollout, sample_groups
 from mrg_grpo.objective import group_advantages, grpo_loss
 from mrg_grpo.rewards import Rewards, RewardTable
-from mrg_grpo.step_metrics import PhaseTimer, StepStats
+from mrg_grpo.step_metrics import PhaseTimer, StepLog
 
 
 @dataclass
 class StepResult:
     """What one step leaves behind for log and reader."""
 
-    metrics: dict[str, float]
     rollout: Rollout
     table: RewardTable
     advantages: Tensor  # (N, G)
-    spare: int = 0  # of this rank's N studies, those at the end that count for nothing
+    filler: int = 0  # of this rank's N studies, those at the end that count for nothing
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class TrainBatch:
+    """What every inner pass of a step learns from, fixed before the first of them."""
+
+    rollout: Rollout
+    mask: Tensor  # (B, T), the tokens that train
+    advantages: Tensor  # (B,)
+    ref_logps: Tensor | None  # (B, T); None without a KL term
+    blocks: list[MicroBatch]
+    normalizer: Tensor | int  # the denominator of the whole step over all ranks
+
+
+@dataclass
+class Pass:
+    """What one inner pass computed, detached; (B, T), 0 where nothing ran."""
+
+    logps: Tensor
+    entropy: Tensor
+    trained: Tensor  # the tokens that ran; groups without spread are left out
+    loss: Tensor  # ()
 
 
 class Grpo:
@@ -65,46 +88,84 @@ class Grpo:
 
         with timer("reward"):  # label, compare, weigh; then each report against its own group
             table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists())
-            rewards = distributed.gather_rows(table.total.view(-1, grpo.group_size), prompts.spare)  # of all ranks
+            rewards = distributed.gather_rows(table.total.view(-1, grpo.group_size), prompts.filler)  # of all ranks
             advantages = distributed.own_rows(group_advantages(rewards, grpo.scale), len(prompts.studies))  # (N, G)
             advantages = advantages.to(policy.device)
 
         with timer("reference"):  # the frozen start policy on the same reports
             ref_logps = self.reference_logps(prompts, rollout, mask) if grpo.beta > 0 else None
 
-        stats = StepStats(rollout, table, advantages, prompts.spare, grpo.ratio)
-        teaches = prompts.counts if grpo.beta > 0 else (advantages != 0).any(dim=1)  # no spread, no KL: no gradient
-        blocks = rollout.micro_batches(grpo.micro_batch, grpo.group_size, None if policy.sharded else teaches)
-        normalizer = self.normalizer(mask, len(rewards))
-        old_logps = None  # None: on policy, the ratio is 1 with gradient
-        for inner in range(grpo.inner_passes):
+        batch = TrainBatch(
+            rollout=rollout,
+            mask=mask,
+            advantages=advantages.flatten(),
+            ref_logps=ref_logps,
+            blocks=self.blocks(rollout, advantages, prompts),
+            normalizer=self.normalizer(mask, len(rewards)),
+        )
+        result = StepResult(rollout, table, advantages, prompts.filler)
+        log = StepLog(rollout, table, advantages, prompts.filler, grpo.ratio)
+        first = None  # the first pass: its log-probabilities are those of the policy that sampled
+        for _ in range(grpo.inner_passes):
             with timer("train"):
-                if inner > 0:
+                if first:
                     prefix = policy.prefill(prompts)  # the policy has moved
-                for block in blocks:  # b reports
-                    rows, T = block.rows, block.width  # noqa: N806
-                    logps, entropy = policy.logprobs(
-                        prefix, rollout.tokens[rows, :T], mask[rows, :T], block.studies
-                    )  # (b, T)
-                    loss, metrics = grpo_loss(
-                        logps,
-                        advantages.flatten()[rows],
-                        mask[rows, :T],
-                        old_logps=None if old_logps is None else old_logps[rows, :T],
-                        ref_logps=None if ref_logps is None else ref_logps[rows, :T],
-                        clip_low=grpo.clip_low,
-                        clip_high=grpo.clip_high,
-                        beta=grpo.beta,
-                        aggregate=grpo.aggregate,
-                        ratio=grpo.ratio,
-                        normalizer=normalizer,
-                    )
-                    loss.backward()
-                    stats.add(rows, inner, loss, logps, entropy, mask[rows, :T], metrics)
-                policy.backward(prefix)  # through the prompt, once per study
-                stats.grad_norm = self.update(number, stats)
-            old_logps = stats.logps  # of the first pass: the policy that sampled
-        return StepResult(stats.summary(timer), rollout, table, advantages, prompts.spare)
+                found = self.train_pass(prefix, batch, first.logps if first else None, log)
+                first = first or found
+                grad_norm = self.update(number, result, found, first)
+        assert first  # there is one inner pass at least
+        result.metrics = log.summary(first.loss, first.logps, first.entropy, first.trained, grad_norm, timer)
+        return result
+
+    def train_pass(self, prefix: Prefix, batch: TrainBatch, old_logps: Tensor | None, log: StepLog) -> Pass:
+        """One pass over the step's reports in micro-batches; leaves the gradient of the whole step in the adapter.
+
+        old_logps (B, T): of the policy that sampled; None on policy, where the ratio is 1 with gradient.
+        """
+        grpo, found = self.config.grpo, empty_pass(batch.rollout)
+        for block in batch.blocks:  # b reports
+            rows, T = block.rows, block.width  # noqa: N806
+            mask = batch.mask[rows, :T]
+            logps, entropy = self.policy.logprobs(prefix, batch.rollout.tokens[rows, :T], mask, block.studies)  # (b, T)
+            loss, metrics = grpo_loss(
+                logps,
+                batch.advantages[rows],
+                mask,
+                old_logps=None if old_logps is None else old_logps[rows, :T],
+                ref_logps=None if batch.ref_logps is None else batch.ref_logps[rows, :T],
+                clip_low=grpo.clip_low,
+                clip_high=grpo.clip_high,
+                beta=grpo.beta,
+                aggregate=grpo.aggregate,
+                ratio=grpo.ratio,
+                normalizer=batch.normalizer,
+            )
+            loss.backward()
+            found.logps[rows, :T], found.entropy[rows, :T], found.trained[rows, :T] = logps.detach(), entropy, mask
+            found.loss = found.loss + loss.detach()
+            log.add(metrics, reports=len(rows), tokens=mask.sum())
+        self.policy.backward(prefix)  # through the prompt, once per study
+        return found
+
+    def update(self, number: int, result: StepResult, found: Pass, first: Pass) -> Tensor:
+        """Move the adapter after the pass `found`; see `move`. What is looked at stands in the order of the step."""
+        rollout, table = result.rollout, result.table
+        watched = {
+            "sampling logits": rollout.logps, "rewards": table.total, "advantages": result.advantages,
+            "training logits": found.logps, "loss": found.loss,
+        }  # fmt: skip
+        evidence = {
+            "tokens": rollout.tokens, "mask": rollout.mask, "sampling_logps": rollout.logps, "logps": first.logps,
+            "rewards": table.terms, "reward": table.total, "advantages": result.advantages,
+        }  # fmt: skip
+        rate = self.config.grpo.learning_rate * self.rate(number)
+        return move(self.policy, self.optimizer, rate, self.config.grpo.max_grad_norm, watched, evidence)
+
+    def blocks(self, rollout: Rollout, advantages: Tensor, prompts: PromptBatch) -> list[MicroBatch]:
+        """The reports that train, in micro-batches. Without a KL term a group without spread has no gradient."""
+        grpo = self.config.grpo
+        teaches = prompts.counts if grpo.beta > 0 else (advantages != 0).any(dim=1)  # (N,)
+        return rollout.micro_batches(grpo.micro_batch, grpo.group_size, None if self.policy.sharded else teaches)
 
     def normalizer(self, mask: Tensor, studies: int) -> Tensor | int:
         """The denominator of the whole step over all ranks, for the configured aggregation."""
@@ -131,17 +192,31 @@ class Grpo:
         left = 1.0 - (number - 1) / self.config.run.steps
         return min(warm, left) if self.config.grpo.decay else warm
 
-    def update(self, number: int, stats: StepStats) -> Tensor:
-        """Add up over ranks, clip, step, clear. Returns the gradient norm before clipping.
 
-        Raises NotFiniteError before anything moves, on all ranks or on none.
-        """
-        grpo = self.config.grpo
-        distributed.reduce_gradients(self.policy.trainable())
-        for group in self.optimizer.param_groups:
-            group["lr"] = grpo.learning_rate * self.rate(number)
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable(), grpo.max_grad_norm)
-        require_finite({**stats.watched(), "gradient": norm}, stats.evidence())
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return norm
+def move(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    max_norm: float,
+    watched: dict[str, Tensor],
+    evidence: dict[str, Any] | None = None,
+) -> Tensor:
+    """Add up gradients over ranks, clip, step, clear. Returns the gradient norm before clipping.
+
+    Raises NotFiniteError, which carries the evidence, where the norm or anything watched is not finite: before anything
+    moves, on all ranks or on none.
+    """
+    distributed.reduce_gradients(policy.trainable())
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    norm = torch.nn.utils.clip_grad_norm_(policy.trainable(), max_norm)
+    distributed.require_finite({**watched, "gradient": norm}, evidence)
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+def empty_pass(rollout: Rollout) -> Pass:
+    """A pass before its first micro-batch."""
+    logps, entropy = (torch.zeros_like(rollout.logps) for _ in range(2))
+    return Pass(logps, entropy, torch.zeros_like(rollout.mask), torch.zeros((), device=rollout.logps.device))

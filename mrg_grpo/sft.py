@@ -9,16 +9,37 @@ sampling uses: likelihood is of the untempered model.
 from __future__ import annotations
 
 import math
+import time
 
 import torch
 from torch import Tensor
 
 from mrg_grpo import distributed
+from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
+from mrg_grpo.grpo import move
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.prompt import target_text
+
+
+class Sft:
+    """One policy, its targets and its optimiser."""
+
+    def __init__(self, config: Config, policy: Policy, labels: ReferenceLabels) -> None:
+        self.config, self.policy, self.labels = config, policy, labels
+        policy.temperature = 1.0
+        self.optimizer = torch.optim.AdamW(policy.trainable(), lr=config.sft.learning_rate, weight_decay=0.0)
+
+    def step(self, prompts: PromptBatch, number: int) -> dict[str, float]:
+        """Step `number`, counted from 1, on N studies -> its metrics."""
+        config, started = self.config, time.perf_counter()
+        rate = config.sft.learning_rate * cosine(number, config.run.steps, warmup=config.grpo.warmup)
+        loss = sft_loss(self.policy, prompts, targets(prompts.studies, self.labels, config.prompt.think))
+        norm = move(self.policy, self.optimizer, rate, config.grpo.max_grad_norm, {"loss": loss})
+        seconds = time.perf_counter() - started
+        return {"loss": float(loss), "grad_norm": float(norm), "skipped": 0.0, "seconds/step": seconds}
 
 
 def encode_targets(policy: Policy, targets: list[str]) -> tuple[Tensor, Tensor]:

@@ -1,24 +1,34 @@
-"""What a step logs: every name here is explained in docs/metrics.md. The device is waited for once, in `summary`.
+"""Every number that a step logs: how it is computed, what it means, its healthy range, what to do outside of it.
 
-On many ranks each collects its own reports, and `summary` is of all: the numbers are those of one process.
+`StepLog` computes them; the device is waited for once, in `summary`. On many ranks each collects its own reports, and
+`summary` is of all: the numbers are those of one process.
+
+`METRICS` explains them: the one source of docs/metrics.md's table (a test compares them) and of what the run page says
+of a curve. `python -m mrg_grpo.step_metrics` prints the table.
 """
+
+# ruff: noqa: E501  (rows of a table are easier to compare in long lines)
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mrg_grpo import distributed
 from mrg_grpo.labels import BLANK, UNCERTAIN
-from mrg_grpo.model.rollout import Rollout
-from mrg_grpo.rewards import RewardTable
+
+if TYPE_CHECKING:  # the run page reads METRICS and needs no engine
+    from mrg_grpo.model.rollout import Rollout
+    from mrg_grpo.rewards import RewardTable
 
 
 class PhaseTimer:
@@ -38,91 +48,47 @@ class PhaseTimer:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-class StepStats:
-    """Collects tensors over the micro-batches of a step; turns them into numbers at its end."""
+class StepLog:
+    """Collects what the micro-batches of a step report; turns it into numbers at its end."""
 
     def __init__(
-        self, rollout: Rollout, table: RewardTable, advantages: Tensor, spare: int = 0, ratio: str = "token"
+        self, rollout: Rollout, table: RewardTable, advantages: Tensor, filler: int = 0, ratio: str = "token"
     ) -> None:
-        self.rollout, self.table, self.advantages, self.ratio = rollout, table, advantages, ratio
-        self.spare, self.group = spare, advantages.shape[1]  # spare: studies at the end that count for nothing
-        self.logps = torch.zeros_like(rollout.logps)  # (B, T), of the first pass
-        self.entropy = torch.zeros_like(rollout.logps)
-        self.trained = torch.zeros_like(rollout.mask)  # (B, T), the tokens of the first pass; not of groups left out
-        self.grad_norm = torch.zeros(())
-        self.loss = torch.zeros((), device=rollout.logps.device)
-        self.all_losses, self.all_logps = self.loss, self.loss  # sums over all passes: NaN and infinity stay in them
+        """filler: studies at the end that count for nothing; ratio: "token" or "sequence", what the ratios are of."""
+        self.rollout, self.table, self.advantages = rollout, table, advantages
+        self.filler, self.ratio, self.group = filler, ratio, advantages.shape[1]
         self.sums: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor | int] = {}  # what each of the sums is a sum over: tokens, or reports
 
-    def add(
-        self,
-        rows: Tensor,
-        inner: int,
-        loss: Tensor,
-        logps: Tensor,
-        entropy: Tensor,
-        mask: Tensor,
-        metrics: dict[str, Tensor],
-    ) -> None:
-        """One micro-batch. Its means are weighted by its tokens, those of a report's one ratio by its reports: they add
-        up to means over all tokens, or all reports, of all passes."""
-        if inner == 0:
-            width = logps.shape[1]
-            self.logps[rows, :width] = logps.detach()
-            self.entropy[rows, :width] = entropy
-            self.trained[rows, :width] = mask
-            self.loss = self.loss + loss.detach()
-        self.all_losses = self.all_losses + loss.detach()
-        self.all_logps = self.all_logps + logps.detach().sum()
-        tokens = mask.sum()
+    def add(self, metrics: dict[str, Tensor], reports: int, tokens: Tensor) -> None:
+        """The metrics of one micro-batch. Its means are weighted by its tokens, those of a report's one ratio by its
+        reports: they add up to means over all tokens, or all reports, of all passes."""
         for name, value in metrics.items():
-            weight = len(rows) if self.ratio == "sequence" and name != "kl" else tokens
+            weight = reports if self.ratio == "sequence" and name != "kl" else tokens
             self.sums[name] = self.sums.get(name, 0.0) + value * weight
             self.weights[name] = self.weights.get(name, 0) + weight
 
-    def watched(self) -> dict[str, Tensor]:
-        """What must be finite before the optimiser moves, in the order of the step."""
-        return {
-            "sampling logits": self.rollout.logps, "rewards": self.table.total, "advantages": self.advantages,
-            "training logits": self.all_logps, "loss": self.all_losses,
-        }  # fmt: skip
+    def summary(
+        self, loss: Tensor, logps: Tensor, entropy: Tensor, trained: Tensor, grad_norm: Tensor, timer: PhaseTimer
+    ) -> dict[str, float]:
+        """name -> number over the reports of all ranks, for metrics.jsonl. Seconds are rank 0's, memory is the most.
 
-    def evidence(self) -> dict[str, Any]:
-        """The rollout and its rewards, for the file of a skipped step; tensors are as in Rollout and RewardTable."""
-        rollout, table = self.rollout, self.table
-        return {
-            "tokens": rollout.tokens, "mask": rollout.mask, "sampling_logps": rollout.logps, "logps": self.logps,
-            "rewards": table.terms, "reward": table.total, "advantages": self.advantages,
-        }  # fmt: skip
-
-    def summary(self, timer: PhaseTimer) -> dict[str, float]:
-        """name -> number over the reports of all ranks, for metrics.jsonl. Seconds are rank 0's, memory is the most."""
-        rollout, trained = self.rollout, self.trained
-        reports, gap = self.columns(), (self.logps - rollout.logps).abs().mul(trained)  # (B, T)
+        loss (), logps, entropy and trained (B, T) are of the first inner pass, trained True where it ran; grad_norm ()
+        is of the last.
+        """
+        reports, gap = self.columns(), (logps - self.rollout.logps).abs().mul(trained)  # (B, T)
         sums = {
-            "loss": self.loss, "entropy": self.entropy.sum(), "gap": gap.sum(), "trained": trained.sum(),
+            "loss": loss, "entropy": entropy.sum(), "gap": gap.sum(), "trained": trained.sum(),
             **{f"{name}/sum": total for name, total in self.sums.items()},
             **{f"{name}/weight": weight for name, weight in self.weights.items()},
         }  # fmt: skip
         whole = distributed.sum_by_name({name: float(value) for name, value in sums.items()})
-        own = (float(gap.max()), peak_memory_gb(rollout.tokens.device))
+        own = (float(gap.max()), peak_memory_gb(self.rollout.tokens.device))
         sampling_gap, memory = map(max, zip(*distributed.all_gather(own)))
-
-        reward = reports.pop("reward")
-        values: dict[str, Tensor | float] = {"reward": reward.mean(), "reward_std": reward.std()}
-        for name in self.table.terms:
-            column = reports.pop(f"reward/{name}")
-            present = column[~column.isnan()]
-            if not len(present):  # None for every report
-                continue
-            values[f"reward/{name}"] = present.mean()
-            values[f"reward/{name}_std"] = present.std() if len(present) > 1 else present.new_zeros(())
-        values |= {
-            "groups_without_spread": reports["groups_without_spread"].mean(),
-            "zero_reward": (reward == 0).float().mean(),
+        values: dict[str, Tensor | float] = {
+            **self.of_rewards(reports),
             "loss": whole["loss"],
-            "grad_norm": self.grad_norm,
+            "grad_norm": grad_norm,
             **(self.of_trained(whole, sampling_gap) if whole["trained"] else {}),
             "tokens": reports["length"].sum(),
             "length_max": reports["length"].max(),
@@ -132,6 +98,21 @@ class StepStats:
         seconds = {f"seconds/{phase}": round(spent, 4) for phase, spent in timer.seconds.items()}
         seconds["seconds/step"] = round(time.perf_counter() - timer.started, 4)
         return {**numbers, "skipped": 0.0, **seconds, "memory_gb": memory}
+
+    def of_rewards(self, reports: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean and spread of the reward and of each of its terms, and how many groups and reports earn nothing."""
+        reward = reports["reward"]
+        values = {"reward": reward.mean(), "reward_std": reward.std()}
+        for name in self.table.terms:
+            column = reports[f"reward/{name}"]
+            present = column[~column.isnan()]
+            if not len(present):  # None for every report
+                continue
+            values[f"reward/{name}"] = present.mean()
+            values[f"reward/{name}_std"] = present.std() if len(present) > 1 else present.new_zeros(())
+        values["groups_without_spread"] = reports["groups_without_spread"].mean()
+        values["zero_reward"] = (reward == 0).float().mean()
+        return values
 
     def of_trained(self, whole: dict[str, float], sampling_gap: float) -> dict[str, float]:
         """Means over what the policy has run again to learn from; a step of groups without spread has nothing of it."""
@@ -159,7 +140,7 @@ class StepStats:
             "uncertain": (labels[:, :13] == UNCERTAIN).sum(dim=1),
         }
         numbers = torch.stack([column.cpu().to(table.total.dtype) for column in own.values()], dim=1)  # (B, names)
-        return dict(zip(own, distributed.gather_rows(numbers, self.spare * self.group).unbind(dim=1)))
+        return dict(zip(own, distributed.gather_rows(numbers, self.filler * self.group).unbind(dim=1)))
 
 
 def peak_memory_gb(device: torch.device) -> float:
@@ -168,3 +149,57 @@ def peak_memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row. A name may hold <term> or <phase>, which stands for any name of that kind."""
+
+    names: tuple[str, ...]
+    meaning: str
+    healthy: str = ""
+    otherwise: str = ""
+
+    def is_named(self, name: str) -> bool:
+        return any(re.fullmatch(re.sub(r"<\w+>", ".+", re.escape(own)), name) for own in self.names)
+
+
+METRICS = (
+    Metric(("reward", "reward_std"), "mean and standard deviation of the weighted sum over the B reports", "rises over tens of steps; std stays above 0", "flat: see `groups_without_spread`; falling: lower the learning rate"),
+    Metric(("reward/<term>", "reward/<term>_std"), "the same for one term, before its weight; reports for which a function returned None do not count", "each term that has a weight rises or holds", "one term rises while another falls: change the weights"),
+    Metric(("groups_without_spread",), "share of studies whose G rewards are all equal: these teach nothing", "below 0.3", "raise `sampling.temperature` or `grpo.group_size`; a lower margin brings back reports that MCCS cuts to 0"),
+    Metric(("zero_reward",), "share of reports whose total reward is exactly 0", "falling", "lower `reward.mccs.margin`; check the answer's form"),
+    Metric(("loss",), "the GRPO loss of the first inner pass", "near 0: on policy the surrogate is minus the mean advantage, which is 0, plus beta * KL", "**0 is not broken.** Its gradient is not 0: look at `grad_norm` and `reward`"),
+    Metric(("grad_norm",), "norm of the adapter's gradient before clipping, of the last inner pass", "steady, same order of magnitude", "0: no group has spread. Spikes: lower the learning rate or `max_grad_norm`"),
+    Metric(("kl",), "k3 estimate of KL(policy, frozen start) per token; only with `beta` above 0", "0 at the first step, then slowly up, below about 1", "growing fast: raise `beta` or lower the learning rate"),
+    Metric(("clip_fraction_low", "clip_fraction_high"), "share of tokens (of reports, with `ratio = \"sequence\"`) whose ratio is cut where the cut matters", "0 with one inner pass; below 0.2 with several", "fewer inner passes, lower learning rate"),
+    Metric(("ratio_mean",), "mean ratio of policy to sampling policy", "1 with one inner pass, near 1 with several", "as above"),
+    Metric(("entropy",), "mean entropy of the token distribution in nats, over the whole vocabulary; like the ratios and gaps it is of the reports that are run again to learn from, and not there where no group has spread", "falls slowly", "near 0: sampling has collapsed; raise `beta` or the temperature"),
+    Metric(("sampling_gap",), "largest difference of a token's log-probability between sampling and training", "below 1e-4 in fp32; in bf16 rounding, a few tenths", "in fp32 larger: a bug, please report it"),
+    Metric(("sampling_gap_mean",), "mean of it over tokens", "below 1e-5 in fp32; a few 1e-3 to 1e-2 in bf16", "larger: a bug, please report it"),
+    Metric(("tokens",), "report tokens of the step, stop tokens included"),
+    Metric(("length", "length_max"), "mean and largest length of a completion in tokens", "steady", "shrinking to nothing or growing to the limit: the reward is being hacked; read `rollouts.jsonl`"),
+    Metric(("truncated",), "share of completions that the length limit cut", "below 0.05", "raise `sampling.max_tokens`, or set `sampling.mask_truncated = true`"),
+    Metric(("mentioned", "uncertain"), "conditions a report mentions, and calls uncertain, of 13", "steady", '"everything is possible": the policy hedges'),
+    Metric(("skipped",), "1 where the step was not taken because logits, rewards, loss or gradient were not finite ([resume.md](resume.md)); such a line has no other metric", "0", "read the file in `RUN_DIR/faults`; lower the learning rate; five in a row end the run"),
+    Metric(("seconds/<phase>",), "prefill, sample, reward, reference, train, and the whole step", "", "the largest one is where to look"),
+    Metric(("memory_gb",), "peak memory so far (1e9 bytes): of the GPU, or the process's resident set", "flat once the longest prompts and reports have come up", "growing on and on: please report it"),
+)  # fmt: skip
+
+
+def find(name: str) -> Metric | None:
+    """The row of a metric as metrics.jsonl names it; None for a name that is not ours."""
+    return next((metric for metric in METRICS if metric.is_named(name)), None)
+
+
+def table() -> str:
+    """The Markdown table of docs/metrics.md."""
+    lines = ["| name | what it is | healthy | when it is not |", "|---|---|---|---|"]
+    for metric in METRICS:
+        cells = (", ".join(f"`{name}`" for name in metric.names), metric.meaning, metric.healthy, metric.otherwise)
+        lines.append("|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,25 +19,25 @@ from mrg_grpo.config import Config
 from mrg_grpo.data.credentialed import banner
 from mrg_grpo.data.load import load_splits, require_images, studies_of, test_studies, validation_studies
 from mrg_grpo.data.study import Study
-from mrg_grpo.distributed import require_finite
 from mrg_grpo.evaluation.before_after import before_after
 from mrg_grpo.evaluation.clinical import metrics_from_sums
-from mrg_grpo.evaluation.decode import Judged, judge, predict, read_decoded, write_decoded
+from mrg_grpo.evaluation.decode import Judged, judge, predict, prediction_record, read_decoded, write_decoded
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import CheXbert, config_labeler, labeler_name
 from mrg_grpo.labelers.reference import ReferenceLabels
+from mrg_grpo.model.adapters import parameter_counts
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import require_terms
 from mrg_grpo.run.checkpoint import resume as load_checkpoint
 from mrg_grpo.run.checkpoint import save_adapter, save_checkpoint
 from mrg_grpo.run.faults import Guard
-from mrg_grpo.run.folder import RunDir
+from mrg_grpo.run.folder import RunFolder
 from mrg_grpo.run.process import StopSignal, give_back_freed_memory, settle_heap
-from mrg_grpo.run.progress import Live, Sample, first_sample, require_tensorboard
+from mrg_grpo.run.progress import Progress, Sample, first_sample, require_tensorboard
 from mrg_grpo.run.rewards_of import rewards_of
 from mrg_grpo.run.stream import StudyStream
-from mrg_grpo.sft import cosine, sft_loss, targets
+from mrg_grpo.sft import Sft
 
 TRIM_EVERY = 10
 """Steps. What has been handed back must be fetched again, page by page: after every step that cost 5% of it."""
@@ -48,7 +47,7 @@ TRIM_EVERY = 10
 class Session:
     """What GRPO and the warm start have in common."""
 
-    run: RunDir
+    run: RunFolder
     splits: dict[str, list[Study]]
     policy: Policy
     labeler: CheXbert
@@ -81,24 +80,12 @@ def train(config: Config, resume: bool = False) -> int:
 def sft(config: Config, resume: bool = False) -> int:
     """Token-level warm start with the same tree, the same adapter, the same evaluation."""
     session = prepare(config, resume, "sft")
-    policy, labels = session.policy, ReferenceLabels(session.labeler)
-    policy.temperature = 1.0
-    optimizer = torch.optim.AdamW(policy.trainable(), lr=config.sft.learning_rate, weight_decay=0.0)
+    warm_start = Sft(config, session.policy, ReferenceLabels(session.labeler))
 
     def step(number: int, prompts: PromptBatch) -> tuple[dict[str, float], Sample | None]:
-        started = time.perf_counter()
-        for group in optimizer.param_groups:
-            group["lr"] = config.sft.learning_rate * cosine(number, config.run.steps, warmup=config.grpo.warmup)
-        loss = sft_loss(policy, prompts, targets(prompts.studies, labels, config.prompt.think))
-        distributed.reduce_gradients(policy.trainable())
-        norm = torch.nn.utils.clip_grad_norm_(policy.trainable(), config.grpo.max_grad_norm)
-        require_finite({"loss": loss, "gradient": norm})
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds = time.perf_counter() - started
-        return {"loss": float(loss), "grad_norm": float(norm), "skipped": 0.0, "seconds/step": seconds}, None
+        return warm_start.step(prompts, number), None
 
-    return carry_out(session, optimizer, config.sft.batch_size, step, resume)
+    return carry_out(session, warm_start.optimizer, config.sft.batch_size, step, resume)
 
 
 def prepare(config: Config, resume: bool, command: str) -> Session:
@@ -107,19 +94,17 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     require_tensorboard(config)
     if command == "train":
         require_terms(config.reward)  # before anything is loaded: a typing error costs nothing
-    run = RunDir(config, resume, command)
+    run = RunFolder(config, resume, command)
     splits = load_splits(config)
     for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):
         require_images(studies)  # now, not after hours
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
     policy, labeler = Policy.load(config), config_labeler(config)
-    policy.share_start()
-    print(f"policy: {policy.parameter_counts()}")
+    print(f"policy: {parameter_counts(policy.model)}")
     note_other_lora(policy, config)
     if distributed.world_size() > 1:
-        print(
-            f"ranks: {distributed.world_size()}, base {'in shards, LoRA not merged' if policy.sharded else 'whole on each'}"
-        )
+        where = "in shards, LoRA not merged" if policy.sharded else "whole on each"
+        print(f"ranks: {distributed.world_size()}, base {where}")
     return Session(run, splits, policy, labeler)
 
 
@@ -144,7 +129,7 @@ def carry_out(session: Session, optimizer: torch.optim.Optimizer, size: int, ste
         session.run.close()
 
 
-def way_on(run: RunDir) -> str:
+def way_on(run: RunFolder) -> str:
     """The command that goes on with this run."""
     program = "mrg-grpo" if distributed.world_size() == 1 else "torchrun ... -m mrg_grpo"
     return f"{program} {run.command} {shlex.quote(str(run.path / 'config.toml'))} --resume"
@@ -168,15 +153,15 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     batches = stream.prompts(policy.encoder, start + 1, config.run.steps)
     followed = validation_studies(splits, config)[: config.run.follow_studies]
     if followed and start == 0:
-        run.write_followed(0, decoded(session, followed))
+        write_followed(run, 0, decoded(session, followed))
     due = False  # a checkpoint; not written while steps are skipped: what they could not use may be broken
-    with StopSignal() as stop, Live(config, start) as live:
+    with StopSignal() as stop, Progress(config, start) as progress:
         for number, prompts in batches:
             metrics, sample = guard.attempt(step, number, prompts.to(policy.device))
             if number % TRIM_EVERY == 0:
                 give_back_freed_memory()
             run.append("metrics.jsonl", {"step": number, **metrics})
-            live.step(number, metrics, sample)
+            progress.step(number, metrics, sample)
             last = number == config.run.steps
             if (
                 config.run.eval_every
@@ -184,9 +169,9 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
                 and not last
                 and validation_studies(splits, config)
             ):
-                validate(session, number, live)
+                validate(session, number, progress)
             if followed and last:
-                run.write_followed(number, decoded(session, followed))
+                write_followed(run, number, decoded(session, followed))
             stopped = max(distributed.all_gather(stop.number))  # a signal may reach one rank alone
             due = due or number % config.run.save_every == 0 or last or bool(stopped)
             if due and not metrics.get("skipped"):
@@ -194,7 +179,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
                 save_checkpoint(run.path, number, policy, optimizer)
                 due = False
             if stopped:
-                live.write(f"stopped after step {number}; go on with: {way_on(run)}")
+                progress.write(f"stopped after step {number}; go on with: {way_on(run)}")
                 return 128 + stopped
     return 0
 
@@ -204,15 +189,21 @@ def decoded(session: Session, studies: list[Study], progress: str = "") -> Judge
     return judge(predict(session.policy, studies, session.config, progress), session.labeler, session.config)
 
 
-def validate(session: Session, number: int, live: Live) -> None:
+def write_followed(run: RunFolder, step: int, judged: Judged) -> None:
+    """The first run.follow_studies validation studies after `step`: the same studies over training."""
+    for i in range(min(run.config.run.follow_studies, len(judged.labels))):
+        run.append("followed.jsonl", {"step": step, **prediction_record(judged, i, run.config)})
+
+
+def validate(session: Session, number: int, progress: Progress) -> None:
     """Greedy validation on the first eval_studies of the split: one line of validation.jsonl."""
     run = session.run
     judged = decoded(session, validation_studies(session.splits, run.config))
     values = {name: round(float(value), 5) for name, value in metrics_from_sums(judged.statistics.sum(0)).items()}
     written = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON has no NaN
     run.append("validation.jsonl", {"step": number, "studies": len(judged.labels), **written})
-    run.write_followed(number, judged)
-    live.validation(number, values)
+    write_followed(run, number, judged)
+    progress.validation(number, values)
 
 
 def baseline(session: Session) -> Judged:

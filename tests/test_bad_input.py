@@ -20,7 +20,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import write_checkpoint
 
-from mrg_grpo import cli
 from mrg_grpo.cli import main
 
 SMALL = [
@@ -308,11 +307,11 @@ def test_adapter_of_another_base_and_tokenizer_without_images(tmp_path, capsys):
 
     other = tmp_path / "other"
     write_checkpoint(other)
-    Policy.load(load_config(CONFIG, [f"model.path={other}"])).save(str(tmp_path / "adapter"))
+    Policy.load(load_config(CONFIG, [f"model.path={other}"])).model.save_pretrained(str(tmp_path / "adapter"))
     (tmp_path / "x.png").write_bytes(png())
     refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "adapter"], "does not fit this base")
     refused(capsys, train(tmp_path / "run", f"model.adapter={tmp_path / 'adapter'}"), "does not fit this base")
-    Policy.load(load_config(CONFIG)).save(str(tmp_path / "part"))
+    Policy.load(load_config(CONFIG)).model.save_pretrained(str(tmp_path / "part"))
     part = tmp_path / "part" / "adapter_model.safetensors"
     tensors = load_file(part)
     lost = tensors.pop(min(tensors))
@@ -369,7 +368,7 @@ CONFIGS = {
     "no device of ours": ("[model]\ndevice = 'meta'", "'meta' holds no numbers here"),
     "a seed of nanoseconds": ("[run]\nseed = 20261127074524000", "seed: 20261127074524000 must be below 2**32"),
     "targets that are no pattern": ("[lora]\ntargets = ['*']", "lora.targets ['*']: "),
-    "data of the phantom": ("[data]\nroot = '/data/iu'", "data.root: phantom draws its own studies; set data.form"),
+    "data of the phantom": ("[data]\nroot = '/data/iu'", "data.root: phantom renders its own studies; set data.form"),
     "an image in the question": ("[prompt]\ntext = '<|image_pad|>'", "must not hold <|image_pad|>"),
     "not text": (b"\xff\xfe\x00", "cannot be read"),
 }
@@ -398,10 +397,10 @@ def test_plan_of_an_adapter_that_is_not_there(capsys):
 
 
 def test_main_memory_that_is_full(monkeypatch, capsys):
-    def full(*_):
+    def full(**_):
         torch.empty(2**60, dtype=torch.uint8)
 
-    monkeypatch.setitem(cli.COMMANDS, "train", full)
+    monkeypatch.setattr("mrg_grpo.train.train", full)
     refused(capsys, ["train", CONFIG], "the main memory is full", "lower grpo.micro_batch")
 
 
@@ -444,7 +443,7 @@ REWARDS = {
 
 
 def test_a_reward_that_is_not_there_costs_nothing(tmp_path, capsys, monkeypatch):
-    for module in ("train", "check"):
+    for module in ("train", "preflight.check"):
         monkeypatch.setattr(f"mrg_grpo.{module}.Policy", None)  # nothing is loaded
         monkeypatch.setattr(f"mrg_grpo.{module}.config_labeler", None)
     for name, words in (("no_such_for_test:f", "cannot import no_such_for_test"), ("mcss", 'unknown term "mcss"')):

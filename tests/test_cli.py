@@ -8,7 +8,7 @@ import torch
 from command import CONFIG, run
 
 from mrg_grpo.cli import main
-from mrg_grpo.glossary import find
+from mrg_grpo.step_metrics import find
 
 SMALL = [
     "run.test_studies=4", "grpo.studies_per_step=2", "grpo.group_size=4", "sampling.max_tokens=48", "run.eval_every=1",
@@ -94,7 +94,7 @@ def test_saved_adapter_is_pefts_own_format(tmp_path):
     policy = Policy.load(load_config(CONFIG))
     for parameter in policy.trainable():
         parameter.data += 0.05
-    policy.save(str(tmp_path / "adapter"))
+    policy.model.save_pretrained(str(tmp_path / "adapter"))
     base = AutoModelForImageTextToText.from_pretrained(base_path(), dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload().eval()
     ids = torch.arange(20).unsqueeze(0)

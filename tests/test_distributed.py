@@ -356,9 +356,9 @@ def test_shares_put_together_are_the_list(monkeypatch, world, count):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         own = distributed.share(range(count))
         sizes.add(len(own.items))
-        counted = own.items[: len(own.items) - own.spare]
+        counted = own.items[: len(own.items) - own.filler]
         together += counted
         whole = torch.arange(count, dtype=torch.float64) + 1
-        assert distributed.own_rows(whole, len(own.items)).tolist() == [i + 1 for i in counted] + [0] * own.spare
+        assert distributed.own_rows(whole, len(own.items)).tolist() == [i + 1 for i in counted] + [0] * own.filler
         assert distributed.share([]).items == []
     assert together == list(range(count)) and len(sizes) == 1

@@ -10,6 +10,7 @@ from tiny import write_checkpoint
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.grpo import Grpo
+from mrg_grpo.model.adapters import Reference
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import Rollout, sample_groups
 from mrg_grpo.rewards import Rewards
@@ -63,7 +64,7 @@ def build(config) -> Grpo:
             )
     if config.model.dtype == "float64":
         policy.model.double()
-    policy.remember_start()
+    policy.reference = Reference(policy.model)
     return Grpo(config, policy, Rewards(config.reward, LetterLabeler()))
 
 

@@ -9,6 +9,8 @@ from test_grpo import studies as studies
 from tiny import write_checkpoint
 
 from mrg_grpo import cli
+from mrg_grpo.model.adapters import Reference
+from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import CHECK_EVERY, decode
@@ -98,7 +100,7 @@ def steps(card, checkpoint, studies, options):
     numbers = torch.Generator().manual_seed(1)  # PEFT's own A follows another random state in another process
     for parameter in grpo.policy.trainable():
         parameter.data = (torch.randn(parameter.shape, generator=numbers) * 0.1).to(parameter)
-    grpo.policy.remember_start()
+    grpo.policy.reference = Reference(grpo.policy.model)
     stream = StudyStream(studies, config.grpo.studies_per_step, seed=0).prompts(grpo.policy.encoder, 1, 2)
     losses = [grpo.step(prompts.to(grpo.policy.device), number).metrics["loss"] for number, prompts in stream]
     devices = {str(p.device) for p in grpo.policy.model.parameters()}
@@ -128,8 +130,7 @@ def waits_of_decoding(card, checkpoint, studies, tokens):
     prefix = policy.prefill(policy.encoder.encode(studies[:2]).to(policy.device))
     uniform = torch.rand(8, tokens, dtype=torch.float64)
     card.waits.clear()
-    with policy.merged():
-        decode(policy, prefix, tokens, group=4, uniform=uniform)
+    decode(Sampler(policy), prefix, tokens, group=4, uniform=uniform)
     return card.waits.total()
 
 

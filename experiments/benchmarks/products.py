@@ -4,7 +4,7 @@
 
 All linear layers of the benchmark's text model and its projection, one after the other, so that weights come from where
 they lie and not from the nearest cache. First as one token of every report has them: torch's own product, as it stands
-and with the few rows as columns, and mrg_grpo.model.decoder.MergedLinear, each layer for itself ("packed") and those
+and with the few rows as columns, and mrg_grpo.model.decoder.FusedLinear, each layer for itself ("packed") and those
 of the same rows together ("joined", as sampling runs). Then as training has them, forward and backward with LoRA:
 PEFT's layers, and the same quickened (mrg_grpo.model.lora). Last the projection of a picture's patches in the vision
 tower, as the convolution it is written as and quickened. Rounds go through the ways in turn; the median counts. Writes
@@ -25,8 +25,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from experiments.benchmarks import cases, performance_page
-from mrg_grpo.model.decoder import MergedLinear
-from mrg_grpo.model.lora import quicken
+from mrg_grpo.model.decoder import FusedLinear
+from mrg_grpo.model.lora import patch_lora
 
 RESULTS = performance_page.RESULTS / "products.json"
 LAYER = ((256, 256), (128, 256), (128, 256), (256, 256), (768, 256), (768, 256), (256, 768))
@@ -39,9 +39,9 @@ JOINED = (slice(0, 3), slice(3, 4), slice(4, 6), slice(6, 7))
 def measure(rows: int, rounds: int) -> dict[str, float]:
     """Milliseconds for all layers, for `rows` rows."""
     layers = [nn.Linear(width, out, bias=False) for out, width in SHAPES]
-    packed = [MergedLinear(layer) for layer in layers]
+    packed = [FusedLinear(layer) for layer in layers]
     groups = [layers[7 * n : 7 * n + 7][part] for n in range(6) for part in JOINED] + [layers[-1:]]
-    joined = [(MergedLinear(*group), group[0].in_features) for group in groups]
+    joined = [(FusedLinear(*group), group[0].in_features) for group in groups]
     inputs = {width: torch.randn(rows, width) for width in (256, 768)}
     columns = {width: x.t().contiguous() for width, x in inputs.items()}
     ways = {
@@ -60,7 +60,7 @@ def measure_training(rows: int, rounds: int) -> dict[str, float]:
     lora = LoraConfig(r=cases.LORA["r"], lora_alpha=cases.LORA["lora_alpha"], target_modules=r"\d+")
     slow = get_peft_model(layers, lora).eval()  # type: ignore[arg-type]
     quick = copy.deepcopy(slow)
-    quicken(quick)
+    patch_lora(quick)
     inputs = {width: torch.randn(rows, width, requires_grad=True) for width in (256, 768)}
 
     def run(model: Any) -> None:
@@ -74,7 +74,7 @@ def measure_patches(patches: int, rounds: int) -> dict[str, float]:
     """Milliseconds for the projection of `patches` patches of 14 x 14 pixels, two frames of three colours each."""
     slow = nn.Sequential(nn.Conv3d(3, 192, kernel_size=(2, 14, 14), stride=(2, 14, 14), bias=False))
     quick = copy.deepcopy(slow)
-    quicken(quick)
+    patch_lora(quick)
     pixels = torch.randn(patches, 3, 2, 14, 14)
     with torch.no_grad():
         return medians({"convolution": lambda: slow(pixels), "product": lambda: quick(pixels)}, rounds)

@@ -168,7 +168,7 @@ def rehearse() -> None:
     config = load_config(CONFIG)
     train.load_splits(config)
     policy = Policy.load(config)
-    policy.save(tempfile.mkdtemp())
+    policy.model.save_pretrained(tempfile.mkdtemp())
     config_labeler(config).label(["clear"])
 
 

@@ -30,7 +30,9 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.labels import CONDITIONS
+from mrg_grpo.model.adapters import parameter_counts
 from mrg_grpo.model.batch import PromptBatch
+from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.logprobs import tempered
 from mrg_grpo.model.policy import Policy, Prefix
 from mrg_grpo.model.rollout import Rollout, sample_groups, uniforms
@@ -247,7 +249,7 @@ def before_gradient(grpo: Grpo, drawn: Sampled) -> dict[str, str]:
     image = policy.family.image_token
     ids = prompts.input_ids[0]
     decoded = [policy.tokenizer.decode([int(token)]) for token in rollout.tokens[0, :6]]
-    first = torch.softmax(policy.first_logits(prefix, torch.tensor([0]), 1).double(), -1)[0]
+    first = torch.softmax(Sampler(policy, fast=False).start(prefix, torch.tensor([0]), 1, 1)[1].double(), -1)[0]
     likely = first.topk(4)
     drawn_at = uniforms(grpo.config.run.seed, 1, [(drawn.study.id, i) for i in range(group)], 1)[:, 0]
     cosine = clinical_cosine(reports.labels, reports.reference_labels)
@@ -266,7 +268,7 @@ def before_gradient(grpo: Grpo, drawn: Sampled) -> dict[str, str]:
         "key_shape": shape(prefix.keys[0]),
         "hidden_shape": shape(prefix.last_hidden),
         "leaves": str(len(prefix.leaves())),
-        "parameters": policy.parameter_counts(),
+        "parameters": parameter_counts(policy.model),
         "V": f"{first.numel():,}",
         "first_table": markdown(
             ["token", "probability"],

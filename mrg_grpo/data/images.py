@@ -46,7 +46,7 @@ def open_image(path_or_address: str | os.PathLike[str]) -> Image.Image:
     """
     name = os.fspath(path_or_address)
     if name.startswith(PHANTOM_SCHEME):
-        from mrg_grpo.data.phantom import dataset as phantom  # drawn on demand; runs on real images never import it
+        from mrg_grpo.data.phantom import dataset as phantom  # rendered on demand; runs on real images never import it
 
         return phantom.image_of(name).convert("RGB")
     _refuse_unreadable(name)

@@ -56,7 +56,7 @@ def load_studies(
         None if split_file is None else Path(split_file),
     )
     if form.startswith("phantom"):
-        from mrg_grpo.data.phantom import dataset as phantom  # drawn on demand; runs on real images never import it
+        from mrg_grpo.data.phantom import dataset as phantom  # rendered on demand; runs on real images never import it
 
         return Studies(phantom.load(str(root), sections=options.sections, rare=form == "phantom_rare"))
     source = _read(form, records.data_folder(Path(root)), options)

@@ -1,7 +1,7 @@
-"""The weights of the embedded default, and nothing else: a small base policy and a small labeler.
+"""The weights of the embedded default: a small base policy and a small labeler. With them `make train` needs no hub.
 
-With them `make train` needs no hub. experiments/embedded/ has the recipes that made them. Imports the standard library
-alone.
+Here: files, and where they lie. Not here: the recipes that made them (experiments/embedded), and loading them.
+May import: the standard library alone.
 """
 
 from pathlib import Path

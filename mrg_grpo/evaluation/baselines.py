@@ -44,7 +44,7 @@ def baselines_from_labels(
     labels, reference = labels.cpu(), reference.cpu()
     studies, total = len(reference), len(reports)
     if total == 0 or (leave_one_out and total < 2):
-        raise ValueError("baselines need reports to draw from")
+        raise ValueError("baselines need reports to choose from")
     finding = ((labels[:, :13] == POSITIVE) | (labels[:, :13] == UNCERTAIN)).any(dim=1)
     normal = ((labels[:, NO_FINDING] == POSITIVE) & ~finding).tolist()
     chosen = {"most_frequent": torch.full((studies,), _most_frequent(reports, [True] * total))}

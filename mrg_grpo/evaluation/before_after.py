@@ -13,26 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrg_grpo.evaluation.clinical import clinical_statistics, conditions_from_sums, metrics_from_sums
+from mrg_grpo.evaluation.clinical import TITLES, clinical_statistics, conditions_from_sums, metrics_from_sums
 from mrg_grpo.evaluation.decode import Judged
 from mrg_grpo.evaluation.intervals import bootstrap, bootstrap_difference
 from mrg_grpo.evaluation.table import Number, format_table
 from mrg_grpo.labels import CONDITIONS
 
-SHOWN = {
-    "f1_micro_13_uncertain_positive": "micro F1, 13 conditions",
-    "f1_macro_13_uncertain_positive": "macro F1, 13 conditions",
-    "precision_micro_13_uncertain_positive": "micro precision",
-    "recall_micro_13_uncertain_positive": "micro recall",
-    "clinical_cosine": "clinical cosine",
-    "mccs": "MCCS",
-    "polarity_accuracy": "polarity accuracy",
-    "omission_rate": "omission rate",
-    "hallucination_rate": "hallucination rate",
-    "think_report_agreement": "think-report agreement",
-    "format_compliance": "format compliance",
-    "report_length": "report length, words",
-}
 PRIMARY = ("f1_micro_13_uncertain_positive", "clinical_cosine")
 
 
@@ -45,7 +31,7 @@ class Side:
     rows: dict[str, tuple[Number, Number, Number]]
 
     def table(self) -> str:
-        lines = [(SHOWN[name], *numbers) for name, numbers in self.rows.items()]
+        lines = [(TITLES[name], *numbers) for name, numbers in self.rows.items()]
         return format_table(
             ("metric", "before [95% interval]", "after", "difference"), lines, f"{self.title}, {self.studies} studies"
         )
@@ -70,7 +56,7 @@ class BeforeAfter:
 
 def before_after(before: Judged, after: Judged, split: str) -> BeforeAfter:
     """Two judged sets of predictions of the same studies -> all sides."""
-    sides = [_side(f"{split} split", before.statistics, after.statistics, tuple(SHOWN))]
+    sides = [_side(f"{split} split", before.statistics, after.statistics, tuple(TITLES))]
     both = before.compliant & after.compliant
     if both.any():
         sides.append(_side("both reports keep to the form", before.statistics[both], after.statistics[both], PRIMARY))

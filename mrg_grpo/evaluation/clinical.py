@@ -73,6 +73,22 @@ format_compliance            share of completions in the asked form
 report_length                mean words of a generated report
 """
 
+TITLES = {
+    "f1_micro_13_uncertain_positive": "micro F1, 13 conditions",
+    "f1_macro_13_uncertain_positive": "macro F1, 13 conditions",
+    "precision_micro_13_uncertain_positive": "micro precision",
+    "recall_micro_13_uncertain_positive": "micro recall",
+    "clinical_cosine": "clinical cosine",
+    "mccs": "MCCS",
+    "polarity_accuracy": "polarity accuracy",
+    "omission_rate": "omission rate",
+    "hallucination_rate": "hallucination rate",
+    "think_report_agreement": "think-report agreement",
+    "format_compliance": "format compliance",
+    "report_length": "report length, words",
+}
+"""What tables and the run page call the metrics that they show."""
+
 PRESETS: dict[str, dict[str, str]] = {
     "r2gencmn": {
         f"{quantity.upper()}_{average.upper()}": f"{quantity}_{average}_14_uncertain_negative"

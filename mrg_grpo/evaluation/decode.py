@@ -23,6 +23,7 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.clinical import clinical_statistics
 from mrg_grpo.files import write_whole
+from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import decode
 from mrg_grpo.prompt import Completion, parse_completion
@@ -61,15 +62,13 @@ def predict(policy: Policy, studies: list[Study], config: Config, progress: str 
     texts: list[str] = []
     hidden = None if progress and distributed.is_first() else True
     encoded = prefetch(batches, policy.encoder.encode, workers=2, ahead=3)
-    with (
-        policy.merged(),
-        tqdm(total=len(own.items), desc=progress, disable=hidden, leave=False) as bar,
-    ):
+    sampler = Sampler(policy)
+    with tqdm(total=len(own.items), desc=progress, disable=hidden, leave=False) as bar:
         for prompts in encoded:
             prefix = policy.prefill(prompts.to(policy.device))
-            texts += decode(policy, prefix, config.sampling.max_tokens).texts
+            texts += decode(sampler, prefix, config.sampling.max_tokens).texts
             bar.update(len(prompts.studies))
-    texts = [text for part in distributed.all_gather(texts[: len(texts) - own.spare]) for text in part]
+    texts = [text for part in distributed.all_gather(texts[: len(texts) - own.filler]) for text in part]
     return Decoded(studies, texts, [parse_completion(text, config.prompt.think) for text in texts])
 
 
@@ -130,18 +129,3 @@ def prediction_record(judged: Judged, i: int, config: Config) -> dict[str, Any]:
         "labels": judged.labels[i].tolist(),
         "reference_labels": judged.reference_labels[i].tolist(),
     }
-
-
-def report_images(config: Config, adapter: str | None, groups: list[list[str]], as_json: bool) -> None:
-    """`mrg-grpo report`: one report per group of images, to standard output."""
-    policy = Policy.load(config, adapter=adapter, trainable=False)
-    studies = [Study(Path(images[0]).stem, tuple(images), "", "own") for images in groups]
-    predictions = predict(policy, studies, config)
-    for study, text, completion in zip(studies, predictions.generated, predictions.parsed):
-        if as_json:
-            record = {"images": list(study.images), "report": completion.report, "think": completion.think,
-                      "compliant": completion.compliant, "generated": text}  # fmt: skip
-            print(json.dumps(record, ensure_ascii=False))
-        else:
-            head = f"{', '.join(study.images)}:\n" if len(groups) > 1 else ""
-            print(f"{head}{completion.report}")

@@ -15,10 +15,21 @@ from mrg_grpo.evaluation.score import evaluation_of
 from mrg_grpo.files import write_whole, writing
 from mrg_grpo.labelers import config_labeler, labeler_name
 from mrg_grpo.model.policy import Policy
+from mrg_grpo.run.folder import adapter_of, holds_run
+
+
+def run_evaluate(
+    config: Config, adapter: str | None = None, base: bool = False, split: str = "test", output: str | None = None
+) -> None:
+    """`mrg-grpo evaluate`: the run's own adapter, another one, or the base, into a folder that holds no run."""
+    folder = Path(output or Path(config.run.output_dir) / f"evaluate-{split}")
+    if holds_run(folder):
+        raise UserError(f"-o {folder}: holds a run with an evaluation of its own; name another folder")
+    evaluate_split(config, adapter_of(config, adapter, base), split, folder)
 
 
 def evaluate_split(config: Config, adapter: str | None, split: str, output: Path) -> None:
-    """`mrg-grpo evaluate`: decode, score, write predictions.jsonl and evaluation.json, print the table.
+    """Decode, score, write predictions.jsonl and evaluation.json, print the table.
 
     UserError before any work if the split is not in the data, or the folder holds another evaluation.
     """

@@ -3,8 +3,8 @@
 A metric here is a pure function of summed per-study statistics (S, K). Resampling studies is then a matrix of counts
 times the statistics, and 10,000 resamples of 1,000 studies are one product of a second or less, not 10,000 loops.
 
-* `bootstrap`: percentile intervals, studies drawn with replacement.
-* `bootstrap_difference`: the same for B - A of two systems on the same studies, with the same draws for both.
+* `bootstrap`: percentile intervals, studies sampled with replacement.
+* `bootstrap_difference`: the same for B - A of two systems on the same studies, with the same samples for both.
 * `randomisation_test`: paired approximate randomisation (Noreen 1989): under the null the two reports of a study could
   be swapped; p is the share of random swaps with a difference at least as large, +1 in numerator and denominator.
   Swaps that leave the metric undefined count in neither.
@@ -38,8 +38,8 @@ def bootstrap(
     statistics: Tensor, metric: MetricFunction, resamples: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> dict[str, Interval]:
     """Statistics (S, K) -> percentile interval of each metric. Undefined resamples (NaN) are left out of it."""
-    drawn = [metric(weights @ statistics) for weights in _resample_weights(statistics, resamples, seed)]
-    return _intervals(metric(statistics.sum(dim=0)), _join(drawn), level)
+    resampled = [metric(weights @ statistics) for weights in _resample_weights(statistics, resamples, seed)]
+    return _intervals(metric(statistics.sum(dim=0)), _join(resampled), level)
 
 
 def bootstrap_difference(
@@ -52,8 +52,8 @@ def bootstrap_difference(
         one, two = metric(a), metric(b)
         return {name: two[name] - one[name] for name in one}
 
-    drawn = [difference(weights @ first, weights @ second) for weights in _resample_weights(first, resamples, seed)]
-    return _intervals(difference(first.sum(dim=0), second.sum(dim=0)), _join(drawn), level)
+    resampled = [difference(weights @ first, weights @ second) for weights in _resample_weights(first, resamples, seed)]
+    return _intervals(difference(first.sum(dim=0), second.sum(dim=0)), _join(resampled), level)
 
 
 def randomisation_test(
@@ -85,14 +85,14 @@ def randomisation_test(
 
 
 def _resample_weights(statistics: Tensor, resamples: int, seed: int) -> Iterator[Tensor]:
-    """Chunks of (rows, S): how often each study is drawn, S draws a row."""
+    """Chunks of (rows, S): how often each study is sampled, S times a row."""
     studies = len(statistics)
     if studies == 0:
         raise ValueError("no studies to resample")
     generator = torch.Generator().manual_seed(seed)
     for rows in _chunks(resamples, studies):
-        draws = torch.randint(0, studies, (rows, studies), generator=generator)
-        cells = draws + torch.arange(rows).unsqueeze(1) * studies  # one bincount for all rows
+        picks = torch.randint(0, studies, (rows, studies), generator=generator)
+        cells = picks + torch.arange(rows).unsqueeze(1) * studies  # one bincount for all rows
         yield torch.bincount(cells.flatten(), minlength=rows * studies).view(rows, studies).to(statistics)
 
 
@@ -102,15 +102,15 @@ def _chunks(resamples: int, studies: int) -> Iterator[int]:
         yield min(rows, resamples - start)
 
 
-def _join(drawn: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([chunk[name] for chunk in drawn]) for name in drawn[0]}
+def _join(resampled: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([chunk[name] for chunk in resampled]) for name in resampled[0]}
 
 
-def _intervals(values: dict[str, Tensor], drawn: dict[str, Tensor], level: float) -> dict[str, Interval]:
+def _intervals(values: dict[str, Tensor], resampled: dict[str, Tensor], level: float) -> dict[str, Interval]:
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     result = {}
     for name, value in values.items():
-        low, high = torch.nanquantile(drawn[name].double(), tails.to(drawn[name].device), dim=0)
+        low, high = torch.nanquantile(resampled[name].double(), tails.to(resampled[name].device), dim=0)
         result[name] = Interval(value, low, high)
     return result
 

@@ -143,14 +143,6 @@ def read_predictions(paths: list[str | Path], duplicates: str = "error") -> Pred
     return _count_empty(result)
 
 
-def write_predictions(rows: list[PredictionRow], path: str | Path) -> None:
-    """Write rows as predictions.jsonl, which `read_predictions` reads back; fields that are None are left out."""
-    with Path(path).open("w", encoding="utf-8") as file:
-        for row in rows:
-            record = {key: value for key, value in vars(row).items() if value is not None and value != ()}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
 def _pair(paths: list[Path], duplicates: str) -> Predictions:
     """References and predictions in two files, matched by study_id where both have it, else by order."""
     sides, named_sides, by_id = [], [], True

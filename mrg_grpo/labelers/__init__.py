@@ -2,7 +2,7 @@
 
 Here: CheXbert, its CSV convention, labels of references, which sentence carries which finding, and which labeler a
 configuration names. Not here: what is made of the labels (rewards/, evaluation/). May import: labels, errors, files,
-config and the embedded weights.
+config, distributed and the embedded weights.
 """
 
 import hashlib
@@ -10,20 +10,21 @@ from pathlib import Path
 
 import torch
 
+from mrg_grpo import distributed, embedded
 from mrg_grpo.config import Config
-from mrg_grpo.embedded import labeler_path
+from mrg_grpo.files import require_folder
 from mrg_grpo.labelers.chexbert import CONDITIONS, CheXbert
 from mrg_grpo.labelers.csv_form import read_label_csv, read_report_csv, write_label_csv
 
 __all__ = [
     "CONDITIONS", "CheXbert", "config_labeler", "embedded_labeler", "labeler_name", "load_labeler", "read_label_csv",
-    "read_report_csv", "write_label_csv",
+    "read_report_csv", "run_label", "write_label_csv",
 ]  # fmt: skip
 
 
 def embedded_labeler(device: str = "cpu") -> CheXbert:
     """The labeler in the package. docs/labeler.md says what it can and cannot read."""
-    return CheXbert.load(labeler_path(), device)
+    return CheXbert.load(embedded.labeler_path(), device)
 
 
 def load_labeler(path: str = "", tokenizer: str = "", device: torch.device | str = "cpu") -> CheXbert:
@@ -34,6 +35,16 @@ def load_labeler(path: str = "", tokenizer: str = "", device: torch.device | str
 def config_labeler(config: Config) -> CheXbert:
     """The labeler that a configuration names, on the policy's device."""
     return load_labeler(config.labeler.path, config.labeler.tokenizer, config.model.resolved_device())
+
+
+def run_label(reports_path: str, output: str, labeler_path: str | None = None, tokenizer: str | None = None) -> None:
+    """`mrg-grpo label`: a CSV with the column "Report Impression" -> CheXbert's CSV of labels."""
+    require_folder(output)
+    reports = read_report_csv(reports_path)
+    labels = distributed.map_shares(load_labeler(labeler_path or "", tokenizer or "").label, reports)
+    if distributed.is_first():
+        write_label_csv(output, reports, labels)
+    print(f"{len(reports)} reports labelled: {output}")
 
 
 def labeler_name(path: str = "") -> str:

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
 
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.labels import CONDITIONS
 
 __all__ = ["CLASSES", "CONDITIONS", "CheXbert", "CheXbertNet"]
@@ -180,11 +180,12 @@ def _net_from_checkpoint(path: Path, config: BertConfig) -> CheXbertNet:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is not a plain weights file ({_first_line(error)}); it was not run. Get chexbert.pth again"
+            f"{path} is not a plain weights file ({first_line(error)[:160]}); it was not run. Get chexbert.pth again"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(
-            f"{path} cannot be read as a torch file ({_first_line(error)}); it may be cut short: get chexbert.pth again"
+            f"{path} cannot be read as a torch file ({first_line(error)[:160]}); it may be cut short: get chexbert.pth "
+            "again"
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model_state_dict"), dict):
         raise UserError(
@@ -206,14 +207,14 @@ def _net_from_folder(folder: Path) -> CheXbertNet:
         bert = BertConfig(**config["bert"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder / 'config.json'} cannot be read ({_first_line(error)}); save the labeler again"
+            f"{folder / 'config.json'} cannot be read ({first_line(error)[:160]}); save the labeler again"
         ) from error
     weights = folder / "model.safetensors"
     try:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{weights} cannot be read ({_first_line(error)}); it may be cut short: save it again"
+            f"{weights} cannot be read ({first_line(error)[:160]}); it may be cut short: save it again"
         ) from error
     return _fill(CheXbertNet(bert), state, weights)
 
@@ -249,7 +250,7 @@ def _load_tokenizer(source: str | Path, vocabulary: int) -> PreTrainedTokenizerB
         tokenizer = kind.from_pretrained(str(source))
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise UserError(
-            f"no tokenizer at {str(source)!r} ({_first_line(error)}); set [labeler] tokenizer to a folder with "
+            f"no tokenizer at {str(source)!r} ({first_line(error)[:160]}); set [labeler] tokenizer to a folder with "
             "bert-base-uncased's tokenizer files or to a hub id that can be reached"
         ) from error
     if len(tokenizer) > vocabulary:
@@ -257,7 +258,3 @@ def _load_tokenizer(source: str | Path, vocabulary: int) -> PreTrainedTokenizerB
             f"tokenizer {str(source)!r} has {len(tokenizer)} tokens, the labeler {vocabulary}: they do not fit"
         )
     return tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

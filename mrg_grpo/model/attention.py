@@ -35,15 +35,15 @@ NAME = "mrg_grpo_shared_prefix"
 def attention_forward(module, query, key, value, attention_mask, scaling=None, shared=None, **kwargs):
     """transformers' attention interface: query (b, H, T, d) -> (b, T, H, d), None.
 
-    shared: the cache of a continuation (mrg_grpo.model.kv_cache), whose `update` gave key and value and which knows prompts and
-    masks; None is torch's own attention, for prompts and vision towers.
+    shared: the cache of a continuation (mrg_grpo.model.kv_cache), whose `update` gave key and value and which knows
+    prompts and masks; None is torch's own attention, for prompts and vision towers.
     """
     if shared is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     prefix_key, prefix_value = shared.prefix(module.layer_idx)
     window = kwargs.get("sliding_window")
-    mask = shared.masks["sliding_attention" if window else "full_attention"]
+    mask = shared.mask("sliding_attention" if window else "full_attention")
     return prefix_attention(query, key, value, prefix_key, prefix_value, scale, mask, window), None
 
 
@@ -85,9 +85,9 @@ def _hidden_own(tokens: int, t: int, window: int | None, device: torch.device) -
 
 
 def _scores(query, key, prefix_key, scale, tokens, prefix_mask, hidden) -> tuple[Tensor, Tensor]:
-    """Query (n, h, m, d) -> scores on the prompt (n, h, m, P) and on the own tokens (n, h, m, t), in `exact`."""
+    """Query (n, h, m, d) -> scores on the prompt (n, h, m, P) and on the own tokens (n, h, m, t), at least fp32."""
     n, h, m, d = query.shape
-    query, key, prefix_key = exact(query) * scale, exact(key), exact(prefix_key)
+    query, key, prefix_key = at_least_fp32(query) * scale, at_least_fp32(key), at_least_fp32(prefix_key)
     on_prefix = query @ prefix_key.transpose(-1, -2)
     on_own = (query.view(n, h, key.shape[2], -1, d) @ key.transpose(-1, -2)).view(n, h, m, -1)
     if prefix_mask is not None:
@@ -97,7 +97,7 @@ def _scores(query, key, prefix_key, scale, tokens, prefix_mask, hidden) -> tuple
     return on_prefix, on_own
 
 
-def exact(numbers: Tensor) -> Tensor:
+def at_least_fp32(numbers: Tensor) -> Tensor:
     """The same numbers in at least fp32; themselves where they are."""
     return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
@@ -125,14 +125,14 @@ def attend_once(
     """`prefix_attention` for the one token that every report writes next: query (n, g, H, d) -> (n, g, H, d).
 
     own key and value (n * h * g, t, d), prompt's key (n * h, d, P) and value (n * h, P, d), prompt_mask (n, 1, P). The
-    keys are `exact` ones.
+    keys are `at_least_fp32` ones.
     The same products, and one softmax over both parts: a token costs mostly the number of its operations, on a GPU too.
     So products take the operands they are made for, (batch, rows, columns), with scale and sum inside.
     """
     n, g, heads, d = query.shape
     groups, reports = prompt_value.shape[0], key.shape[0]  # n * h, n * h * g
     h = groups // n
-    grouped = exact(query).view(n, g, h, -1, d).transpose(1, 2).reshape(groups, -1, d)  # (n h, g r, d)
+    grouped = at_least_fp32(query).view(n, g, h, -1, d).transpose(1, 2).reshape(groups, -1, d)  # (n h, g r, d)
     on_prompt = scaled_product(grouped, prompt_key, scale)  # (n h, g r, P)
     on_own = scaled_product(grouped.view(reports, -1, d), key.transpose(1, 2), scale)  # (n h g, r, t)
     if prompt_mask is not None:
@@ -171,19 +171,19 @@ class _PrefixAttention(torch.autograd.Function):
         n, h, m, d = query.shape
         per_report = (n, h, key.shape[2], -1, d)
         on_prefix, on_own = _scores(query, key, prefix_key, scale * LOG2_E, tokens, prefix_mask, hidden)
-        query, wide = query * scale, exact(grad)
+        query, wide = query * scale, at_least_fp32(grad)
         delta = (wide * out).sum(-1, keepdim=True)  # (n, h, m, 1): sum over keys of weight * its gradient
 
         weights = on_prefix.sub_(lse).exp2_()  # (n, h, m, P)
         grad_prefix_value = weights.to(grad.dtype).transpose(-1, -2) @ grad if ctx.needs_input_grad[4] else None
-        slope = (wide @ exact(prefix_value).transpose(-1, -2)).sub_(delta).mul_(weights).to(grad.dtype)
+        slope = (wide @ at_least_fp32(prefix_value).transpose(-1, -2)).sub_(delta).mul_(weights).to(grad.dtype)
         grad_query = slope @ prefix_key
         grad_prefix_key = slope.transpose(-1, -2) @ query if ctx.needs_input_grad[3] else None
 
         weights = on_own.sub_(lse).exp2_().view(*per_report[:3], -1, on_own.shape[-1])
         grad, wide = grad.view(per_report), wide.view(per_report)
         grad_value = weights.to(grad.dtype).transpose(-1, -2) @ grad
-        slope = (wide @ exact(value).transpose(-1, -2)).sub_(delta.view(*per_report[:3], -1, 1)).mul_(weights)
+        slope = (wide @ at_least_fp32(value).transpose(-1, -2)).sub_(delta.view(*per_report[:3], -1, 1)).mul_(weights)
         slope = slope.to(grad.dtype)
         grad_query += (slope @ key).view(n, h, m, d)
         grad_key = slope.transpose(-1, -2) @ query.view(per_report)

@@ -21,7 +21,7 @@ class PromptBatch:
     attention_mask: Tensor  # (N, P), 1 on real tokens
     pixels: dict[str, Tensor]  # what the image processor made, images of all studies in order
     features: Tensor | None = None  # (image tokens, D)
-    spare: int = 0  # studies at the end that count for nothing, see mrg_grpo.distributed
+    filler: int = 0  # studies at the end that count for nothing, see mrg_grpo.distributed
 
     @property
     def study_ids(self) -> list[str]:
@@ -29,13 +29,13 @@ class PromptBatch:
 
     @property
     def counts(self) -> Tensor:
-        """(N,), False for the spare studies."""
-        return torch.arange(len(self.studies), device=self.input_ids.device) < len(self.studies) - self.spare
+        """(N,), False for the filler studies."""
+        return torch.arange(len(self.studies), device=self.input_ids.device) < len(self.studies) - self.filler
 
     def to(self, device: torch.device | str) -> "PromptBatch":
         pixels = {name: tensor.to(device) for name, tensor in self.pixels.items()}
         ids, mask = self.input_ids.to(device), self.attention_mask.to(device)
-        return PromptBatch(self.studies, ids, mask, pixels, spare=self.spare)
+        return PromptBatch(self.studies, ids, mask, pixels, filler=self.filler)
 
 
 def pad_rows(parts: list[Tensor]) -> Tensor:

@@ -5,9 +5,9 @@ b reports, D hidden size, H query and h key-value heads, d head size.
 transformers runs a layer for any number of tokens; for one token most of the time goes into starting small operations.
 So `Decoder` is the text model laid out for that: LoRA folded into copies of the weights where these can hold it,
 layers that read the same rows multiplied as one, queries and keys rotated together by angles that are computed once for
-all tokens, norms in few operations, and attention that reads the shared prompt (mrg_grpo.model.attention). The model itself
-is not touched. Without it (`sampling.fast_decode = false`) a token takes the way of a whole continuation, which is also
-what the tests hold this one to.
+all tokens, norms in few operations, and attention that reads the shared prompt (mrg_grpo.model.attention). The model
+itself is not touched. Without it (`sampling.fast_decode = false`) a token takes the way of a whole continuation, which
+is also what the tests hold this one to. `Sampler` goes either way, as the policy allows.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from torch.nn import functional
 
 from mrg_grpo.model.attention import attend_once
 from mrg_grpo.model.families import Family
-from mrg_grpo.model.kv_cache import DecodeCache
+from mrg_grpo.model.kv_cache import DecodeCache, Rotations
+from mrg_grpo.model.logprobs import tempered
 from mrg_grpo.model.lora import LoraLinear, side_by_side
+from mrg_grpo.model.policy import Policy, Prefix
 
 ROWS = 16
 """The number of rows that packed weights are laid out for; they serve any number."""
@@ -33,7 +35,7 @@ STEP = 8
 as reports end there are many."""
 
 
-class MergedLinear:
+class FusedLinear:
     """Linear layers that read the same rows, with their LoRA. rows (b, in) -> (b, out of all).
 
     Deliberate choices
@@ -49,11 +51,11 @@ class MergedLinear:
         first = layers[0].weight
         self.packed = first.is_cpu and first.dtype == torch.float32 and torch.backends.mkldnn.is_available()
         biases, adapted = [layer.bias for layer in layers], [isinstance(layer, lora.Linear) for layer in layers]
-        wide = [layer.widened() if isinstance(layer, LoraLinear) else None for layer in layers]
-        weights = [folded(layer) if beside is None else beside for layer, beside in zip(layers, wide)]
-        if self.packed or all(has and beside is None for has, beside in zip(adapted, wide)):
+        joined = [layer.weight_and_b() if isinstance(layer, LoraLinear) else None for layer in layers]
+        weights = [folded(layer) if beside is None else beside for layer, beside in zip(layers, joined)]
+        if self.packed or all(has and beside is None for has, beside in zip(adapted, joined)):
             weights, biases = [torch.cat(weights)], [None if biases[0] is None else torch.cat(biases)]
-        self.low = [None if beside is None else first_factor(layer) for layer, beside in zip(layers, wide)]
+        self.low = [None if beside is None else first_factor(layer) for layer, beside in zip(layers, joined)]
         if self.packed:
             weights = [torch.ops.mkldnn._reorder_linear_weight(weight, ROWS) for weight in weights]
         self.weights, self.biases = weights, biases
@@ -115,20 +117,20 @@ class DecoderLayer:
         self.before_attention, self.after_attention, self.before_mlp, self.after_mlp = (
             norm(getattr(layer, name), plain) if name else unchanged for name in family.norms
         )
-        self.query_key_value = MergedLinear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.query_key_value = FusedLinear(attention.q_proj, attention.k_proj, attention.v_proj)
         self.widths = [part.out_features for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
         self.query_norm, self.key_norm = (
             norm(getattr(attention, name), plain) if hasattr(attention, name) else None for name in ("q_norm", "k_norm")
         )
-        self.out = MergedLinear(attention.o_proj)
+        self.out = FusedLinear(attention.o_proj)
         self.gate_up, self.down, self.activation = (
-            MergedLinear(mlp.gate_proj, mlp.up_proj), MergedLinear(mlp.down_proj), mlp.act_fn.forward
+            FusedLinear(mlp.gate_proj, mlp.up_proj), FusedLinear(mlp.down_proj), mlp.act_fn.forward
         )  # fmt: skip
         self.d, self.index, self.scaling = attention.head_dim, attention.layer_idx, attention.scaling
         self.window = getattr(attention, "sliding_window", None)
         self.kind = "sliding_attention" if self.window else "full_attention"
 
-    def __call__(self, hidden: Tensor, rotations: dict[str, tuple[Tensor, Tensor]], cache: DecodeCache) -> Tensor:
+    def __call__(self, hidden: Tensor, rotations: Rotations, cache: DecodeCache) -> Tensor:
         """(b, D) -> (b, D): one token of each report looks at its prompt and at what it wrote before."""
         branch = self.attend(self.before_attention(hidden), rotations[self.kind], cache)
         hidden = hidden + self.after_attention(branch)
@@ -158,9 +160,9 @@ class Decoder:
     def __init__(self, family: Family, text: Any, lm_head: Any) -> None:
         self.family, self.text = family, text
         self.layers = [DecoderLayer(layer, family) for layer in text.layers]
-        self.norm, self.lm_head = norm(text.norm, family.plain_norms), MergedLinear(lm_head)
+        self.norm, self.lm_head = norm(text.norm, family.plain_norms), FusedLinear(lm_head)
 
-    def rotations(self, hidden: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def rotations(self, hidden: Tensor, positions: Tensor) -> Rotations:
         """Cosines and sines of positions (n, T) by kind of layer, as `rotated` takes them: (T, n, 1, 1, d) each."""
         angles = self.family.rotations(self.text, hidden, self.family.continuation_positions(positions))
         return {
@@ -176,7 +178,7 @@ class Decoder:
             hidden = layer(hidden, rotations, cache)
         return self.norm(hidden)
 
-    def linear_layers(self) -> list[MergedLinear]:
+    def linear_layers(self) -> list[FusedLinear]:
         """All of them, the projection last."""
         inner = [part for x in self.layers for part in (x.query_key_value, x.out, x.gate_up, x.down)]
         return [*inner, self.lm_head]
@@ -194,3 +196,38 @@ def rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     sin is `turned`, once for all tokens and layers.
     """
     return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)  # the halves change places
+
+
+class Sampler:
+    """Logits of the next token of every report, with the policy's weights as they are when this is made."""
+
+    def __init__(self, policy: Policy, fast: bool | None = None) -> None:
+        """fast: with a `Decoder`, whose copy of the weights lives as long as this; None as the policy allows.
+
+        The copy is as large as the adapted layers, on a CPU as all of the text model's; in bf16 nothing is copied. What
+        is left between sampling and training is rounding, and logged.
+        """
+        self.policy, base = policy, policy.base
+        fast = policy.fast_decode if fast is None else fast
+        self.decoder = Decoder(policy.family, policy.family.text_model(base), base.lm_head) if fast else None
+
+    def start(self, prefix: Prefix, studies: Tensor, group: int, room: int) -> tuple[DecodeCache, Tensor]:
+        """A cache with room for `room` tokens of `group` reports of each of the studies (n,), and the tempered logits
+        (b, V) of their first tokens."""
+        places = self.policy.places(prefix, studies, room)
+        rotations = self.decoder.rotations(prefix.last_hidden, places.positions) if self.decoder else None
+        cache = DecodeCache(prefix.keys, prefix.values, studies, group, places, rotations)
+        return cache, self._logits(prefix.last_hidden.detach()[studies]).repeat_interleave(group, 0)
+
+    def step(self, tokens: Tensor, cache: DecodeCache) -> Tensor:
+        """Feed one token per report (b,) -> tempered logits of the one after it (b, V)."""
+        if self.decoder:
+            hidden = self.decoder(self.policy.base.get_input_embeddings()(tokens), cache)
+        else:
+            hidden = self.policy.run_tokens(tokens.unsqueeze(1), cache.position, cache)[:, 0]
+        cache.advance()
+        return self._logits(hidden)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        lm_head = self.decoder.lm_head if self.decoder else self.policy.base.lm_head
+        return tempered(lm_head(hidden), self.policy.temperature, self.policy.suppressed)

@@ -7,7 +7,7 @@ Deliberate choices:
 * The adapter is whole on every rank and goes through the one sum of gradients like any other run's.
 * Embeddings, final norm and lm_head stay whole: they are called and read outside of any module's forward (token by
   token in sampling, in chunks in mrg_grpo.model.logprobs). Of Qwen2.5-VL-7B these are 1.09 of 8.29 billion parameters.
-* Every forward and every backward pass is an exchange, so all ranks make the same number of them: spare studies
+* Every forward and every backward pass is an exchange, so all ranks make the same number of them: filler studies
   (mrg_grpo.distributed), groups without spread are not left out, and decoding goes on until all ranks have finished.
 * LoRA is never merged for sampling: the merged copy would be of whole layers, the very thing there is no room for.
 * The checkpoint is read whole into main memory by each rank, then moved to the GPU layer by layer.

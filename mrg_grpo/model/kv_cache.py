@@ -13,10 +13,30 @@ copied per report. They are not transformers caches: those grow by concatenation
 the model.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from mrg_grpo.model.attention import exact
+from mrg_grpo.model.attention import at_least_fp32
+
+Rotations = dict[str, tuple[Tensor, Tensor]]
+"""Rotary cosines and sines by kind of attention layer, each (T, n, 1, 1, head_dim)."""
+
+
+@dataclass
+class Places:
+    """T places behind the prompts of n studies: where report tokens stand and which prompt tokens they see."""
+
+    positions: Tensor  # (n, T)
+    masks: dict[str, Tensor | None]  # by kind of attention layer: (n, 1 or T, P), True where seen, None for all
+
+    def of(self, studies: Tensor) -> Places:
+        """Those of some of the n studies."""
+        masks = {kind: mask if mask is None else mask[studies] for kind, mask in self.masks.items()}
+        return Places(self.positions[studies], masks)
 
 
 class PrefixRecorder:
@@ -36,18 +56,21 @@ class PrefixRecorder:
 
 
 class ContinuationCache:
-    """The prompts of `studies` (n,), and g = b / n continuations of each."""
+    """The prompts of `studies` (n,), and g = b / n continuations of each, whose tokens stand at `places`."""
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], studies: Tensor) -> None:
-        self.studies = studies
+    def __init__(self, keys: list[Tensor], values: list[Tensor], studies: Tensor, places: Places) -> None:
+        self.studies, self.places = studies, places
         self.keys, self.values = keys, values
         self.layers_seen = 0
-        self.masks: dict[str, Tensor | None] = {}  # by kind of layer: which prompt tokens are seen, (n, 1 or T, P)
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values (n, heads, P, head_dim) of the prompts."""
         # index_select, not [studies]: its backward adds in a fixed order, so a run can be repeated to the last bit
         return self.keys[layer].index_select(0, self.studies), self.values[layer].index_select(0, self.studies)
+
+    def mask(self, kind: str) -> Tensor | None:
+        """Which prompt tokens the running tokens see: (n, 1 or T, P), None for all."""
+        return self.places.masks[kind]
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         self.layers_seen += 1
@@ -62,20 +85,27 @@ class ContinuationCache:
 
 
 class DecodeCache:
-    """Room for `room` own tokens of each of g reports of n studies; `length` tokens of it are used.
+    """Room for all tokens at `places` of each of g reports of n studies; `length` of them are written.
 
     A `Decoder` asks with `write_once` and `prompts`, whose views are made once for all tokens, transformers' layers
     with `update` and `prefix`. Keys are kept in at least fp32, in which scores are computed: converted once, not anew
     for every token.
     """
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], studies: Tensor, group: int, room: int) -> None:
-        self.studies, self.room, self.length = studies, room, 0
-        self.masks: dict[str, Tensor | None] = {}  # as in ContinuationCache; for a Decoder of all `room` tokens
-        self.rotations: dict[str, tuple[Tensor, Tensor]] = {}  # for a Decoder: (room, n, 1, 1, head_dim) each
-        self.prefix_keys = [exact(k.detach().index_select(0, studies)) for k in keys]
+    def __init__(
+        self,
+        keys: list[Tensor],
+        values: list[Tensor],
+        studies: Tensor,
+        group: int,
+        places: Places,
+        rotations: Rotations | None = None,
+    ) -> None:
+        """rotations: of all places, for a Decoder; transformers' layers make their own."""
+        self.studies, self.places, self.rotations, self.length = studies, places, rotations or {}, 0
+        self.prefix_keys = [at_least_fp32(k.detach().index_select(0, studies)) for k in keys]
         self.prefix_values = [v.detach().index_select(0, studies) for v in values]
-        shapes = [(len(studies), k.shape[1], group, room, k.shape[3]) for k in keys]
+        shapes = [(len(studies), k.shape[1], group, places.positions.shape[1], k.shape[3]) for k in keys]
         self.keys = [k.new_empty(shape) for k, shape in zip(self.prefix_keys, shapes)]
         self.values = [v.new_empty(shape) for v, shape in zip(values, shapes)]
         self._lay_out()
@@ -87,6 +117,16 @@ class DecodeCache:
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
         return self.prefix_keys[layer], self.prefix_values[layer]
+
+    @property
+    def position(self) -> Tensor:
+        """Where the token that is written now stands, (n, 1)."""
+        return self.places.positions[:, self.length : self.length + 1]
+
+    def mask(self, kind: str) -> Tensor | None:
+        """What the token that is written now sees of its prompt: (n, 1, P), None for all."""
+        mask = self.places.masks[kind]
+        return mask if mask is None or mask.shape[1] == 1 else mask[:, self.length : self.length + 1]
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         own_keys, own_values = self.keys[layer_idx], self.values[layer_idx]
@@ -105,21 +145,16 @@ class DecodeCache:
         own_keys, own_values = self._own[layer]
         return own_keys[:, first:end], own_values[:, first:end]
 
-    def mask(self, kind: str) -> Tensor | None:
-        """What the token that is written now sees of its prompt: (n, 1, P), None for all."""
-        mask = self.masks[kind]
-        return mask if mask is None or mask.shape[1] == 1 else mask[:, self.length : self.length + 1]
-
-    def advance(self, tokens: int = 1) -> None:
-        """All layers have written their `tokens`; the next ones go behind them."""
-        self.length += tokens
+    def advance(self) -> None:
+        """All layers have written their token; the next one goes behind it."""
+        self.length += 1
 
     def keep(self, studies: Tensor, reports: Tensor) -> None:
         """Keep the studies (n',) and of each the reports (n', g'), by their places in the present n and g."""
         if len(studies) < len(self.studies):
             self.prefix_keys = [k[studies] for k in self.prefix_keys]
             self.prefix_values = [v[studies] for v in self.prefix_values]
-            self.masks = {kind: mask if mask is None else mask[studies] for kind, mask in self.masks.items()}
+            self.places = self.places.of(studies)
             self.rotations = {kind: (cos[:, studies], sin[:, studies]) for kind, (cos, sin) in self.rotations.items()}
         self.studies = self.studies[studies]
         self.keys = [self._kept(k, studies, reports) for k in self.keys]

@@ -15,7 +15,8 @@ they add to anything, so there the sum is part of the product: y = [x, x A'] [W,
 Qwen's vision towers project patches by a convolution whose kernel is the whole patch. That is one product, and it is
 run as one here (docs/performance.md has both).
 
-`quicken` gives these layers of a loaded model their forward pass. Parameters, names and saved files stay what they are.
+`patch_lora` gives these layers of a loaded model their forward pass. Parameters, names and saved files stay what they
+are.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ def plus_product(large: Tensor, left: Tensor, right: Tensor, scale: float = 1.0)
     return large.to(left.dtype).addmm_(left, right, alpha=scale).to(large.dtype)
 
 
-def side_by_side(rows: Tensor, low: Tensor, wide: Tensor) -> Tensor:
-    """Rows (m, in) and their low-rank parts (m, r) as one matrix (m, columns of `wide`), what is left over 0."""
-    low, left = low.to(rows.dtype), wide.shape[1] - rows.shape[1] - low.shape[1]
+def side_by_side(rows: Tensor, low: Tensor, joined: Tensor) -> Tensor:
+    """Rows (m, in) and their low-rank parts (m, r) as one matrix (m, columns of `joined`), what is left over 0."""
+    low, left = low.to(rows.dtype), joined.shape[1] - rows.shape[1] - low.shape[1]
     return torch.cat([rows, functional.pad(low, (0, left)) if left else low], dim=1)
 
 
@@ -51,14 +52,14 @@ def shaped(rows: Tensor, like: Tensor) -> Tensor:
 
 class _WithLora(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, a, b, scale, wide):
+    def forward(ctx, x, weight, bias, a, b, scale, joined):
         rows = rows_of(x)
         low = rows.to(a.dtype) @ a.t()  # (m, r)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scale = scale
-        if wide is None:
+        if joined is None:
             return shaped(plus_product(functional.linear(rows, weight, bias), low, b.t(), scale), x)
-        return shaped(functional.linear(side_by_side(rows, low, wide), wide, bias), x)
+        return shaped(functional.linear(side_by_side(rows, low, joined), joined, bias), x)
 
     @staticmethod
     def backward(ctx, grad):
@@ -74,34 +75,34 @@ class _WithLora(torch.autograd.Function):
 class LoraLinear(lora.Linear):
     """PEFT's linear layer with one plain LoRA."""
 
-    wide: Tensor | None = None
+    joined: Tensor | None = None
     """Beside a base in less than fp32: (out, in and at least r), whose first columns are the base's weight itself."""
 
-    def widen(self) -> None:
+    def make_room(self) -> None:
         """Let the base's weight lie in a matrix with room for s B; of a multiple of 8 columns, as products like it."""
         weight: Any = self.base_layer.weight
         a: Any = self.lora_A[self.active_adapters[0]].weight
         columns = weight.shape[1] + a.shape[0]
-        self.wide = weight.new_zeros(weight.shape[0], columns + -columns % 8)
-        self.wide[:, : weight.shape[1]] = weight.data
-        weight.data = self.wide[:, : weight.shape[1]]
+        self.joined = weight.new_zeros(weight.shape[0], columns + -columns % 8)
+        self.joined[:, : weight.shape[1]] = weight.data
+        weight.data = self.joined[:, : weight.shape[1]]
 
     @torch.no_grad()
-    def widened(self) -> Tensor | None:
+    def weight_and_b(self) -> Tensor | None:
         """[W, s B, 0] with B as it is now; None where the base is in fp32 or fp64."""
-        if self.wide is not None:
+        if self.joined is not None:
             name, base = self.active_adapters[0], self.base_layer
             b: Any = self.lora_B[name].weight
             start: Any = base.in_features
-            self.wide[:, start : start + b.shape[1]] = b * self.scaling[name]
-        return self.wide
+            self.joined[:, start : start + b.shape[1]] = b * self.scaling[name]
+        return self.joined
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base, names = self.base_layer, self.active_adapters
         if len(names) > 1 or self.training or self.disable_adapters or x.dtype != base.weight.dtype:
             return super().forward(x, *args, **kwargs)
         a, b = self.lora_A[names[0]].weight, self.lora_B[names[0]].weight
-        return _WithLora.apply(x, base.weight, base.bias, a, b, self.scaling[names[0]], self.widened())
+        return _WithLora.apply(x, base.weight, base.bias, a, b, self.scaling[names[0]], self.weight_and_b())
 
 
 class PatchProjection(nn.Conv3d):
@@ -113,12 +114,12 @@ class PatchProjection(nn.Conv3d):
         return functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None, None]
 
 
-def quicken(model: nn.Module) -> None:
+def patch_lora(model: nn.Module) -> None:
     """Layers of these kinds get the forward passes above; every LoRA must be plain, and not merged."""
     for layer in model.modules():
         if type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear:
             layer.__class__ = LoraLinear
             if isinstance(layer, LoraLinear) and layer.weight.dtype not in (torch.float32, torch.float64):
-                layer.widen()
+                layer.make_room()
         elif type(layer) is nn.Conv3d and layer.groups == 1 and not any(layer.padding):
             layer.__class__ = PatchProjection

@@ -2,7 +2,7 @@
 
 Deliberate choices:
 * The processor is put together from tokenizer and image processor: transformers' own processors want torchvision.
-* Every tensor of the model must come from the checkpoint. transformers only warns and draws the missing ones at random.
+* Every tensor of the model must come from the checkpoint. transformers only warns and makes the missing ones up.
 * What would fail later, or never, is asked here: does the tokenizer know the image token under the id that the model
   looks for, and does the chat template write one per image?
 * Of generation_config only the stop ids count, all of them.

@@ -3,7 +3,7 @@
 N studies, G group, B = N * G reports, T report tokens, V vocabulary; n, g, b = n * g of those still being written.
 
 Deliberate choices:
-* One uniform number per (report, token), drawn beforehand from a generator keyed by (seed, step, study, sample), turned
+* One uniform number per (report, token), taken beforehand from a generator keyed by (seed, step, study, sample), turned
   into a token by the inverse of the cumulative distribution. The same study gets the same samples on any number of
   ranks, in any batch and after a resume, and no random state has to be saved.
 * The loop never asks the device for a number per token; every CHECK_EVERY tokens it looks which reports have ended,
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.model.batch import pad_rows
-from mrg_grpo.model.kv_cache import DecodeCache
+from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.policy import Policy, Prefix
 
 CHECK_EVERY = 16
@@ -97,7 +98,7 @@ def pick(probabilities: Tensor, uniform: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(
-    policy: Policy,
+    sampler: Sampler,
     prefix: Prefix,
     max_tokens: int,
     group: int = 1,
@@ -108,7 +109,7 @@ def decode(
 
     uniform (n * group, max_tokens) samples; None decodes greedily.
     """
-    device = prefix.lengths.device
+    policy, device = sampler.policy, prefix.lengths.device
     studies = torch.arange(len(prefix.lengths), device=device) if studies is None else studies
     count = len(studies) * group
     kind = torch.promote_types(prefix.last_hidden.dtype, torch.float32)
@@ -118,8 +119,7 @@ def decode(
     numbers = None if uniform is None else uniform.to(device).t().contiguous()  # (max_tokens, count)
 
     rows = torch.arange(count, device=device)  # (b,) places of the batch's reports in the output
-    cache = DecodeCache(prefix.keys, prefix.values, studies, group, max_tokens)
-    logits = policy.first_logits(prefix, studies, group)
+    cache, logits = sampler.start(prefix, studies, group, max_tokens)
     for t in range(max_tokens):
         probabilities = torch.softmax(logits, dim=-1)  # (b, V)
         chosen = logits.argmax(dim=-1) if numbers is None else pick(probabilities, numbers[t][rows])  # (b,)
@@ -130,7 +130,7 @@ def decode(
         if (t + 1) % CHECK_EVERY == 0:
             unfinished = ~torch.isin(tokens[: t + 1, rows], stops).any(dim=0)  # (b,)
             unfinished = unfinished.view(len(cache.studies), -1).cpu()  # (n, g); the only wait for the device
-            alive = policy.in_step(unfinished)
+            alive = unfinished_anywhere(unfinished) if policy.sharded else unfinished
             keep = alive.any(dim=1).nonzero().squeeze(1)  # (n',)
             if len(keep) == 0:
                 break
@@ -140,7 +140,7 @@ def decode(
                 places = (keep.unsqueeze(1) * alive.shape[1] + reports).flatten().to(device)  # (b',)
                 cache.keep(keep.to(device), reports.to(device))
                 rows, chosen = rows[places], chosen[places]
-        logits = policy.next_logits(prefix, chosen, cache)
+        logits = sampler.step(chosen, cache)
 
     stopping = torch.isin(tokens, stops)  # (max_tokens, count)
     mask = stopping.cumsum(0) - stopping.long() == 0  # up to and including the first stop
@@ -155,29 +155,38 @@ def sample_groups(policy: Policy, prefix: Prefix, study_ids: list[str], config: 
     """G reports per study at the policy's temperature, at most `sampling.batch` at once."""
     group, limit = config.grpo.group_size, config.sampling.max_tokens
     size = config.sampling.batch or group * len(study_ids)
-    parts, places = [], []
-    with policy.merged():
-        for studies in torch.arange(len(study_ids)).split(max(1, size // group)):
-            for samples in torch.arange(group).split(size):
-                keys = [(study_ids[n], i) for n in studies.tolist() for i in samples.tolist()]
-                numbers = uniforms(config.run.seed, step, keys, limit)
-                device_studies = studies.to(prefix.lengths.device)
-                parts.append(decode(policy, prefix, limit, len(samples), device_studies, numbers))
-                places.append((studies.unsqueeze(1) * group + samples).flatten())
-    return gathered(parts, torch.cat(places))
+    sampler, parts, places = Sampler(policy), [], []
+    for studies in torch.arange(len(study_ids)).split(max(1, size // group)):
+        for samples in torch.arange(group).split(size):
+            keys = [(study_ids[n], i) for n in studies.tolist() for i in samples.tolist()]
+            numbers = uniforms(config.run.seed, step, keys, limit)
+            device_studies = studies.to(prefix.lengths.device)
+            parts.append(decode(sampler, prefix, limit, len(samples), device_studies, numbers))
+            places.append((studies.unsqueeze(1) * group + samples).flatten())
+    return joined(parts, torch.cat(places))
 
 
-def gathered(parts: list[Rollout], places: Tensor) -> Rollout:
+def unfinished_anywhere(unfinished: Tensor) -> Tensor:
+    """Which reports (n, g) go on where all ranks must run the layers: one does for as long as any rank's do.
+
+    What it writes lies behind its stop token and is masked.
+    """
+    if any(distributed.all_gather(bool(unfinished.any()))):
+        unfinished[0, 0] |= ~unfinished.any()
+    return unfinished
+
+
+def joined(parts: list[Rollout], places: Tensor) -> Rollout:
     """Rollouts of any width -> one, with row i of their concatenation at places[i]."""
     if len(parts) == 1:
         return parts[0]
     order = places.argsort()
 
-    def joined(name: str) -> Tensor:
+    def column(name: str) -> Tensor:
         rows = pad_rows([getattr(part, name) for part in parts])
         return rows[order.to(rows.device)]
 
     texts = [text for part in parts for text in part.texts]
     return Rollout(
-        joined("tokens"), joined("mask"), joined("logps"), joined("finished"), [texts[i] for i in order.tolist()]
+        column("tokens"), column("mask"), column("logps"), column("finished"), [texts[i] for i in order.tolist()]
     )

@@ -29,6 +29,7 @@ from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.labelers import config_labeler
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.labels import CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
+from mrg_grpo.model.adapters import parameter_counts
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.preflight.check_engine import (
     check_kl,
@@ -144,7 +145,7 @@ def check_model(config: Config) -> tuple[Policy | None, CheckResult]:
         policy = Policy.load(config)
     except UserError as error:
         return None, CheckResult("model", "fail", first_line(error), "mend [model] in the configuration")
-    found = f"{policy.family.config.model_type}, {policy.parameter_counts()}"
+    found = f"{policy.family.config.model_type}, {parameter_counts(policy.model)}"
     return policy, result_of("model", found, not policy.trainable(), False, "lora.targets names no layer of this model")
 
 

@@ -8,8 +8,8 @@ change of the engine is a change of one term here.
 
 Deliberate choices:
 * What autograd keeps of a layer is counted tensor by tensor (`kept_by_layer`) and held against what it really keeps;
-  experiments/checks/plan_check.py holds the sum against measured peaks. The count is of Qwen's decoder layer; other families
-  differ in their norms by a few per cent.
+  experiments/checks/plan_check.py holds the sum against measured peaks. The count is of Qwen's decoder layer; other
+  families differ in their norms by a few per cent.
 * Hours rest on a stated throughput. The defaults of `Machine` are assumptions: 40% of an A100's 312 TFLOP/s (bf16,
   dense) and 64% of its 2,039 GB/s, both from its data sheet; EAGER_LAYER for a decoding step.
 """

@@ -1,12 +1,13 @@
 """`mrg-grpo plan`: memory and arithmetic of a run before it, from config.json alone. No weights are read.
 
-Sizes come from the model built on the meta device, formulas from mrg_grpo.preflight.footprint. Memory is the worst case: every
-study with the most images, every image at max_pixels, every report at max_tokens. Hours are of the usual study.
+Sizes come from the model built on the meta device, formulas from footprint.py. Memory is the worst case: every study
+with the most images, every image at max_pixels, every report at max_tokens. Hours are of the usual study.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from mrg_grpo.config import Config
 from mrg_grpo.data import PUBLISHED
 from mrg_grpo.data.load import read_splits, studies_of
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.evaluation.table import format_table
+from mrg_grpo.model.adapters import attach
 from mrg_grpo.model.encoder import PromptEncoder
 from mrg_grpo.model.families import family_of
-from mrg_grpo.model.policy import with_adapter
 from mrg_grpo.preflight.footprint import (
     EAGER_LAYER,
     PHASES,
@@ -46,8 +47,8 @@ def model_sizes(config: Config) -> Model:
     try:
         model_config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"model.path {path}: no usable config.json ({first}); plan needs that file alone") from error
+        reason = first_line(error)
+        raise UserError(f"model.path {path}: no usable config.json ({reason}); plan needs that file alone") from error
     family, text, vision = family_of(model_config), model_config.get_text_config(), model_config.vision_config
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(model_config)
@@ -61,10 +62,11 @@ def model_sizes(config: Config) -> Model:
                 lora.inference_mode = False
                 wrapped, rank = get_peft_model(base, lora), lora.r  # type: ignore[attr-defined]
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                first = str(error).strip().splitlines()[0]
-                raise UserError(f"adapter {config.model.adapter}: does not fit or is none ({first})") from error
+                raise UserError(
+                    f"adapter {config.model.adapter}: does not fit or is none ({first_line(error)})"
+                ) from error
         else:
-            wrapped, rank = with_adapter(base, family, config, None, True), config.lora.rank
+            wrapped, rank = attach(base, family, config, None, True), config.lora.rank
     # of linear layers alone: LoRA on the embedding is never merged, and keeps next to nothing of a token
     lora_layers: dict[str, Any] = {
         name: module for name, module in wrapped.named_modules() if isinstance(module, Linear)
@@ -150,8 +152,14 @@ def images_per_study(config: Config, given: float | None) -> tuple[float, float,
     return 2.0, 2.0, f"assumed: {config.data.root} is not here, say --images"
 
 
-def run_plan(config: Config, machine: Machine, images: float | None = None) -> int:
-    """`mrg-grpo plan`: print sizes, memory by phase, the micro-batch that fits, and hours. Returns the exit code."""
+def run_plan(
+    config: Config, gpu_gb: float = 80.0, tflops: float = 125.0, bandwidth: float = 1300.0, images: float | None = None
+) -> None:
+    """`mrg-grpo plan`: print sizes, memory by phase, the micro-batch that fits, and hours; see `Machine`."""
+    for name, value in (("gpu-gb", gpu_gb), ("tflops", tflops), ("bandwidth", bandwidth), ("images", images)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UserError(f"--{name} {value:g}: must be a number above 0")
+    machine = Machine(gpu_gb, tflops, bandwidth)
     most, mean, source = images_per_study(config, images)
     m, s, usual, grpo = model_sizes(config), step_shape(config, most), step_shape(config, mean), config.grpo
     print(
@@ -174,7 +182,6 @@ def run_plan(config: Config, machine: Machine, images: float | None = None) -> i
     rows.append(("step", f"{sum(flop.values()) / 1e12:.2f}", f"{sum(spent.values()):.3f}"))
     print(format_table(("arithmetic", "TFLOP", "seconds"), rows))
     print(hours_line(config, m, usual, machine, sum(spent.values())))
-    return 0
 
 
 def memory_table(m: Model, s: Shape, beta: float) -> str:

@@ -5,6 +5,9 @@ other name is a dotted path to a function of TRL's signature, `f(completions, **
 
 Only the text inside <report> is labelled; where the block is missing, the whole completion without its tags (see
 `mrg_grpo.prompt.parse_completion`), so that the clinical term does not silently depend on the format term.
+
+Here: one file per kind of term, and their weighted sum. Not here: metrics that only judge (evaluation/). May import:
+labelers, data/study.py, config, prompt, labels, errors; never the policy.
 """
 
 from collections.abc import Callable

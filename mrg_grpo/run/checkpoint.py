@@ -67,7 +67,7 @@ def save_checkpoint(run_dir: Path, step: int, policy: Policy, optimizer: torch.o
     try:
         with writing(final):
             temporary.mkdir(parents=True)
-            policy.save(str(temporary / "adapter"))
+            policy.model.save_pretrained(str(temporary / "adapter"))
             state = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
             torch.save(
                 canonical({"step": step, "ranks": distributed.world_size(), "optimizer": optimizer.state_dict()}), state
@@ -100,7 +100,7 @@ def save_adapter(run_dir: Path, policy: Policy) -> Path:
     with writing(final):
         for left in (temporary, before):  # by a kill
             shutil.rmtree(left, ignore_errors=True)
-        policy.save(str(temporary))
+        policy.model.save_pretrained(str(temporary))
         for path in [*temporary.iterdir(), temporary]:
             sync(path)
         if final.exists():

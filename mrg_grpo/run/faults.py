@@ -1,6 +1,6 @@
 """Steps whose numbers are not finite: skipped, counted, written to a file that reproduces them.
 
-    RUN_DIR/faults/step-000123.pt    `python -m mrg_grpo.run.replay FILE` runs that step again from its own state
+    RUN_DIR/faults/step-000123.pt    `mrg-grpo replay FILE` runs that step again from its own state
 
 Deliberate choices:
 * One look per inner pass, right before the optimiser moves: on a GPU it is the only wait. What was not finite earlier
@@ -68,7 +68,7 @@ class Guard:
                 "the checkpoints are older than they are: start a new run from the adapter of the older one, as "
                 "model.adapter, with a lower learning rate, or --resume if the machine was at fault"
             )
-        tqdm.write(f"step {number} skipped: {what} not finite; reproduce it: python -m mrg_grpo.run.replay {path}")
+        tqdm.write(f"step {number} skipped: {what} not finite; reproduce it: mrg-grpo replay {path}")
         return {"skipped": 1.0}, None
 
     def dump(self, number: int, prompts: PromptBatch, fault: NotFiniteError) -> Path:
@@ -99,11 +99,11 @@ class Guard:
 
 
 def counted(evidence: dict[str, Any], prompts: PromptBatch) -> dict[str, Any]:
-    """Evidence of this rank without its spare studies; each tensor has as many rows for every study."""
+    """Evidence of this rank without its filler studies; each tensor has as many rows for every study."""
     n = len(prompts.studies)
     return {
         name: counted(value, prompts) if isinstance(value, dict)
-        else value.detach().cpu()[: len(value) // n * (n - prompts.spare)].clone()
+        else value.detach().cpu()[: len(value) // n * (n - prompts.filler)].clone()
         for name, value in evidence.items()
     }  # fmt: skip
 

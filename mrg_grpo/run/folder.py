@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from mrg_grpo import __version__, distributed
 from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.credentialed import banner, mark
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.decode import Judged, prediction_record
 from mrg_grpo.files import locked, sync, write_whole, writing
 from mrg_grpo.grpo import StepResult
 from mrg_grpo.run.checkpoint import saved_steps, step_number
@@ -48,7 +48,25 @@ def holds_run(folder: Path) -> bool:
     return (folder / "config.toml").exists()
 
 
-class RunDir:
+def adapter_of(config: Config, adapter: str | None, base: bool) -> str | None:
+    """The adapter that is meant, named on stderr: `adapter`, else RUN_DIR/adapter where there is one and `base` does
+    not ask for the start policy. UserError where the folder holds a run that has none yet."""
+    folder = Path(config.run.output_dir)
+    own = folder / "adapter"
+    if not adapter and not base:
+        if own.is_dir():
+            adapter = str(own)
+        elif holds_run(folder):
+            raise UserError(
+                f"{folder}: holds a run without an adapter, so it has not ended; go on with --resume, or say --base "
+                "for the policy it started from"
+            )
+    if distributed.is_first():
+        print(f"policy: {adapter or config.model.adapter or 'the base, without an adapter'}", file=sys.stderr)
+    return adapter
+
+
+class RunFolder:
     """The folder of one run of `command`, train or sft.
 
     Made first, so that a folder that cannot be used ends a run before anything is loaded; the run is there for others
@@ -175,7 +193,7 @@ class RunDir:
             for name, column in table.terms.items()
         }
         keep = self.config.run.keep_text
-        for n, study in enumerate(reports.studies[::group][: len(result.advantages) - result.spare]):
+        for n, study in enumerate(reports.studies[::group][: len(result.advantages) - result.filler]):
             rows = range(n * group, (n + 1) * group)
             samples = [
                 {
@@ -198,11 +216,6 @@ class RunDir:
             }
             records.append(record)
         return records
-
-    def write_followed(self, step: int, judged: Judged) -> None:
-        """The first run.follow_studies validation studies after `step`: the same studies over training."""
-        for i in range(min(self.config.run.follow_studies, len(judged.labels))):
-            self.append("followed.jsonl", {"step": step, **prediction_record(judged, i, self.config)})
 
 
 def explicit(config: Config) -> Config:

@@ -66,7 +66,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
-class Live:
+class Progress:
     """The display of one run, a context manager around its steps."""
 
     def __init__(self, config: Config, start: int = 0) -> None:
@@ -78,7 +78,7 @@ class Live:
         board = run.tensorboard and distributed.is_first()
         self.board = board_writer(Path(run.output_dir) / "tensorboard", start) if board else None
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_) -> None:

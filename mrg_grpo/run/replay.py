@@ -1,4 +1,4 @@
-"""Run a skipped step again: `python -m mrg_grpo.run.replay RUN_DIR/faults/step-000123.pt`.
+"""Run a skipped step again: `mrg-grpo replay RUN_DIR/faults/step-000123.pt`.
 
 The file holds the configuration, the state before the step and the ids of its studies; sampling is keyed by
 (seed, step), so on the same machine the same reports come out. Where the file holds the sampled tokens, the replay says
@@ -8,7 +8,6 @@ whether they did: on a GPU, or under another version of torch, they may not.
 from __future__ import annotations
 
 import pickle
-import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,20 +66,9 @@ def replay(path: Path) -> Replay:
     return Replay(fault["step"], fault["not_finite"], [], None)
 
 
-def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("usage: python -m mrg_grpo.run.replay RUN_DIR/faults/step-000123.pt", file=sys.stderr)
-        return 2
-    try:
-        result = replay(Path(arguments[0]))
-    except UserError as error:
-        print(f"mrg_grpo.run.replay: {error}", file=sys.stderr)
-        return 2
+def run_replay(path: str) -> None:
+    """`mrg-grpo replay`: print what was not finite then, and what is now."""
+    result = replay(Path(path))
     print(f"step {result.step}: not finite then: {', '.join(result.then)}; now: {', '.join(result.now) or 'nothing'}")
     if result.same_tokens is not None:
         print("the sampled tokens are the same" if result.same_tokens else "other tokens were sampled this time")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

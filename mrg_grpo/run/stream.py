@@ -37,7 +37,7 @@ class StudyStream:
 
         def load(step: int) -> PromptBatch:
             own = distributed.share(self.batch(step))
-            return encoder.encode(own.items, own.spare)
+            return encoder.encode(own.items, own.filler)
 
         steps = range(first, last + 1)
         yield from zip(steps, prefetch(steps, load, workers=2, ahead=4))

@@ -7,6 +7,9 @@ page.py      everything on the page as one typed tree, within the page's size
 render.py    tree -> JSON -> page.html with page.css and the scripts inlined
 watch.py     write the page once, or again whenever the run has moved on
 assets/      page.html, page.css and the scripts, readable as they are
+
+Not here: anything that writes a run. May import: data, labelers, config, prompt, labels, step_metrics, files; it reads
+what a run left and needs no engine.
 """
 
 from mrg_grpo.view.watch import view

@@ -90,7 +90,7 @@ class Pictures:
         self._kept: dict[str, str] = {}
 
     def begin(self, folder: str | None) -> None:
-        """A new page: what was drawn for the last one is kept, what is not asked for again does not go on it."""
+        """A new page: what was rendered for the last one is kept, what is not asked for again does not go on it."""
         self.data, self._index, self.missing, self.folder = [], {}, {}, folder
 
     def __call__(self, images: Any) -> tuple[list[int], list[str]]:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE
+import torch
+
+from mrg_grpo.labels import CONDITIONS
+from mrg_grpo.rewards.mccs import signed_vectors
 
 STRONG = 0.5
 """Correlations below are not worth a word."""
@@ -30,9 +33,9 @@ class Push:
     agreement: str
 
 
-def signs(labels: list[int]) -> list[int]:
-    """14 or 13 class ids -> 13 of -1, 0, 1; uncertain is 1, as in the reward."""
-    return [0 if label == BLANK else -1 if label == NEGATIVE else 1 for label in labels[:13]]
+def signs(labels: list[list[int]]) -> list[list[int]]:
+    """Rows of class ids, of 14 or 13 conditions -> rows of 13 signs, as the reward has them."""
+    return signed_vectors(torch.tensor([row[:13] for row in labels])).int().tolist()
 
 
 def correlation(values: list[float], advantages: list[float]) -> float:
@@ -48,7 +51,7 @@ def pushes(
     labels: list[list[int]], compliant: list[bool | None], advantages: list[float], reference: list[int]
 ) -> list[Push]:
     """Every finding, and the form, that some reports of the group have and some lack; strongest first."""
-    vectors, wanted = [signs(row) for row in labels], signs(reference)
+    *vectors, wanted = signs([*labels, reference])
     features = [
         (word + CONDITIONS[c].lower(), [row[c] == sign for row in vectors], _agreement(sign, wanted[c]))
         for c in range(13)
@@ -87,7 +90,7 @@ def lesson(labels: list[list[int]], compliant: list[bool | None], advantages: li
 
 def disagreement(labels: list[list[int]]) -> float:
     """Mean over pairs of reports of the number of conditions, of 13, on which their signs differ."""
-    vectors = [signs(row) for row in labels]
+    vectors = signs(labels)
     pairs = [(a, b) for i, a in enumerate(vectors) for b in vectors[i + 1 :]]
     return sum(sum(x != y for x, y in zip(a, b)) for a, b in pairs) / len(pairs) if pairs else 0.0
 

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from mrg_grpo import __version__
-from mrg_grpo.evaluation.before_after import SHOWN
-from mrg_grpo.glossary import find
+from mrg_grpo.evaluation.clinical import TITLES
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE
+from mrg_grpo.step_metrics import find
 from mrg_grpo.view.cases import Attribute, Case, Pictures, colour, finite, group_case, series_case
 from mrg_grpo.view.records import Record, Records
 
@@ -71,7 +71,7 @@ class Page:
     notes: list[str]
     conditions: list[str] = field(default_factory=lambda: list(CONDITIONS[:13]))
     codes: list[str] = field(default_factory=lambda: list(CODES))
-    metric_titles: dict[str, str] = field(default_factory=lambda: dict(SHOWN))
+    metric_titles: dict[str, str] = field(default_factory=lambda: dict(TITLES))
     curves: list[Curve] = field(default_factory=list)
     sides: dict[str, Any] = field(default_factory=dict)
     bars: list[Bar] = field(default_factory=list)
@@ -182,7 +182,7 @@ def curves(records: Records) -> list[Curve]:
         texts = (metric.meaning, metric.healthy, metric.otherwise) if metric else ("a metric of your own",)
         made.append(Curve(name, section, *thin(records.metrics, name), *map(plain, texts)))
     made.sort(key=lambda curve: order.index(curve.section))
-    for name, title in SHOWN.items():
+    for name, title in TITLES.items():
         if any(name in record for record in records.validation):
             points = thin(records.validation, name)
             made.append(Curve(title, "Validation", *points, "on the validation studies, decoded greedily"))

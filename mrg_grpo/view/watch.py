@@ -1,7 +1,7 @@
 """`mrg-grpo view`: write the page once or, with --watch, whenever the run has moved on, until it is done.
 
 The page finds out on its own that a newer one was written (assets/probe.js), reloads itself and keeps filters, choice
-and place. The labeler is loaded when the first text is there to be coloured, pictures are drawn once.
+and place. The labeler is loaded when the first text is there to be coloured, pictures are rendered once.
 """
 
 from __future__ import annotations

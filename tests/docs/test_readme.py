@@ -19,27 +19,29 @@ def pages(root: Path) -> list[Path]:
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
-def named_in_tree(readme: str) -> list[str]:
-    """Modules of mrg_grpo as the README's tree names them, by indentation."""
-    tree = readme.split("## The tree")[1].split("    experiments/")[0]
-    folders: list[str] = []
-    found = []
-    for indent, name, purpose in re.findall(r"^    ((?:  )*)(\S+)(.*)$", tree, re.MULTILINE):
-        folders = folders[: len(indent) // 2]
-        assert purpose.strip() or name == "mrg_grpo/", f"{name} has no purpose"
-        if name.endswith("/"):
-            folders.append(name)
-        else:
-            found.append("".join(folders) + name)
-    return found
+def tree_of(text: str) -> list[str]:
+    """The lines of the README's tree."""
+    return text.split("## The tree\n")[1].split("\n## ")[0].strip("\n").splitlines()
 
 
-def test_the_tree_names_every_module_and_nothing_else(root):
-    found = named_in_tree((root / "README.md").read_text(encoding="utf-8"))
-    modules = {str(path.relative_to(root)) for path in (root / "mrg_grpo").rglob("*.py")} - {
-        str(path.relative_to(root)) for path in (root / "mrg_grpo").rglob("__init__.py")
+def test_the_tree_names_every_folder_in_a_screen(root):
+    lines = tree_of((root / "README.md").read_text(encoding="utf-8"))
+    assert len(lines) <= 25
+    top, named = "", set()
+    for line in lines:
+        inner = line.startswith("      ")
+        for name in re.findall(r"(?:^ +|\s{4,})([\w.]+(?:/|\.py))(?=\s|$)", line):
+            path = f"{top}{name}" if inner else name
+            assert (root / path).exists(), path
+            named.add(path)
+            top = top if inner else name
+    folders = {"tests/", "docs/", "mrg_grpo/", "experiments/"} | {
+        f"{parent}/{path.name}/"
+        for parent in ("mrg_grpo", "experiments")
+        for path in (root / parent).iterdir()
+        if path.is_dir() and path.name not in ("__pycache__", "huatuo_7b")
     }
-    assert sorted(found) == sorted(modules)
+    assert {name for name in named if name.endswith("/")} == folders
 
 
 def test_every_command_is_in_the_readme(root):

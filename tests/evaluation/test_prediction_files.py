@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.prediction_files import PredictionRow, read_predictions, write_predictions
+from mrg_grpo.evaluation.prediction_files import PredictionRow, read_predictions
 
 STUDIES = [
     ("s1", "Lungs are clear.", "Clear lungs."),
@@ -108,7 +108,8 @@ def test_round_trip(tmp_path):
         ),
         PredictionRow("b", "Ref.", "Pred."),
     ]
-    write_predictions(rows, tmp_path / "p.jsonl")
+    records = [{key: value for key, value in vars(row).items() if value is not None and value != ()} for row in rows]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert read_predictions([tmp_path / "p.jsonl"]).rows == rows
 
 

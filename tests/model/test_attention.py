@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mrg_grpo.model.attention import attend_once, exact, prefix_attention
+from mrg_grpo.model.attention import at_least_fp32, attend_once, prefix_attention
 
 N, G, H, KV, P, D = 2, 3, 4, 2, 7, 8
 
@@ -109,7 +109,7 @@ def test_bf16_keeps_small_differences_of_large_scores(offset):
         assert error(ours, want) < 1.5 * error(theirs, want) + 1e-4
     query, key, value, prefix_key, prefix_value = tensors
     one = attend_once(  # as a Decoder samples
-        query.view(N, G, H, 128), exact(key).flatten(0, 2), value.flatten(0, 2),
-        exact(prefix_key).flatten(0, 1).transpose(1, 2), prefix_value.flatten(0, 1), 1.0,
+        query.view(N, G, H, 128), at_least_fp32(key).flatten(0, 2), value.flatten(0, 2),
+        at_least_fp32(prefix_key).flatten(0, 1).transpose(1, 2), prefix_value.flatten(0, 1), 1.0,
     )  # fmt: skip
     assert error(one.view(true[0].shape), true[0]) < 0.004

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mrg_grpo.model.lora import LoraLinear, PatchProjection, quicken
+from mrg_grpo.model.lora import LoraLinear, PatchProjection, patch_lora
 
 BOUND = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 2e-2}
 
@@ -35,7 +35,7 @@ def pair(bias=True, dtype=torch.float32, wide=False, **settings):
         if "lora" in name:
             parameter.data = torch.randn(parameter.shape).to(torch.float32 if wide else dtype) * 0.3
     quick = copy.deepcopy(slow)
-    quicken(quick)
+    patch_lora(quick)
     return slow, quick
 
 
@@ -124,7 +124,7 @@ def test_patches_are_projected_as_by_the_convolution(bias, dtype):
     torch.manual_seed(0)
     slow = nn.Sequential(nn.Conv3d(3, 10, kernel_size=(2, 4, 4), stride=(2, 4, 4), bias=bias)).to(dtype)
     quick = copy.deepcopy(slow)
-    quicken(quick)
+    patch_lora(quick)
     assert type(quick[0]) is PatchProjection and list(quick.state_dict()) == list(slow.state_dict())
     for shape in ((7, 3, 2, 4, 4), (2, 3, 4, 8, 8)):  # one patch each; several
         pixels = torch.randn(shape, dtype=dtype)
@@ -135,5 +135,5 @@ def test_patches_are_projected_as_by_the_convolution(bias, dtype):
 @pytest.mark.parametrize("setting", [{"padding": 1}, {"padding": "same"}, {"groups": 2}])
 def test_a_convolution_that_is_more_than_one_product_is_left_alone(setting):
     model = nn.Sequential(nn.Conv3d(4, 10, kernel_size=2, **setting))
-    quicken(model)
+    patch_lora(model)
     assert type(model[0]) is nn.Conv3d

@@ -13,9 +13,9 @@ from transformers import AutoModelForImageTextToText
 
 from mrg_grpo.config import Config, LoraSettings
 from mrg_grpo.data.study import Study
-from mrg_grpo.model.decoder import MergedLinear
+from mrg_grpo.model.adapters import parameter_counts
+from mrg_grpo.model.decoder import FusedLinear, Sampler
 from mrg_grpo.model.families import FAMILIES
-from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.logprobs import token_logprobs
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import decode, pick, sample_groups, uniforms
@@ -153,11 +153,7 @@ def test_greedy_equals_generate(checkpoint, studies, merge):
         prompts = policy.encoder.encode([study])
         with torch.no_grad():
             prefix = policy.prefill(prompts)
-        if merge:
-            with policy.merged():
-                got = decode(policy, prefix, 24)
-        else:
-            got = decode(policy, prefix, 24)
+        got = decode(Sampler(policy, fast=merge), prefix, 24)
         ids = prompts.input_ids
         inputs = plain_inputs(policy, prompts, 0, ids, prompts.attention_mask)
         inputs.pop("position_ids", None)  # generate counts them itself
@@ -203,11 +199,10 @@ def test_the_hand_written_token_equals_transformers_layers(checkpoint, studies):
     rows = torch.arange(len(studies))
     with torch.no_grad():
         prefix = policy.prefill(policy.encoder.encode(studies))
-        caches = [DecodeCache(prefix.keys, prefix.values, rows, G, WINDOW + 6) for _ in range(2)]
+        samplers = [Sampler(policy, fast) for fast in (True, False)]
+        caches = [sampler.start(prefix, rows, G, WINDOW + 6)[0] for sampler in samplers]
         for t in range(WINDOW + 4):  # own tokens fall out of the window too
-            with policy.merged():
-                by_hand = policy.next_logits(prefix, tokens[:, t % T], caches[0])
-            plain = policy.next_logits(prefix, tokens[:, t % T], caches[1])
+            by_hand, plain = (sampler.step(tokens[:, t % T], cache) for sampler, cache in zip(samplers, caches))
             seen = plain.isfinite()
             # transformers' norms round to fp32 on the way, these do not
             assert torch.equal(seen, by_hand.isfinite()) and (by_hand[seen] - plain[seen]).abs().max() < 1e-5
@@ -223,7 +218,7 @@ def test_merged_layers_equal_those_with_lora(checkpoint, dtype, rows, targets):
     attention, mlp = layer.self_attn, layer.mlp
     groups = [[attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj], [attention.o_proj]]
     for group in groups:
-        merged = MergedLinear(*group)
+        merged = FusedLinear(*group)
         assert merged.packed == (dtype == "float32")
         assert len(merged.weights) == (1 if merged.packed or (dtype == "float64" and not targets) else len(group))
         if dtype == "bfloat16":
@@ -243,7 +238,7 @@ def test_a_young_adapter_counts_in_bf16(checkpoint, size):
     generator = torch.Generator().manual_seed(3)
     layer.lora_B["default"].weight.data = torch.randn(layer.lora_B["default"].weight.shape, generator=generator) * size
     x = torch.randn(4096, layer.in_features, generator=generator).bfloat16()
-    for adapted in (MergedLinear(layer), layer):  # as it is sampled and as it is trained
+    for adapted in (FusedLinear(layer), layer):  # as it is sampled and as it is trained
         with torch.no_grad():
             added = adapted(x).double() - layer.base_layer(x).double()
             exact = x.double() @ layer.get_delta_weight("default").double().T
@@ -287,7 +282,7 @@ def test_lora_on_the_embedding_is_sampled_and_trained_as_it_stands(checkpoint, s
     rows = torch.arange(2).repeat_interleave(G)
     with torch.no_grad():
         plain = full_sequence_logps(policy, prompts, rollout.tokens, rollout.mask, rows)
-        policy.save(str(tmp_path))
+        policy.model.save_pretrained(str(tmp_path))
         for parameter in policy.trainable():
             parameter.zero_()
         base = full_sequence_logps(policy, prompts, rollout.tokens, rollout.mask, rows)
@@ -300,7 +295,7 @@ def test_lora_on_the_embedding_is_sampled_and_trained_as_it_stands(checkpoint, s
     with loaded.reference():  # the adapter that is gone on from, not the base
         reference, _ = loaded.logprobs(loaded.prefill(prompts), rollout.tokens, rollout.mask)
     assert (reference - rollout.logps).abs().max() < 1e-4
-    assert load(checkpoint, "float32", randomise=False, targets=targets).fresh
+    assert load(checkpoint, "float32", randomise=False, targets=targets).reference.fresh
 
 
 def test_reports_that_ended_leave_the_batch_without_a_trace(checkpoint, studies, monkeypatch):
@@ -334,8 +329,8 @@ def test_reference_is_the_start_policy_and_merging_is_undone(checkpoint, studies
         before = {**before, **{n: p.clone() for n, p in policy.model.named_parameters() if p.requires_grad}}
     moved = logps(False)
     assert (moved - start).abs().max() > 1e-3 and torch.equal(logps(True), start)
-    with policy.merged():
-        assert (logps(False) - moved).abs().max() < 1e-9
+    sampler = Sampler(policy)
+    assert sampler.decoder and (logps(False) - moved).abs().max() < 1e-9
     for name, parameter in policy.model.named_parameters():
         assert torch.equal(parameter, before[name])
 
@@ -348,7 +343,7 @@ def test_a_saved_adapter_continues_and_merges(checkpoint, studies, tmp_path):
     rows = torch.arange(2).repeat_interleave(G)
     with torch.no_grad():
         saved = policy.logprobs(policy.prefill(prompts), tokens, mask)[0]
-    policy.save(str(tmp_path))
+    policy.model.save_pretrained(str(tmp_path))
 
     loaded = load(checkpoint, dtype="float32", randomise=False, adapter=str(tmp_path))
     names = [[n for n, p in x.model.named_parameters() if p.requires_grad] for x in (policy, loaded)]
@@ -373,7 +368,7 @@ def test_lora_lands_in_the_language_model_only(checkpoint):
     names = [name for name, p in policy.model.named_parameters() if p.requires_grad]
     assert names and all("language_model" in name and "lora" in name for name in names)
     assert len(names) == 3 * 7 * 2
-    assert policy.parameter_counts().startswith(f"{sum(p.numel() for p in policy.trainable()):,} trainable")
+    assert parameter_counts(policy.model).startswith(f"{sum(p.numel() for p in policy.trainable()):,} trainable")
     some = load(checkpoint, targets=["q_proj", "v_proj"], vision=True)
     names = [name for name, p in some.model.named_parameters() if p.requires_grad]
     assert sum("language_model" in name for name in names) == 3 * 2 * 2

@@ -18,8 +18,9 @@ from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.grpo import Grpo
+from mrg_grpo.model.adapters import attach
 from mrg_grpo.model.families import FAMILIES, family_of
-from mrg_grpo.model.policy import Policy, with_adapter
+from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import Rewards
 
 
@@ -106,7 +107,7 @@ def test_a_step_of_grpo_from_the_hubs_files(forms, study, form, dtype, tmp_path)
         logps, _ = policy.logprobs(policy.prefill(prompts), result.rollout.tokens, result.rollout.mask)
     gap = (logps - result.rollout.logps)[result.rollout.mask].abs().max()
     assert gap > 1e-3  # the step moved it
-    policy.save(str(tmp_path))
+    policy.model.save_pretrained(str(tmp_path))
     loaded = Policy.load(config, adapter=str(tmp_path))
     with torch.no_grad():
         again, _ = loaded.logprobs(loaded.prefill(prompts), result.rollout.tokens, result.rollout.mask)
@@ -123,7 +124,7 @@ def test_the_real_7b_configuration_maps(config, vision, tmp_path):
         base = AutoModelForImageTextToText.from_config(loaded).requires_grad_(False)
         ours = Config()
         ours.lora.rank, ours.lora.vision = 16, vision
-        model = with_adapter(base, family_of(loaded), ours, None, True)
+        model = attach(base, family_of(loaded), ours, None, True)
     assert type(family_of(loaded)) is FAMILIES["qwen2_5_vl"]
 
     d, ff, kv, v, layers = 3584, 18944, 512, 152064, 28
@@ -151,7 +152,7 @@ def test_the_real_medgemma_configuration_maps(tmp_path):
     loaded = AutoConfig.from_pretrained(tmp_path)
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(loaded).requires_grad_(False)
-        model = with_adapter(base, family_of(loaded), Config(), None, True)
+        model = attach(base, family_of(loaded), Config(), None, True)
     d, ff, q, kv, layers = 2560, 10240, 2048, 1024, 34
     lora = 16 * layers * ((d + q) + 2 * (d + kv) + (q + d) + 3 * (d + ff))
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == lora == 29_802_496

@@ -11,6 +11,7 @@ from mrg_grpo.config import Config, load_config
 from mrg_grpo.data import load_studies
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers import load_labeler
+from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.preflight import check, check_engine
 from mrg_grpo.prompt import QUESTION
@@ -143,15 +144,14 @@ def test_sampling_from_another_policy_fails(config, policy, studies, monkeypatch
     before = [p.clone() for p in policy.trainable()]
     assert check_engine.check_logprobs(config, policy, studies[:2]).status == "pass"
     assert all(torch.equal(p, b) for p, b in zip(policy.trainable(), before))  # the nudge is put back
-    merged = policy.merged
 
-    def forgets_the_scale():  # sampling with twice the LoRA update
+    def forgets_the_scale(policy):  # sampling with twice the LoRA update
         for module in policy.model.modules():
             if hasattr(module, "lora_B") and module.lora_B:
                 module.scaling = dict.fromkeys(module.scaling, 4.0)
-        return merged()
+        return Sampler(policy)
 
-    monkeypatch.setattr(policy, "merged", forgets_the_scale)
+    monkeypatch.setattr("mrg_grpo.model.rollout.Sampler", forgets_the_scale)
     decode_logps = check_engine.logps_of
 
     def training_scale(*arguments):

@@ -9,6 +9,7 @@ from tiny import write_checkpoint
 
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, LoraSettings, load_config
+from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.logprobs import CHUNK_ELEMENTS
 from mrg_grpo.model.policy import Policy
@@ -96,14 +97,16 @@ def test_activations_and_cache_are_what_autograd_keeps(checkpoint, dtype, padded
     with Kept(policy) as kept:
         policy.logprobs(prefix, tokens, torch.ones_like(tokens).bool())
     assert footprint.continuation_graph(sizes, given) == pytest.approx(kept.total, rel=0.05)
-    cache = DecodeCache(prefix.keys, prefix.values, torch.arange(N), G, T)
+    cache = DecodeCache(prefix.keys, prefix.values, torch.arange(N), G, policy.places(prefix, torch.arange(N), T))
     buffers = [*cache.prefix_keys, *cache.prefix_values, *cache.keys, *cache.values]
     real = sum(t.numel() * t.element_size() for t in buffers)
     assert footprint.sample(sizes, given)["decode cache"] == real
 
 
 def merged_weights(policy):
-    return [weight for layer in policy.decoder.linear_layers() for weight in layer.weights]
+    decoder = Sampler(policy).decoder
+    assert decoder
+    return [weight for layer in decoder.linear_layers() for weight in layer.weights]
 
 
 def test_weights_are_what_the_policy_holds(checkpoint):
@@ -117,8 +120,7 @@ def test_weights_are_what_the_policy_holds(checkpoint):
         alive = footprint.resident(sizes, shape(False))
         assert alive["adapter and its start"] == 2 * sum(p.numel() * p.element_size() for p in trained)
         kept = {p.data_ptr() for p in base}
-        with policy.merged():
-            merged = merged_weights(policy)
+        merged = merged_weights(policy)
         copied = sum(weight.numel() for weight in merged if weight.data_ptr() not in kept)
         assert footprint.sample(sizes, shape(False))["merged copy of adapted weights"] == 2 * copied
 
@@ -126,8 +128,7 @@ def test_weights_are_what_the_policy_holds(checkpoint):
 def test_packed_weights_are_those_of_every_linear_layer(checkpoint):
     config = settings(checkpoint, "float32", QV)
     policy, sizes = Policy.load(config), plan.model_sizes(config)
-    with policy.merged():
-        merged = merged_weights(policy)
+    merged = merged_weights(policy)
     assert all(weight.is_mkldnn for weight in merged)
     copied = sum(weight.numel() for weight in merged)
     planned = footprint.sample(sizes, shape(False))["merged copy of adapted weights"]
@@ -150,7 +151,7 @@ def test_the_copy_for_late_faults_is_counted_where_it_is_kept(checkpoint):
 
 
 def test_an_adapter_to_continue_is_counted_as_it_is(checkpoint, tmp_path):
-    Policy.load(settings(checkpoint, targets=QV)).save(str(tmp_path / "adapter"))
+    Policy.load(settings(checkpoint, targets=QV)).model.save_pretrained(str(tmp_path / "adapter"))
     config = settings(checkpoint)
     config.model.adapter = str(tmp_path / "adapter")
     assert plan.model_sizes(config) == plan.model_sizes(settings(checkpoint, targets=QV))

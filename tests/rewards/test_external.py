@@ -1,6 +1,8 @@
 """Optional rewards by dotted path: TRL's signature in, checked tensors out, errors that name the report."""
 
 import math
+import os
+import random
 
 import numpy as np
 import pytest
@@ -68,6 +70,39 @@ def only_named(*, reports, labels):
 def fails_alone(reports):
     return [1.0 / (report != "b") for report in reports]
 
+def pairs(completions, **columns):
+    return [np.array([1.0, 2.0]) for _ in completions]
+
+def ones(completions, **columns):
+    return [torch.tensor([0.5]) for _ in completions]
+
+def nothing(completions, **columns):
+    return [np.array([]) for _ in completions]
+
+def meta(completions, **columns):
+    return torch.zeros(len(completions), device="meta")
+
+def sparse(completions, **columns):
+    return torch.eye(3)[0].to_sparse()
+
+def huge(completions, **columns):
+    return [10**5000] * len(completions)
+
+def square(completions, **columns):
+    return np.zeros((len(completions), 2))
+
+def unruly(completions, labels, **columns):
+    import os
+    import random
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1 + torch.get_num_threads())
+    torch.manual_seed(7); random.seed(7); np.random.seed(7)
+    os.chdir("/")
+    labels[0][0] = 99
+    labels.pop(); completions.clear()
+    return [1.0, 2.0, 3.0]
+
 class Made:
     def __call__(self, completions, **columns):
         return [2.0] * len(completions)
@@ -93,9 +128,28 @@ def test_values_and_none(plugin):
     assert values.dtype == torch.float32 and present.dtype == torch.bool
 
 
-@pytest.mark.parametrize("name,expected", [("as_tensor", [0, 1, 2]), ("as_numpy", [1] * 3), ("numpy_items", [0.5] * 3)])
+@pytest.mark.parametrize(
+    "name,expected", [("as_tensor", [0, 1, 2]), ("as_numpy", [1] * 3), ("numpy_items", [0.5] * 3), ("ones", [0.5] * 3)]
+)
 def test_tensors_and_arrays(plugin, name, expected):
     assert ExternalReward(f"{plugin}.{name}")(COMPLETIONS, **COLUMNS)[0].tolist() == expected
+
+
+def test_what_foreign_code_changes_for_the_whole_process_is_put_back(plugin, tmp_path):
+    def state():
+        drawn = (torch.rand(1).item(), random.random(), np.random.rand())
+        return torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(), os.getcwd(), drawn
+
+    reward, completions, labels = ExternalReward(f"{plugin}:unruly"), list(COMPLETIONS), [[1], [2], [3]]
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    before = state()
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    assert reward(completions, labels=labels)[0].tolist() == [1.0, 2.0, 3.0]
+    assert state() == before
+    assert completions == COMPLETIONS and labels == [[1], [2], [3]]  # it had copies
+    (tmp_path / "unruly_module_for_test.py").write_text("import torch\ntorch.set_grad_enabled(False)\ndef f(x): pass\n")
+    metric_from_path("unruly_module_for_test:f")
+    assert torch.is_grad_enabled()
 
 
 def test_objects_are_callables_too(plugin):
@@ -111,6 +165,12 @@ def test_objects_are_callables_too(plugin):
         ("text", "returned 'high' for completion 0"),
         ("single", "returned float; it must be a list of 3"),
         ("waits", "asynchronous"),
+        ("pairs", r"returned array\(\[1., 2.\]\) for completion 0 \(study a\); it must be a finite number"),
+        ("nothing", r"returned array\(\[\]"),
+        ("meta", "returned a Tensor that is no list"),
+        ("sparse", "returned a Tensor that is no list"),
+        ("huge", "returned int that cannot be written for completion 0"),
+        ("square", r"returned \[0.0, 0.0\] for completion 0"),
     ],
 )
 def test_bad_output_names_reward_and_report(plugin, name, message):

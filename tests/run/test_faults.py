@@ -16,7 +16,6 @@ from mrg_grpo.distributed import require_finite
 from mrg_grpo.errors import NotFiniteError, UserError
 from mrg_grpo.run.checkpoint import saved_steps
 from mrg_grpo.run.faults import LIMIT, Guard, skipped_last
-from mrg_grpo.run.replay import main as replay_main
 from mrg_grpo.run.replay import replay
 from mrg_grpo.run.rewards_of import RARITY
 from mrg_grpo.train import train
@@ -144,7 +143,7 @@ def test_five_in_a_row_end_the_run_and_each_file_reproduces_its_step(request, tm
     assert "step 1 skipped" in capsys.readouterr().out
     result = replay(run / "faults" / "step-000003.pt")
     assert result.step == 3 and result.now == result.then and result.now and result.same_tokens
-    assert replay_main([str(run / "faults" / "step-000003.pt")]) == 0
+    assert main(["replay", str(run / "faults" / "step-000003.pt")]) == 0
     assert "the sampled tokens are the same" in capsys.readouterr().out
     assert not (run / "checkpoints").exists() and skipped_last(run / "metrics.jsonl") == 4
     with pytest.raises(UserError, match="5 steps in a row up to step 5"):
@@ -158,10 +157,10 @@ def test_skipped_steps_write_no_checkpoint_over_those_before_them(request, tmp_p
 
     plain = Grpo.update
 
-    def infinite_from_three(self, number, stats):
+    def infinite_from_three(self, number, *more):
         if number > 2:
             self.policy.trainable()[0].grad[0, 0] = math.inf
-        return plain(self, number, stats)
+        return plain(self, number, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Grpo, "update", infinite_from_three)
@@ -177,10 +176,10 @@ def test_a_run_goes_on_after_a_skipped_step_and_resumes_exactly(request, tmp_pat
 
     plain = Grpo.update
 
-    def infinite_at_two(self, number, stats):
+    def infinite_at_two(self, number, *more):
         if number == 2:
             self.policy.trainable()[0].grad[0, 0] = math.inf
-        return plain(self, number, stats)
+        return plain(self, number, *more)
 
     monkeypatch.setattr(Grpo, "update", infinite_at_two)
     assert train(small(request, tmp_path / "whole", 4)) == 0
@@ -225,9 +224,11 @@ def test_a_replay_takes_the_rarity_weights_of_its_run(request, tmp_path, monkeyp
 def test_a_damaged_fault_file_is_one_line(tmp_path, capsys, content):
     if content is not None:
         (tmp_path / "x.pt").write_bytes(content)
-    assert replay_main([str(tmp_path / "x.pt")]) == 2
+    assert main(["replay", str(tmp_path / "x.pt")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert replay_main([]) == 2
+    with pytest.raises(SystemExit) as end:
+        main(["replay"])
+    assert end.value.code == 2
 
 
 def test_a_term_left_out_of_every_report_is_no_nan_in_the_log(request, tmp_path, monkeypatch):
@@ -245,11 +246,12 @@ def test_a_term_left_out_of_every_report_is_no_nan_in_the_log(request, tmp_path,
 
 
 def test_the_warm_start_skips_too(request, tmp_path, monkeypatch):
-    from mrg_grpo import train as module
+    from mrg_grpo import sft as module
+    from mrg_grpo.train import sft
 
     plain = module.sft_loss
     monkeypatch.setattr(module, "sft_loss", lambda *arguments: plain(*arguments) * math.nan)
     with pytest.raises(UserError, match=r"5 steps in a row up to step 5 were not finite \(loss in the last"):
-        module.sft(small(request, tmp_path / "run", 9, "sft.batch_size=2"))
+        sft(small(request, tmp_path / "run", 9, "sft.batch_size=2"))
     with pytest.raises(UserError, match="only steps of train"):
         replay(tmp_path / "run" / "faults" / "step-000001.pt")

@@ -7,8 +7,8 @@ import pytest
 
 from mrg_grpo.config import Config, check
 from mrg_grpo.errors import UserError
-from mrg_grpo.run import progress as live
-from mrg_grpo.run.progress import Live, Sample, require_tensorboard
+from mrg_grpo.run import progress
+from mrg_grpo.run.progress import Progress, Sample, require_tensorboard
 
 METRICS = {"reward": 0.5, "reward/mccs": 0.4, "kl": 0.01, "length": 44.0, "seconds/sample": 1.5, "seconds/step": 3.25}
 SAMPLE = Sample("train-1", "<report>Heart\x1b[31m normal.</report>", "The heart is normal.", 0.75, -1.25)
@@ -28,9 +28,9 @@ def shown(monkeypatch, terminal, width=200, **settings):
     out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    monkeypatch.setattr(live.shutil, "get_terminal_size", lambda: type("", (), {"columns": width}))
+    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: type("", (), {"columns": width}))
     monkeypatch.setenv("COLUMNS", str(width))
-    with Live(config) as display:
+    with Progress(config) as display:
         for number in (1, 2, 3):
             display.step(number, METRICS, SAMPLE)
     return out.getvalue(), err.getvalue()
@@ -65,7 +65,7 @@ def test_tensorboard_missing_is_one_clear_line(monkeypatch):
     config = Config()
     require_tensorboard(config)
     config.run.tensorboard = True
-    monkeypatch.setattr(live.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"\.venv/bin/pip install -c constraints.txt -e '\.\[log\]'"):
         require_tensorboard(config)
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +15,13 @@ from command import CONFIG, run
 from test_grpo import build, setting
 from tiny import write_checkpoint
 
-from mrg_grpo.cli import main, own_adapter
+from mrg_grpo.cli import main
 from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.load import load_splits
 from mrg_grpo.errors import UserError
 from mrg_grpo.run import checkpoint
 from mrg_grpo.run.checkpoint import find_fault, resume, save_checkpoint, saved_steps
-from mrg_grpo.run.folder import LOGS, MAY_CHANGE, RunDir
+from mrg_grpo.run.folder import LOGS, MAY_CHANGE, RunFolder, adapter_of
 from mrg_grpo.run.process import StopSignal, give_back_freed_memory
 from mrg_grpo.toml import to_toml
 
@@ -219,7 +218,7 @@ def test_a_log_that_cannot_grow_ends_the_run_in_one_line(tmp_path, capsys, name)
     assert train(tmp_path / "run", 1) == 0
     (tmp_path / "run" / name).unlink()
     (tmp_path / "run" / name).symlink_to("/dev/full")
-    run = RunDir(load_config(CONFIG, [f"run.output_dir={tmp_path / 'other'}"]), resume=False)
+    run = RunFolder(load_config(CONFIG, [f"run.output_dir={tmp_path / 'other'}"]), resume=False)
     run.path = tmp_path / "run"
     with pytest.raises(UserError, match=rf"{name}: cannot be written \(No space left on device\)"):
         run.append(name, {"step": 2})
@@ -229,13 +228,13 @@ def test_a_log_that_cannot_grow_ends_the_run_in_one_line(tmp_path, capsys, name)
 # ---- the folder and its logs
 
 
-def folder_of(tmp_path, command="train", **changes) -> RunDir:
+def folder_of(tmp_path, command="train", **changes) -> RunFolder:
     config = Config()
     config.run.output_dir = str(tmp_path / "run")
     for name, value in changes.items():
         table, key = name.split("__")
         setattr(getattr(config, table), key, value)
-    return RunDir(config, (tmp_path / "run" / "config.toml").exists(), command)
+    return RunFolder(config, (tmp_path / "run" / "config.toml").exists(), command)
 
 
 def test_lines_of_later_steps_go_and_broken_ones_are_counted(tmp_path, capsys):
@@ -271,11 +270,10 @@ def test_evaluate_names_the_policy_and_refuses_a_run_that_has_not_ended(tmp_path
     (run / "config.toml").write_text(to_toml(load_config(CONFIG, [f"run.output_dir={run}"])))
     assert main(["evaluate", str(run / "config.toml")]) == 2
     assert "it has not ended; go on with --resume, or say --base" in capsys.readouterr().err
-    given = Namespace(adapter="", base=True)
-    assert own_adapter(load_config(run / "config.toml"), given) == ""
+    assert adapter_of(load_config(run / "config.toml"), "", base=True) == ""
     assert capsys.readouterr().err == "policy: the base, without an adapter\n"
     (run / "adapter").mkdir()
-    assert own_adapter(load_config(run / "config.toml"), Namespace(adapter="", base=False)) == str(run / "adapter")
+    assert adapter_of(load_config(run / "config.toml"), "", base=False) == str(run / "adapter")
     assert capsys.readouterr().err == f"policy: {run / 'adapter'}\n"
 
 
@@ -465,7 +463,7 @@ def test_a_signal_while_the_test_split_is_decoded_ends_at_once_and_names_the_way
 @pytest.mark.parametrize("command", ["train", "sft"])
 def test_a_signal_in_the_last_step_still_stops(tmp_path, capsys, monkeypatch, command):
     """The decoding of the test split may take hours: it is left to the resume."""
-    from mrg_grpo.run.folder import RunDir as Folder
+    from mrg_grpo.run.folder import RunFolder as Folder
 
     plain = Folder.append
 

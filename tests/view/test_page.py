@@ -76,7 +76,7 @@ def test_credentialed_data_leaves_no_text_and_no_picture(tmp_path, settings):
 
 
 def test_a_run_that_kept_no_text_has_a_page(tmp_path):
-    """As RunDir writes it: null for what was not kept, and no such keys in predictions."""
+    """As RunFolder writes it: null for what was not kept, and no such keys in predictions."""
     write_run(tmp_path, run_keep_text=False)
     for name in ("rollouts.jsonl", "followed.jsonl", "predictions.jsonl", "predictions_before.jsonl"):
         records = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]

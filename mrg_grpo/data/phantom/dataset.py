@@ -6,7 +6,6 @@ they are asked for. A test bench, no medical data: docs/phantom.md says what it 
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections import Counter
@@ -16,7 +15,8 @@ from PIL import Image
 
 from mrg_grpo.data.phantom.case import RARE, SEED, case_labels, sample_case
 from mrg_grpo.data.phantom.draw import render
-from mrg_grpo.data.phantom.phrases import HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.data.phantom.heldout import HELDOUT, JOINT_HELDOUT
+from mrg_grpo.data.phantom.phrases import JOINT, PHRASES
 from mrg_grpo.data.phantom.text import write_report
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
@@ -92,24 +92,18 @@ def export(folder: Path, split: str, count: int, rare: bool = False) -> None:
     path.write_text(json.dumps(whole | {split: records}, indent=1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The phantom data set: its label table, or an export as files.")
-    parser.add_argument("--table", action="store_true", help="per cent positive, uncertain, negative, blank; words")
-    parser.add_argument("--export", type=Path, metavar="DIR")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--rare", action="store_true", help="of the data set phantom_rare")
-    arguments = parser.parse_args()
-    if arguments.table:
+def run_phantom(
+    folder: str | None = None, split: str = "test", count: int = 100, table: bool = False, rare: bool = False
+) -> None:
+    """`mrg-grpo phantom`: studies as files, or the data set's label table. UserError where neither is asked for."""
+    if table:
         print("| condition | positive | uncertain | negative | blank |\n|---|---|---|---|---|")
-        train = f"{RARE}train" if arguments.rare else "train"
+        train = f"{RARE}train" if rare else "train"
         for name, *shares in prevalence(train):
             print(f"| {name} | " + " | ".join(f"{share:.1f}" for share in shares) + " |")
         print(f"\n{wording(train)}")
-    if arguments.export:
-        export(arguments.export, arguments.split, arguments.count, arguments.rare)
-        print(f"{arguments.count} studies of {arguments.split}: {arguments.export}")
-
-
-if __name__ == "__main__":
-    main()
+    elif not folder:
+        raise UserError("phantom: say --export DIR for studies as files, or --table for the labels they carry")
+    if folder:
+        export(Path(folder), split, count, rare)
+        print(f"{count} studies of {split}: {folder}")

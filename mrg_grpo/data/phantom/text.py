@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 
 from mrg_grpo.data.phantom.case import Finding, PhantomCase
-from mrg_grpo.data.phantom.phrases import FILLERS, HELDOUT, INCIDENTAL, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.data.phantom.heldout import HELDOUT, JOINT_HELDOUT
+from mrg_grpo.data.phantom.phrases import FILLERS, INCIDENTAL, JOINT, PHRASES
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE
 
 ORDER = (

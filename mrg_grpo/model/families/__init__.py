@@ -3,6 +3,9 @@
 The engine (policy, rollout, grpo) knows no family by name. It asks a `Family` for six things: the image processor, how
 many tokens an image takes in the prompt, the vision features, the prompt's embeddings and positions, which ids must
 never be sampled, and where LoRA goes.
+
+Here: one file per family with one subclass of `Family`. Not here: anything that two families share but the contract
+(base.py). May import: transformers, model/batch.py, errors.
 """
 
 from transformers import PretrainedConfig

@@ -13,7 +13,8 @@ import torch
 from mrg_grpo.data.phantom import case as phantom_case
 from mrg_grpo.data.phantom import dataset as phantom
 from mrg_grpo.data.phantom.draw import Chest, paint, render
-from mrg_grpo.data.phantom.phrases import HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.data.phantom.heldout import HELDOUT, JOINT_HELDOUT
+from mrg_grpo.data.phantom.phrases import JOINT, PHRASES
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.data.phantom.text import phrases, write_report
 from mrg_grpo.errors import UserError

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mrg_grpo.data.phantom import case as phantom_case
-from mrg_grpo.data.phantom.phrases import FILLERS, HELDOUT, JOINT, JOINT_HELDOUT, PHRASES
+from mrg_grpo.data.phantom.heldout import HELDOUT, JOINT_HELDOUT
+from mrg_grpo.data.phantom.phrases import FILLERS, JOINT, PHRASES
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.data.phantom.text import write_report
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN

@@ -1,0 +1,39 @@
+"""`mrg-grpo report`: one report for the user's own X-ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mrg_grpo.config import load_config
+from mrg_grpo.data.study import Study
+from mrg_grpo.evaluation.decode import predict
+from mrg_grpo.model.policy import Policy
+from mrg_grpo.run.folder import adapter_of
+
+
+def run_report(
+    images: list[str],
+    config_path: str | None = None,
+    overrides: list[str] | None = None,
+    adapter: str | None = None,
+    base: bool = False,
+    as_json: bool = False,
+    each: bool = False,
+) -> None:
+    """Print one report of all images, or of each. Without a configuration the embedded policy writes it."""
+    config = load_config(config_path, overrides)
+    if config_path:
+        adapter = adapter_of(config, adapter, base)
+    groups = [[image] for image in images] if each else [images]
+    policy = Policy.load(config, adapter=adapter, trainable=False)
+    studies = [Study(Path(group[0]).stem, tuple(group), "", "own") for group in groups]
+    predictions = predict(policy, studies, config)
+    for study, text, completion in zip(studies, predictions.generated, predictions.parsed):
+        if as_json:
+            record = {"images": list(study.images), "report": completion.report, "think": completion.think,
+                      "compliant": completion.compliant, "generated": text}  # fmt: skip
+            print(json.dumps(record, ensure_ascii=False))
+        else:
+            head = f"{', '.join(study.images)}:\n" if len(groups) > 1 else ""
+            print(f"{head}{completion.report}")

@@ -1,0 +1,136 @@
+"""The adapter of a policy: attached to the base, the start that it is held near, and what of it counts as plain.
+
+Deliberate choices:
+* The reference is the adapter as it was at the start, swapped in for the length of a call: for a fresh adapter (B = 0)
+  that is the base itself, for a continued one the warm start. One code path for both.
+* A saved adapter must fit tensor for tensor. PEFT only warns of tensors that are missing, and makes them up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from torch import nn
+
+from mrg_grpo import distributed
+from mrg_grpo.config import Config
+from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.model.families import Family
+
+
+def attach(model: Any, family: Family, config: Config, adapter: str | None, trainable: bool) -> PeftModel:
+    """Wrap the base: a saved adapter where one is named, else a fresh LoRA as configured; UserError if none fits."""
+    if adapter is not None:
+        return saved(model, adapter, trainable)
+    lora = LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        target_modules=family.lora_targets(config.lora.targets, config.lora.vision),
+        lora_dropout=0.0,
+        bias="none",
+    )
+    try:
+        return get_peft_model(model, lora)
+    except (ValueError, re.error) as error:  # PEFT takes names for patterns too
+        first, *rest = str(error).splitlines()  # PEFT may print a whole module in between
+        reason = f"{first} ... {rest[-1]}" if rest else first
+        raise UserError(f"lora.targets {config.lora.targets}: {reason}") from error
+
+
+def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
+    """The base with a saved PEFT adapter: a folder, or an id on the hub."""
+    folder = Path(adapter)
+    if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"adapter {adapter}: has no adapter_model.safetensors; other formats can hold code")
+    try:
+        adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        found, own = set(load_peft_weights(adapter, device="cpu")), set(get_peft_model_state_dict(adapted))
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"adapter {adapter}: does not fit this base or is no PEFT adapter ({first_line(error)})"
+        ) from error
+    if found != own:
+        counts = f"{len(own - found)} of its tensors are missing, {len(found - own)} are unknown to it"
+        raise UserError(f"adapter {adapter}: does not fit this base ({counts}: {min(found ^ own)} ...)")
+    return adapted
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an optimiser moves."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def parameter_counts(model: nn.Module) -> str:
+    """How many parameters train and how many are frozen, in words."""
+    trained = sum(parameter.numel() for parameter in trainable(model))
+    frozen = sum(parameter.numel() for parameter in model.parameters()) - trained
+    return f"{trained:,} trainable and {frozen:,} frozen parameters"
+
+
+def broadcast(model: nn.Module) -> None:
+    """Give every rank the adapter of the first."""
+    own = trainable(model)
+    for parameter, sent in zip(own, distributed.broadcast([parameter.detach().cpu() for parameter in own])):
+        parameter.data.copy_(sent)
+
+
+def is_plain_lora(model: Any) -> bool:
+    """Whether weight + scaled B A is all that the adapter does: DoRA, LoRA with biases and trained tokens do more."""
+    configs: Any = model.peft_config.values() if isinstance(model, PeftModel) else ()
+    return not any(
+        lora.use_dora or lora.lora_bias or lora.bias != "none" or lora.trainable_token_indices for lora in configs
+    )
+
+
+class Reference:
+    """The frozen start policy: the adapter as it is when this is made. `with reference():` puts it in its place."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """fresh: the adapter changes nothing yet. Every LoRA B is 0 then; of an embedding PEFT starts A at 0."""
+        adapted = isinstance(model, PeftModel)
+        self.model = model
+        self.start = [(p, p.detach().clone()) for p in trainable(model)] if adapted else []
+        zero = ("lora_B", "lora_embedding_A")
+        self.fresh = adapted and not any(
+            parameter.any() for name, parameter in model.named_parameters() if any(part in name for part in zero)
+        )
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Within: the frozen start policy. No gradients."""
+        self._swap()
+        try:
+            with torch.no_grad(), without_adapter(self.model) if self.fresh else nullcontext():
+                yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for parameter, start in self.start:
+            parameter.data, start.data = start.data, parameter.data
+
+
+@contextmanager
+def without_adapter(model: nn.Module) -> Iterator[None]:
+    """Within: the base's own layers stand where PEFT's wrappers were, at the base's own speed."""
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, LoraLayer)
+    ]
+    try:
+        for parent, name, child in places:
+            setattr(parent, name, child.get_base_layer())
+        yield
+    finally:
+        for parent, name, child in places:
+            setattr(parent, name, child)

@@ -5,7 +5,7 @@ PYTHON ?= python3
 SET ?=
 BIN := .venv/bin
 
-.PHONY: train smoke ablate ablate-quick audit bench test test-all lint embedded-base embedded-labeler clean
+.PHONY: train smoke ablate ablate-quick audit redraw bench test test-all lint embedded-base embedded-labeler clean
 
 train: .venv/.core
 	$(BIN)/mrg-grpo train $(CONFIG) $(foreach s,$(SET),--set $(s))
@@ -52,8 +52,12 @@ ablate-quick: .venv/.dev
 	$(BIN)/python experiments/ablations/ablate_rewards.py --quick --jobs $(JOBS)
 
 # what each reward pays for: needs the real reports beside the project
-audit: .venv/.core
+audit: .venv/.dev
 	$(BIN)/python experiments/audits/reward_audit.py ../shared/data/iu_xray
+
+# tables and pictures of the pages anew from the kept records; runs nothing
+redraw: .venv/.dev
+	$(BIN)/python -m experiments.docs.redraw
 
 # the weights in mrg_grpo/embedded, from nothing; hours in docs/embedded.md
 embedded-labeler: .venv/.dev

@@ -24,7 +24,7 @@ setup(
     extras_require={
         "eval": ["pycocoevalcap"],  # METEOR needs Java
         "log": ["tensorboard"],
-        "bench": ["trl>=1.16", "datasets"],
+        "bench": ["trl>=1.16", "datasets", "matplotlib"],
         "dev": [
             "pytest",
             "hypothesis",
@@ -35,6 +35,8 @@ setup(
             "pycocoevalcap",
             "selenium",
             "tensorboard",
+            "matplotlib",
+            "scipy",
         ],
     },
     entry_points={"console_scripts": ["mrg-grpo = mrg_grpo.cli:main"]},

@@ -5,6 +5,8 @@ tokenizer.json holds the same as a byte-level BPE: a sequence of rank r is the m
 below r leave it.
 """
 
+import base64
+import importlib.util
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +18,6 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-from experiments.benchmarks.on_paper import qwen_ranks
 
 ADDED = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
@@ -103,10 +103,13 @@ def nested_config(text: dict = TINY_TEXT, vision: dict = TINY_VISION) -> dict:
 
 
 def ranks() -> dict[bytes, int]:
-    """The real vocabulary; skips where dashscope is not installed."""
-    found = qwen_ranks()
-    if found is not None:
-        return found
+    """qwen.tiktoken of dashscope, read as a file: byte sequence -> rank; skips where the package is not installed."""
+    spec = importlib.util.find_spec("dashscope")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / "resources" / "qwen.tiktoken"
+        if path.is_file():
+            pairs = (line.split() for line in path.read_bytes().splitlines())
+            return {base64.b64decode(token): int(rank) for token, rank in pairs}
     pytest.skip("needs qwen.tiktoken of the package dashscope: pip install --no-deps dashscope")
 
 

@@ -1,21 +1,20 @@
 """Ablations: arms that differ in a few settings, run with several seeds, each kept once it is finished.
 
 An arm is a command of `mrg-grpo` and settings changed from experiments/phantom.toml. The files ablate_*.py say which
-arms there are; this one runs them, `ablation_page` writes docs/ablations.md, `ablation_command` is their command line.
+arms there are; this one runs them, `ablation_file` keeps their records, `ablation_page` writes docs/ablations.md,
+`ablation_command` is their command line.
 
 Deliberate choices
 * Equal effort: no arm is tuned. All take the settings of experiments/phantom.toml, change what they are about, and see
   the same studies in the same order with the same seed.
-* An arm is known by a fingerprint of its settings, its start and the embedded weights, so a record of other settings or
-  of another labeler is never mixed in, and an arm that two experiments share runs once.
+* An arm is finished when there is a record of the same origin (`ablation_origin`: command, settings, weights), so
+  one of other settings or of another labeler is never mixed in, and an arm that two experiments share runs once.
 * A record holds the labels of every test study, so tables and tests can be made again without the run.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shlex
 import shutil
 import statistics
@@ -24,13 +23,13 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from experiments.ablations import ablation_file
+from experiments.ablations.ablation_origin import Origin, claim, configuration, holds, origin, same
 from experiments.ablations.ablation_record import record_of, validation_of
-from mrg_grpo import embedded
-from mrg_grpo.config import MccsConfig, RewardConfig, load_config
+from mrg_grpo.config import load_config
 from mrg_grpo.errors import UserError
 from mrg_grpo.toml import to_toml
 
@@ -112,28 +111,35 @@ class Bench:
     def name(self) -> str:
         return f"{self.experiment.name}-{self.label}" if self.label else self.experiment.name
 
-    def record_path(self, arm: Arm, seed: int) -> Path:
-        return self.results / self.name / f"{arm.name}-seed{seed}.json"
-
     @property
-    def seconds_path(self) -> Path:
-        return self.results / self.name / "step_seconds.json"
+    def file(self) -> Path:
+        """Of its records."""
+        return self.results / f"{self.name}{ablation_file.SUFFIX}"
+
+    def folder(self, arm: Arm, seed: int) -> Path:
+        """Of its run."""
+        return self.runs / self.name / key(arm, seed)
 
     def settings(self, arm: Arm, seed: int) -> list[str]:
         common = [*COMMON, *self.added, *self.experiment.settings]
         return [*common, *resolved(arm.settings, self.config, common), f"run.seed={seed}"]
 
-    def fingerprint(self, arm: Arm, seed: int) -> str:
-        """Twelve hexadecimal digits of everything that the arm's numbers follow from."""
-        config = load_config(self.config, self.settings(arm, seed))
-        config.run.output_dir = ""
-        leave_unread(config.reward, trained=arm.command == "train")
-        others = [self.fingerprint(self.experiment.arm(name), seed) for name in (arm.start, arm.same_time_as) if name]
-        if arm.same_time_as and self.seconds_path.exists():
-            others.append(str(steps_in_time(self, arm, seed)))
-        files = (config.model.path or embedded.base_path(), config.labeler.path or embedded.labeler_path())
-        whole = [arm.command, to_toml(config), bool(arm.start), *others, *(digest(str(file)) for file in files)]
-        return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:12]
+    def settled(self, arm: Arm, seed: int) -> list[str]:
+        """With the steps of an arm that has another's time, once steps are measured."""
+        known = arm.same_time_as and ablation_file.read(self.file)["step_seconds"]
+        return [*self.settings(arm, seed), *([f"run.steps={steps_in_time(self, arm, seed)}"] if known else [])]
+
+    def origin(self, arm: Arm, seed: int) -> Origin:
+        """What the arm's numbers follow from, as it is now."""
+        start, other = (
+            self.origin(self.experiment.arm(name), seed) if name else None for name in (arm.start, arm.same_time_as)
+        )
+        return origin(arm.command, load_config(self.config, self.settled(arm, seed)), start, other)
+
+
+def key(arm: Arm, seed: int) -> str:
+    """The name of a record and of a run's folder."""
+    return f"{arm.name}-seed{seed}"
 
 
 def resolved(settings: Sequence[str], path: str, common: Sequence[str]) -> list[str]:
@@ -150,118 +156,92 @@ def resolved(settings: Sequence[str], path: str, common: Sequence[str]) -> list[
     return plain
 
 
-def leave_unread(reward: RewardConfig, trained: bool) -> None:
-    """Settings of the cosine terms that no weighted term reads get one value: a new default makes no new arm."""
-    cosine, signed, margin = (
-        trained and any(reward.weights.get(name) for name in names)
-        for names in (("mccs", "ccs", "unsigned_cosine"), ("mccs", "ccs"), ("mccs",))
-    )
-    reward.mccs = MccsConfig(
-        margin=reward.mccs.margin if margin else 0.0,
-        weighting=reward.mccs.weighting if signed else "none",
-        zero_vectors=reward.mccs.zero_vectors if cosine else 1.0,
-    )
-
-
-@cache
-def digest(path: str) -> str:
-    """sha256 of a weights file, or of the safetensors of a folder; of a name on a hub, the name."""
-    if not Path(path).exists():
-        return path
-    total = hashlib.sha256()
-    for file in sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else [Path(path)]:
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()
-
-
 def finished(bench: Bench, arm: Arm, seed: int) -> dict[str, Any] | None:
-    """The arm's kept record: its own, or that of an experiment which ran the same; None if it is still to be run."""
-    wanted, own = bench.fingerprint(arm, seed), bench.record_path(arm, seed)
-    others = sorted(path for path in bench.results.glob(f"*/*-seed{seed}.json") if path != own)
-    for path in ([own] if own.exists() else []) + others:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["fingerprint"] == wanted:
-            if path != own:
-                record |= {"arm": arm.name, "title": arm.title}
-                keep(own, record)
-            return record
-        if path == own:
-            print(f"{own}: of other settings or weights; it is made anew")
+    """The arm's kept record: its own, or that of an arm which ran the same; None if it is still to be run."""
+    wanted = bench.origin(arm, seed)
+    own = ablation_file.read(bench.file)["records"].get(key(arm, seed))
+    if own and same(own, wanted):
+        return own
+    if own:
+        print(f"{bench.name}: the record of {arm.name} seed {seed} is of other settings or weights; it is made anew")
+    for path in sorted(bench.results.glob(f"*{ablation_file.SUFFIX}")):
+        for record in ablation_file.read(path)["records"].values():
+            if record["seed"] == seed and same(record, wanted):
+                return keep(bench, arm, record)
     return None
 
 
-def keep(path: Path, record: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def keep(bench: Bench, arm: Arm, record: dict[str, Any]) -> dict[str, Any]:
+    """The record, kept under the arm's name."""
+    record = {**record, "arm": arm.name, "title": arm.title}
+    ablation_file.keep(bench.file, records={key(arm, record["seed"]): record})
+    return record
 
 
-def run_arm(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
-    """The arm's record, from its file if it is finished; else the arm is run, or goes on where it was stopped."""
+def adapter_of(record: dict[str, Any]) -> Path | None:
+    """Where the record's run left its adapter; None if that is gone, or another run's by now."""
+    folder = Path(configuration(record).run.output_dir)
+    return folder / "adapter" if holds(folder, record) and (folder / "adapter").is_dir() else None
+
+
+def run_arm(bench: Bench, arm: Arm, seed: int, adapter: bool = False) -> dict[str, Any]:
+    """The arm's record if it is finished; else the arm is run, or goes on where it was stopped.
+
+    adapter: the adapter of its run is needed too, and the arm is run again where that is gone.
+    """
     if arm.same_time_as:
-        step_seconds(bench)  # its steps are of its fingerprint
-    record, folder = finished(bench, arm, seed), bench.runs / bench.fingerprint(arm, seed)
-    missing = bench.experiment.choosing and "validation" not in (record or {})
-    if record is None or (missing and not (folder / "adapter").is_dir()):
-        record = run_anew(bench, arm, seed, folder)
+        step_seconds(bench)  # its steps are of its origin
+    record = finished(bench, arm, seed)
+    unjudged = bench.experiment.choosing and "validation" not in (record or {})
+    if record is None or ((adapter or unjudged) and not adapter_of(record)):
+        record = run_anew(bench, arm, seed)
     else:
         print(f"{bench.name}: {arm.name} seed {seed} is finished", flush=True)
-    if missing:
-        settings, output = bench.settings(arm, seed), folder / "evaluate-val"
-        words = ["evaluate", bench.config, *options(settings), "--adapter", str(folder / "adapter")]
+    if unjudged:
+        settings, where = bench.settings(arm, seed), adapter_of(record)
+        assert where is not None
+        output = where.with_name("evaluate-val")
+        words = ["evaluate", bench.config, *options(settings), "--adapter", str(where)]
         call([*words, "--split", "val", "-o", str(output)])
-        record |= {"validation": validation_of(output, load_config(bench.config, settings))}
-        keep(bench.record_path(arm, seed), record)
+        validation = validation_of(output, load_config(bench.config, settings))
+        record = keep(bench, arm, {**record, "validation": validation})
     return record
 
 
-def run_anew(bench: Bench, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
+def run_anew(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
     """The arm's run, after what it builds on, and its record."""
     print(f"{bench.name}: {arm.name} seed {seed}: {arm.title}", flush=True)
-    settings = [*bench.settings(arm, seed), *from_start(bench, arm, seed)]
-    if arm.same_time_as:
-        settings.append(f"run.steps={steps_in_time(bench, arm, seed)}")
+    folder, wanted = bench.folder(arm, seed), bench.origin(arm, seed)
+    settings = [*bench.settled(arm, seed), *from_start(bench, arm, seed)]
+    steps = load_config(bench.config, settings).run.steps
+    settings += [f"run.eval_every={max(1, steps // 5)}", f"run.output_dir={folder}"]
+    if folder.exists() and not holds(folder, wanted):
+        print(f"{folder}: a run of other settings or weights; it is made anew", flush=True)
+        shutil.rmtree(folder)
+    claim(folder, wanted)
     command = carry_out(bench, arm, folder, settings)
     config = load_config(bench.config, settings)
-    record = {
-        "arm": arm.name, "title": arm.title, "seed": seed, "fingerprint": bench.fingerprint(arm, seed),
-        "command": command, "config": to_toml(config), **record_of(folder, arm.command, config),
-    }  # fmt: skip
-    keep(bench.record_path(arm, seed), record)
-    return record
+    record = {"seed": seed, "command": command, **wanted, "config": to_toml(config)}
+    return keep(bench, arm, {**record, **record_of(folder, arm.command, config)})
 
 
 def from_start(bench: Bench, arm: Arm, seed: int) -> list[str]:
-    """What makes it go on from the arm that it starts from, which is run first; that run's folder is needed."""
+    """What makes it go on from the arm that it starts from, which is run first if its adapter is not there."""
     if not arm.start:
         return []
-    arm = bench.experiment.arm(arm.start)
-    run_arm(bench, arm, seed)
-    adapter = bench.runs / bench.fingerprint(arm, seed) / "adapter"
-    if not adapter.is_dir():
-        raise UserError(f"{adapter} is gone; delete {bench.record_path(arm, seed)} and run again")
-    return [f"model.adapter={adapter}"]
+    record = run_arm(bench, bench.experiment.arm(arm.start), seed, adapter=True)
+    return [f"model.adapter={adapter_of(record)}"]
 
 
 def carry_out(bench: Bench, arm: Arm, folder: Path, settings: list[str]) -> str:
     """Run the arm's command to its end, unless it was; the command line. A stop by signal ends this program too."""
-    steps = load_config(bench.config, settings).run.steps
-    settings = [*settings, f"run.eval_every={max(1, steps // 5)}", f"run.output_dir={folder}"]
     words = ["evaluate" if arm.command == "none" else arm.command, bench.config]
     words += options(settings)
-    shown = shlex.join(["mrg-grpo", *words])
-    done = folder / "evaluation.json"
-    if done.exists():
-        return shown
-    more = ["--resume"] if (folder / "config.toml").exists() else []
-    if arm.command == "none":
-        more = ["--base", "-o", str(folder)]
-    call([*words, *more])
-    return shown
+    done = (folder / "evaluation.json").exists() and (arm.command == "none" or (folder / "adapter").is_dir())
+    if not done:
+        more = ["--resume"] if (folder / "config.toml").exists() else []
+        call([*words, *(["--base", "-o", str(folder)] if arm.command == "none" else more)])
+    return shlex.join(["mrg-grpo", *words])
 
 
 def options(settings: Sequence[str]) -> list[str]:
@@ -294,17 +274,17 @@ def step_seconds(bench: Bench) -> dict[str, list[float]]:
     One kind after the other, round after round, so that what else the machine does meets all of them: the seconds of
     whole runs are those of very different hours.
     """
-    if bench.seconds_path.exists():
-        return json.loads(bench.seconds_path.read_text(encoding="utf-8"))
+    if known := ablation_file.read(bench.file)["step_seconds"]:
+        return known
     timed = [arm for arm in bench.experiment.arms if arm.same_time_as]
     others = [bench.experiment.arm(arm.same_time_as) for arm in timed]
     kinds = {kind(bench, arm): arm for arm in reversed([*others, *timed])}
     found: dict[str, list[float]] = {name: [] for name in sorted(kinds)}
     for turn in range(ROUNDS):
         for name in found:
-            folder = bench.runs / f"{bench.name}-seconds" / f"{name.replace(', ', '-').replace(' ', '-')}-{turn}"
+            folder = bench.runs / bench.name / f"seconds-{name.replace(', ', '-').replace(' ', '-')}-{turn}"
             found[name].append(round(seconds_of_a_step(bench, kinds[name], folder), 4))
-    keep(bench.seconds_path, found)
+    ablation_file.keep(bench.file, step_seconds=found)
     return found
 
 

@@ -1,6 +1,6 @@
 """The command line of the files ablate_*.py.
 
-    python experiments/ablations/ablate_rewards.py --seeds 0 1 2     # what is finished is skipped, what was stopped goes on
+    python experiments/ablations/ablate_rewards.py --seeds 0 1 2     # skips what is finished, goes on with the rest
     python experiments/ablations/ablate_rewards.py --quick           # core arms, seed 0, short runs
     python experiments/ablations/ablate_rewards.py --page            # rewrite the page from the records alone
     python experiments/ablations/ablate_rewards.py --config my.toml  # the same arms on your own data and model

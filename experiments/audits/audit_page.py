@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 from experiments.audits import attacks
-from experiments.docs import charts
+from experiments.docs import charts, sections
 from mrg_grpo.labels import CONDITIONS
 
-MARKER = "<!-- reward_audit -->"
+SECTION = "reward_audit"
+RESULTS = Path("experiments/results/reward_audit.json")
+PAGE = Path("docs/reward-audit.md")
 HONEST = "best_constant"
 KINDS = (
     ("says the same in other words: should be paid 1", attacks.HARMLESS),
@@ -181,10 +183,13 @@ def write_page(results: dict, page: Path) -> None:
     for key in ("iu", "phantom"):
         svg = chart(results["sources"][f"{key}_labels"])
         charts.write(page.parent / "images" / f"reward_audit_{key}.svg", svg)
-    before, _, after = page.read_text(encoding="utf-8").split(MARKER)
-    page.write_text(MARKER.join((before, f"\n\n{markdown(results)}\n", after)), encoding="utf-8")
+    sections.rewrite(page, {SECTION: markdown(results)})
+
+
+def redraw() -> None:
+    """From the stored results."""
+    write_page(json.loads(RESULTS.read_text(encoding="utf-8")), PAGE)
 
 
 if __name__ == "__main__":
-    stored = Path("experiments/results/reward_audit.json").read_text(encoding="utf-8")
-    write_page(json.loads(stored), Path("docs/reward-audit.md"))
+    redraw()

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.docs import sections
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.baselines import NO_FINDING, baselines_from_labels
 from mrg_grpo.evaluation.clinical import clinical_metrics, clinical_statistics
@@ -24,7 +25,9 @@ from mrg_grpo.evaluation.table import Number, format_table
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 CLASS_OF_VALUE = {None: BLANK, 1: POSITIVE, 0: NEGATIVE, -1: UNCERTAIN}
-MARKER = "<!-- iu_baselines -->"
+SECTION = "iu_baselines"
+RESULTS = Path("experiments/results/iu_baselines.json")
+PAGE = Path("docs/evaluation.md")
 Split = tuple[list[str], Tensor]
 """Reports and their class ids (S, 14)."""
 
@@ -101,13 +104,18 @@ def markdown(results: dict) -> str:
     return "\n".join(lines)
 
 
+def redraw() -> None:
+    """The tables from the stored results."""
+    sections.rewrite(PAGE, {SECTION: markdown(json.loads(RESULTS.read_text(encoding="utf-8")))})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="annotation.json (R2Gen form) and labels.jsonl")
     parser.add_argument("--labeler", default="", help="chexbert.pth or a folder; default is the embedded labeler")
     parser.add_argument("--tokenizer", default="")
     parser.add_argument("--no-labeler", action="store_true", help="CheXbert's own labels alone")
-    parser.add_argument("-o", "--output", type=Path, default=Path("experiments/results/iu_baselines.json"))
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     parser.add_argument("--docs", type=Path, help="write the tables into this page, between its two markers")
     arguments = parser.parse_args()
     splits = load(arguments.folder)
@@ -140,10 +148,7 @@ def main() -> None:
         print()
     arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if arguments.docs:
-        before, rest = arguments.docs.read_text(encoding="utf-8").split(MARKER, 1)
-        after = rest.split(MARKER, 1)[1]
-        page = MARKER.join((before, f"\n\n{markdown(results)}\n", after))
-        arguments.docs.write_text(page, encoding="utf-8")
+        sections.rewrite(arguments.docs, {SECTION: markdown(results)})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Score a labeler on reports it has never seen: real ones against CheXbert and people, and held-out phantom ones.
 
-    python experiments/audits/labeler_scores.py [--labeler FOLDER] [--shared FOLDER] [--out experiments/results/labeler.json]
+    python experiments/audits/labeler_scores.py [--labeler FOLDER] [--shared FOLDER] [--out FILE]
 
 (a) the 2,365 real IU X-Ray training and validation reports against CheXbert's own labels of them;
 (b) the findings and impression of IU X-Ray against the MeSH terms that people gave them (mesh_to_chexpert.toml);
@@ -22,11 +22,10 @@ import torch
 from torch import Tensor
 
 from experiments.audits import attacks
-from mrg_grpo import embedded
 from mrg_grpo.data.phantom.case import case_labels, sample_case
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.data.phantom.text import write_report
-from mrg_grpo.labelers import CheXbert, read_label_csv
+from mrg_grpo.labelers import CheXbert, embedded_labeler, read_label_csv
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.rewards.mccs import clinical_cosine
 
@@ -223,7 +222,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
-    labeler = embedded.labeler() if arguments.labeler is None else CheXbert.load(arguments.labeler)
+    labeler = embedded_labeler() if arguments.labeler is None else CheXbert.load(arguments.labeler)
     scores = rounded(all_scores(labeler, arguments.shared))
     iu, rule, mesh = scores["iu_against_chexbert"], scores["rule_labeler_against_chexbert"], scores["iu_against_mesh"]
     print(f"{'condition':28} {'CheXbert +':>14} {'CheXbert -':>14} {'MeSH':>14} {'rule +':>8} {'rule -':>8}")

@@ -1,6 +1,6 @@
 """Seconds and memory to load a MIMIC-CXR tree of the published size, with invented texts and empty image files.
 
-    python experiments/benchmarks/mimic_scale.py              builds the tree in a temporary folder, measures, removes it
+    python experiments/benchmarks/mimic_scale.py              builds the tree in a temporary folder, measures
     python experiments/benchmarks/mimic_scale.py --share 0.01 the same with a hundredth of the studies
 
 65,379 subjects, 227,835 studies and 377,110 images, as published. Each setting runs in a process of its own; its peak

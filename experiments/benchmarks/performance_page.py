@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.docs import charts
+from experiments.docs import charts, sections
 from mrg_grpo.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,100 +176,6 @@ def start(record: dict) -> str:
     )  # fmt: skip
 
 
-# ---- on paper
-
-
-def tera(value: float) -> str:
-    return f"{value / 1e12:,.1f}"
-
-
-def giga(value: float) -> str:
-    return f"{value / 1e9:,.2f}"
-
-
-def on_paper(record: dict) -> str:
-    shape, flop, lengths = record["shape"], record["flop"], record["lengths"]
-    studies, group, reports = shape["studies"], shape["group"], shape["studies"] * shape["group"]
-    model, mean = record["model"], record["mean_report"]
-    quantities = [
-        ["N studies, G reports of each, B = N G", f"{studies}, {group}, {reports}", "experiments/iu_xray.toml"],
-        ["P, prompt tokens", f"{shape['prompt']}", "two views of 334 tokens (262,144 pixels / 28², at most) + 2 x 2 "
-         "around them + 64 of chat (assumed)"],
-        ["T, report tokens", f"{mean} on average, {lengths['longest_of']:.0f} the longest of {reports}",
-         f"{lengths['references']:,} references as targets with think ({lengths['mean_without_think']:.0f} without), "
-         "counted by `--data`"],
-        ["linear layers of the decoder, per token", f"{giga(record['linear_per_token'])} GFLOP",
-         f"2 x ({model['text']:,} + {model['adapter']:,} of LoRA)"],
-        ["attention, per query and key", f"{record['attention_per_pair'] / 1e3:,.1f} kFLOP",
-         f"4 x {model['layers']} layers x {model['queries']:,}"],
-        ["projection to the vocabulary, per report token",
-         f"{giga(2 * model['vocabulary'] * model['hidden'])} GFLOP",
-         f"2 x {model['vocabulary']:,} x {model['hidden']:,}"],
-        ["vision tower, per study", f"{tera(2 * model['vision'] * shape['patches'])} TFLOP",
-         f"2 x {model['vision']:,} x {shape['patches']:,} patches"],
-        ["keys and values, per token", f"{record['cache_per_token'] / 1024:,.0f} KiB",
-         f"{model['layers']} layers x 2 x {model['keys']} x {model['size']} bytes"],
-        ["kept for the backward pass, per prompt token", f"{record['kept_per_token'] / 1e6:.1f} MB",
-         "`mrg_grpo/preflight/footprint.py`, held against autograd's own count"],
-    ]  # fmt: skip
-    parts = [
-        table(["quantity", "value", "from"], quantities),
-        "",
-        "With F(n, p) = n x linear + n x (p + n/2) x attention for n tokens behind p cached ones:",
-        "",
-        table(
-            ["TFLOP of a step", "our way", "", "repeated prompt", ""],
-            [
-                ["vision and prompt, before sampling", tera(flop["ours"]["prefill"]), "N (vision + F(P, 0))",
-                 tera(flop["repeated"]["prefill"]), "B (vision + F(P, 0))"],
-                ["sampling", tera(flop["ours"]["sample"]), "B (F(T, P) + T logits)", tera(flop["repeated"]["sample"]),
-                 "the same"],
-                ["reference", tera(flop["ours"]["reference"]), "N F(P, 0) + B (F(T, P) + T logits)",
-                 tera(flop["repeated"]["reference"]), "B (vision + F(P, 0) + F(T, P) + T logits)"],
-                ["training", tera(flop["ours"]["train"]), "N F(P, 0) + 2 B (F(T, P) + T logits)",
-                 tera(flop["repeated"]["train"]), "B (vision + 2 F(P, 0) + 2 F(T, P) + 2 T logits)"],
-                ["whole step", tera(sum(flop["ours"].values())), "", tera(sum(flop["repeated"].values())), ""],
-            ],
-        ),
-        "",
-    ]  # fmt: skip
-    for name in record["machines"]:
-        parts += [seconds_table(record, name), ""]
-    kept = record["bytes"]
-    parts.append(
-        table(
-            ["GB (1e9 bytes), every report at the limit of " + str(shape["report"]), "our way", "repeated prompt"],
-            [
-                ["keys and values at the end of sampling", *(giga(kept[w]["cache"]) for w in ("ours", "repeated"))],
-                [
-                    f"kept by autograd, micro-batch {shape['micro']}",
-                    *(giga(kept[w]["kept"]) for w in ("ours", "repeated")),
-                ],
-                ["peak of the step", *(giga(kept[w]["peak"]) for w in ("ours", "repeated"))],
-            ],
-        )
-    )
-    return "\n".join(parts)
-
-
-def seconds_table(record: dict, name: str) -> str:
-    """Seconds by phase on one machine, with the launches of eager PyTorch and without."""
-    machine, columns = record["machines"][name], []
-    header = [f"{name}: {machine['tflops']:.0f} TFLOP/s, {machine['bandwidth']:,.0f} GB/s"]
-    for launches in ("eager", "no launches"):
-        for way, title in (("ours", "our way"), ("repeated", "repeated prompt")):
-            key = f"{name}, {way}, {launches}"
-            columns.append((record["seconds"][key], record["bounds"][key]))
-            header.append(f"{title}, {launches}")
-    phases = ("prefill", "sample", "reference", "train")
-    rows = [
-        [phase, *(f"{spent[phase]:.2f}{f' ({bound})' if phase == 'sample' else ''}" for spent, bound in columns)]
-        for phase in phases
-    ]
-    rows.append(["whole step, seconds", *(f"{sum(spent.values()):.2f}" for spent, _ in columns)])
-    return table(header, rows)
-
-
 # ---- beside TRL
 
 
@@ -335,30 +241,22 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "growth": ("growth.json", growth),
     "reward": ("reward.json", reward),
     "start": ("start.json", start),
-    "on paper": ("on_paper.json", on_paper),
     "beside TRL": ("step_against_trl.json", beside_trl),
 }
 """Marker -> result file, and what makes the section of it."""
 
 
-def placed(text: str, name: str, section: str) -> str:
-    """The page with the section between the two markers of this name."""
-    marker = f"<!-- {name} -->"
-    before, _, after = text.split(marker)
-    return marker.join((before, f"\n\n{section}\n\n", after))
-
-
 def write(page: Path = PAGE, results: Path = RESULTS) -> None:
     """Rewrite every section whose result is there, and the pictures beside the page."""
-    text = page.read_text(encoding="utf-8")
+    written = {}
     for name, (file, section) in SECTIONS.items():
         if (results / file).exists():
             record = json.loads((results / file).read_text(encoding="utf-8"))
-            text = placed(text, name, section(record))
+            written[name] = section(record)
             if name == "growth":
                 for picture, svg in growth_pictures(record).items():
                     charts.write(page.parent / "images" / picture, svg)
-    page.write_text(text, encoding="utf-8")
+    sections.rewrite(page, written)
 
 
 def keep(path: Path, result: dict) -> None:

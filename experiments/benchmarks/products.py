@@ -4,10 +4,10 @@
 
 All linear layers of the benchmark's text model and its projection, one after the other, so that weights come from where
 they lie and not from the nearest cache. First as one token of every report has them: torch's own product, as it stands
-and with the few rows as columns, and mrg_grpo.model.decoder.FusedLinear, each layer for itself ("packed") and those of the
-same rows together ("joined", as sampling runs). Then as training has them, forward and backward with LoRA: PEFT's
-layers, and the same quickened (mrg_grpo.model.lora). Last the projection of a picture's patches in the vision tower, as the
-convolution it is written as and quickened. Rounds go through the ways in turn; the median counts. Writes
+and with the few rows as columns, and mrg_grpo.model.decoder.FusedLinear, each layer for itself ("packed") and those
+of the same rows together ("joined", as sampling runs). Then as training has them, forward and backward with LoRA:
+PEFT's layers, and the same quickened (mrg_grpo.model.lora). Last the projection of a picture's patches in the vision
+tower, as the convolution it is written as and quickened. Rounds go through the ways in turn; the median counts. Writes
 results/products.json.
 """
 

@@ -29,10 +29,9 @@ from transformers import BertConfig
 
 from experiments.benchmarks import performance_page
 from experiments.benchmarks.step_against_trl import peak_gflops
-from mrg_grpo import embedded
 from mrg_grpo.config import RewardConfig
 from mrg_grpo.data.study import Study
-from mrg_grpo.labelers import CheXbert
+from mrg_grpo.labelers import CheXbert, embedded_labeler
 from mrg_grpo.labelers.chexbert import MAX_TOKENS, CheXbertNet
 from mrg_grpo.rewards import Rewards
 from mrg_grpo.rewards.mccs import mccs
@@ -55,7 +54,7 @@ def labeler(config: BertConfig) -> CheXbert:
     for parameter in net.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=SPREAD / config.hidden_size**0.5)
-    return CheXbert(net, embedded.labeler("cpu").tokenizer)
+    return CheXbert(net, embedded_labeler().tokenizer)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 ADAPTER_7B = 40_370_176
-"""Trainable parameters of Qwen2.5-VL-7B at rank 16 on all seven projections (tests/preflight/test_plan.py counts them)."""
+"""Trainable parameters of Qwen2.5-VL-7B at rank 16 on all seven projections, as tests/preflight/test_plan.py counts."""
 STUDIES, GROUP = 4, 8
 SAMPLE, REST = 7.2, 2.5
 """Planned seconds of a step of experiments/iu_xray.toml on one A100, sampling and all else (docs/running.md)."""

@@ -1,4 +1,6 @@
-"""Hold `mrg-grpo plan` against measured memory: python experiments/checks/plan_check.py -o experiments/results/plan_check.json
+"""Hold `mrg-grpo plan` against measured memory.
+
+    python experiments/checks/plan_check.py -o experiments/results/plan_check.json
 
 A Qwen2.5-VL of 8.4 M random parameters, fp32 on the CPU, three settings whose memory is at least four times apart. Each
 runs two whole GRPO steps with every report at the length limit, in a process of its own. Measured is the peak of the

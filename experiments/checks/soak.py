@@ -1,6 +1,6 @@
 """A long run under watch: does memory stay flat, do files stay closed, are all numbers finite?
 
-    python experiments/checks/soak.py                 # 2,000 steps of the embedded default, about 80 minutes on two cores
+    python experiments/checks/soak.py                 # 2,000 steps of the embedded default, 80 minutes on two cores
     python experiments/checks/soak.py --steps 40      # a look
 
 Starts the real command in a process of its own and looks at it from outside within 20 ms of every step's end: memory,

@@ -1,4 +1,4 @@
-"""The recipe of the embedded base policy: `make embedded-base`, or `python -m experiments.embedded.train_base --out DIR`.
+"""The recipe of the embedded base policy: `make embedded-base` (`python -m experiments.embedded.train_base`).
 
 A Qwen2.5-VL of 2.8 M parameters, trained from nothing on phantom studies of the split "warmstart" (never on train, val
 or test), in three

@@ -1,14 +1,14 @@
 """The embedded labeler: its size, its four published samples, and its honest scores on reports it never saw."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from experiments.audits import labeler_scores
 from mrg_grpo import embedded
-from mrg_grpo.labelers import read_label_csv
+from mrg_grpo.labelers import embedded_labeler, read_label_csv
 from mrg_grpo.labels import CONDITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,17 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def labeler():
-    return embedded.labeler()
+    return embedded_labeler()
 
 
 @pytest.fixture(scope="module")
 def scores():
-    """experiments/audits/labeler_scores.py, which is a script and not a package."""
-    spec = importlib.util.spec_from_file_location("labeler_scores", ROOT / "experiments" / "labeler_scores.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return labeler_scores
 
 
 def says(labeler, report: str) -> dict[str, int]:

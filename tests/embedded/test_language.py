@@ -15,7 +15,7 @@ from experiments.embedded.language.grammar import SHORT, Statement, expand, pars
 from experiments.embedded.language.normal import NORMALS
 from experiments.embedded.language.other import OTHER
 from experiments.embedded.train_labeler import IGNORE, Recipe, collate, encode, rate_at, stream, train
-from mrg_grpo import embedded
+from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.labels import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 
 ROWS = [row for rows in (*FINDINGS.values(), *OTHER.values(), NORMALS, CLINICAL) for row in rows]
@@ -138,7 +138,7 @@ def test_labels_merge_by_strength_and_no_finding_follows():
 )
 def test_conventions_the_grammar_takes_over_from_chexbert(text, code):
     """The packaged labeler reads them so; each was decided by how CheXbert reads most such sentences of IU X-Ray."""
-    assert tuple(embedded.labeler().label([text])[0, :13].tolist()) == parse_labels(code)[0]
+    assert tuple(embedded_labeler().label([text])[0, :13].tolist()) == parse_labels(code)[0]
 
 
 def test_the_rate_warms_up_and_ends_at_zero():
@@ -151,7 +151,7 @@ def test_the_rate_warms_up_and_ends_at_zero():
 
 def test_one_seed_trains_one_network(monkeypatch):
     """Steps, not minutes: two runs of a seed agree to the bit, and another seed does not."""
-    tokenizer = embedded.labeler().tokenizer
+    tokenizer = embedded_labeler().tokenizer
     monkeypatch.setattr("experiments.embedded.train_labeler.make_tokenizer", lambda *_: tokenizer)
 
     def weights(seed: int) -> torch.Tensor:
@@ -175,7 +175,7 @@ def test_reports_repeat_by_seed_and_their_sentences_carry_their_labels():
 
 def test_training_ids_are_those_of_the_whole_text():
     """Sentences are tokenised apart to know whose token is whose; joined they must be what the labeler will read."""
-    tokenizer = embedded.labeler().tokenizer
+    tokenizer = embedded_labeler().tokenizer
     rng = random.Random(4)
     for _ in range(100):
         report = compose(rng)

@@ -1,6 +1,5 @@
 """The benchmarks' own arithmetic by hand and by independent counters; tiny runs; the page shows what is stored."""
 
-import itertools
 import json
 import math
 import subprocess
@@ -9,83 +8,19 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import hub
 import pytest
 import torch
+from svg_text import texts
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoTokenizer, BertConfig
+from transformers import BertConfig
 
-from experiments.benchmarks import cases, growth, on_paper, ours, performance_page, reward, start
-from experiments.docs import charts
+from experiments.benchmarks import cases, growth, ours, performance_page, reward, start
+from experiments.docs import sections
 from mrg_grpo.data.study import Study
-from mrg_grpo.preflight.footprint import Machine, Model, Shape, arithmetic
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = Model(
-    layers=2, hidden=8, queries=8, keys=4, heads=2, inner=16, vocabulary=50, vision_hidden=4, vision_inner=8,
-    vision=100, text=1000, total=2000, adapter=10, adapted=900, rank=2, targets=("q_proj",), size=2,
-)  # fmt: skip
-SHAPE = Shape(
-    studies=2, group=3, micro=2, prompt=10, report=4, sampled=6, decode=2, merged=True, patches=20, patch_width=12,
-    padded=True,
-)  # fmt: skip
 BERT = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
 TEXTS = ["heart size is normal", "no effusion", "the lungs are clear and there is no pneumothorax", "edema is present"]
-
-
-# ---- on paper
-
-
-def test_repeated_prompts_by_hand():
-    """Six sequences of 10 + 4 tokens, a token against all before it and half of itself, counted token by token."""
-    linear, attention = 2 * (1000 + 10), 4 * 2 * 8
-    prompt = sum(linear + attention * (place + 0.5) for place in range(10))
-    report = sum(linear + attention * (place + 0.5) for place in range(10, 14))
-    vision, logits = 2 * 100 * 20, 4 * 2 * 50 * 8
-    flop = on_paper.repeated_arithmetic(MODEL, SHAPE, beta=0.1)
-    assert flop["prefill"] == 6 * (vision + prompt)
-    assert flop["sample"] == 6 * (report + logits)
-    assert flop["reference"] == 6 * (vision + prompt + report + logits)
-    assert flop["train"] == 6 * (vision + 2 * (prompt + report + logits))
-    assert on_paper.repeated_arithmetic(MODEL, SHAPE, beta=0.0)["reference"] == 0
-
-
-def test_what_repeating_adds_is_prompts_and_pictures():
-    ours_, repeated = arithmetic(MODEL, SHAPE), on_paper.repeated_arithmetic(MODEL, SHAPE, beta=1.0)
-    prompt = on_paper.forward(MODEL, 1, SHAPE.prompt, 0)
-    vision = 2 * MODEL.vision * SHAPE.patches
-    more = {"prefill": 4 * (vision + prompt), "sample": 0, "reference": 4 * prompt + 6 * vision,
-            "train": (2 * 6 - 2) * prompt + 6 * vision}  # fmt: skip
-    assert {name: repeated[name] - ours_[name] for name in ours_} == pytest.approx(more)
-
-
-def test_cache_and_a_decoding_step_by_hand():
-    token = 2 * 2 * 4 * 2  # layers, keys and values, width, bytes
-    assert on_paper.cache_bytes(MODEL, SHAPE, 2) == (2 * 10 + 6 * 4) * token
-    assert on_paper.cache_bytes(MODEL, SHAPE, 6) == 6 * 14 * token
-    traffic = (1000 + 50 * 8) * 2 + (6 * 10 + 6 * 2) * token
-    slow_memory = Machine(tflops=1.0, bandwidth=1e-6)
-    assert on_paper.token_seconds(MODEL, SHAPE, slow_memory, 6, False) == (pytest.approx(traffic / 1e3), "traffic")
-    flop = 6 * (2 * 1010 + 4 * 2 * 8 * (10 + 2 + 0.5) + 2 * 50 * 8)
-    slow_units = Machine(tflops=1e-9, bandwidth=1e9)
-    assert on_paper.token_seconds(MODEL, SHAPE, slow_units, 2, True) == (pytest.approx(flop / 1e3), "arithmetic")
-    assert on_paper.token_seconds(MODEL, SHAPE, Machine(), 2, True) == (2e-3, "launches")
-
-
-def test_the_longest_of_some_is_the_mean_over_all_draws():
-    lengths = [3, 5, 5, 11]
-    draws = [max(draw) for draw in itertools.product(lengths, repeat=3)]
-    assert on_paper.expected_longest(lengths, 3) == pytest.approx(sum(draws) / len(draws))
-    assert on_paper.expected_longest([7], 32) == 7
-
-
-def test_tokens_are_those_of_the_real_tokenizer(tmp_path):
-    ranks = hub.ranks()
-    hub.write_tokenizer(tmp_path, ranks)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    texts = ["The heart is mildly enlarged; 12 mm nodule.\n\nNo effusion.", "", "  XXXX-year-old, can't exclude œdema"]
-    for text in texts:
-        assert on_paper.count_tokens(text, ranks) == len(tokenizer(text)["input_ids"])
 
 
 # ---- reward
@@ -191,23 +126,6 @@ def test_growth_page_judges_what_was_asked():
     }  # fmt: skip
 
 
-def test_axes_that_begin_at_zero():
-    flat = charts.lines("t", {"p": {"a": [(2.0, 4.0), (4.0, 8.0)]}}, from_zero=True)
-    assert ">0<" in flat and ">8<" in flat and ">2<" in flat  # ticks 0, 2, 4, 6, 8
-    assert ">5<" in charts.lines("t", {"p": {"a": [(2.0, 4.0), (4.0, 8.0)]}})  # ticks 4, 5, 6, 7, 8
-
-
-@pytest.mark.parametrize("values, want", [
-    ((4.0, 8.0), [4, 5, 6, 7, 8]),
-    ((0.1991, 0.9956), [0, 0.2, 0.4, 0.6, 0.8, 1]),
-    ((0.0062, 0.0184), [0.005, 0.0075, 0.01, 0.0125, 0.015, 0.0175, 0.02]),
-    ((-3.0, 12_345.0), [-2500, 0, 2500, 5000, 7500, 10_000, 12_500]),
-    ((2.0, 2.0), [1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.6]),
-])  # fmt: skip
-def test_ticks_are_round_and_enclose_what_is_drawn(values, want):
-    assert charts.ticks(values) == want
-
-
 # ---- start
 
 
@@ -245,19 +163,12 @@ def test_the_page_shows_what_is_stored(tmp_path):
         assert page.count(f"<!-- {name} -->") == 2
         if (performance_page.RESULTS / file).exists():
             record = json.loads((performance_page.RESULTS / file).read_text(encoding="utf-8"))
-            assert section(record) in page, f"run python -m experiments.benchmarks.performance_page: {name} is stale"
+            assert section(record) in page, f"run python -m experiments.docs.redraw: {name} is stale"
             if name == "growth":
                 for picture, svg in performance_page.growth_pictures(record).items():
-                    assert (ROOT / "docs" / "images" / picture).read_text(encoding="utf-8") == svg
-
-
-def test_on_paper_is_what_the_configuration_gives(monkeypatch):
-    """The stored figures are those of today's formulas and of experiments/iu_xray.toml."""
-    monkeypatch.chdir(ROOT)
-    stored = json.loads(on_paper.RESULTS.read_text(encoding="utf-8"))
-    assert json.loads(json.dumps(on_paper.planned(stored["lengths"]))) == stored
+                    assert texts((ROOT / "docs" / "images" / picture).read_text(encoding="utf-8")) == texts(svg)
 
 
 def test_sections_are_replaced_between_their_markers():
     page = "a\n<!-- x -->\nold\n<!-- x -->\nb\n"
-    assert performance_page.placed(page, "x", "new") == "a\n<!-- x -->\n\nnew\n\n<!-- x -->\nb\n"
+    assert sections.placed(page, "x", "new") == "a\n<!-- x -->\n\nnew\n\n<!-- x -->\nb\n"

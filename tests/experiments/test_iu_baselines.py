@@ -1,16 +1,13 @@
 """The IU X-Ray table of docs/evaluation.md: the known height of "no finding", from the real reports."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
+from experiments.audits import iu_baselines
+
 ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location("iu_baselines", ROOT / "experiments" / "audits" / "iu_baselines.py")
-assert SPEC is not None and SPEC.loader is not None
-iu_baselines = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(iu_baselines)
 
 
 def test_constant_no_finding_on_real_reports(shared):

@@ -52,7 +52,7 @@ def last_line(capsys):
 def test_twenty_kills_change_no_byte(tmp_path, request):
     """Real SIGKILLs at moments of the wall clock; which phase each hit is known (see the script)."""
     out = tmp_path / "kills.json"
-    script = request.config.rootpath / "experiments" / "kill_resume.py"
+    script = request.config.rootpath / "experiments" / "checks" / "kill_resume.py"
     environment = {**os.environ, "PYTHONPATH": str(request.config.rootpath)}
     subprocess.run(
         [sys.executable, str(script), "--kills", "20", "--least", "3", "-o", str(out)], check=False, env=environment

@@ -1,0 +1,84 @@
+"""The pictures of docs/ablations.md: results with intervals, differences from the control, behaviour over training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.ablations.ablation import Bench
+from experiments.ablations.ablation_results import (
+    COSINE,
+    F1,
+    Column,
+    Result,
+    beside,
+    control_of,
+    curve,
+    curves_of,
+    differences,
+    judges,
+)
+from experiments.docs import charts
+from mrg_grpo.evaluation.clinical import metrics_from_sums
+from mrg_grpo.evaluation.intervals import Interval, bootstrap
+
+SHOWN: tuple[Column, ...] = (
+    ("labeler", F1, "micro F1, 13 conditions"),
+    ("reader", F1, "micro F1 by the generator's reader"),
+    ("labeler", COSINE, "clinical cosine"),
+)
+"""Of the bars."""
+PICTURED = {
+    "training": ("how the reports change", {
+        "report_length": "words,\nvalidation", "mentioned": "conditions\nmentioned, sampled",
+        "uncertain_share": "mentions that are\nuncertain, sampled",
+        "polarity_accuracy": "polarity accuracy,\nvalidation",
+    }),
+    "learning": ("what is learned, and from how much", {
+        F1: "micro F1,\nvalidation", COSINE: "clinical cosine,\nvalidation",
+        "sampled_cosine": "clinical cosine,\nsampled", "zero_reward": "reports paid 0 by\nthe task term",
+        "groups_without_spread": "groups without\nspread",
+    }),
+}  # fmt: skip
+"""Over the run: picture -> what it shows, curve -> its heading."""
+FARTHEST = 0.1
+"""A difference that is drawn: with those of arms that learned nothing the small ones would not be seen."""
+
+
+def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
+    """File name -> SVG: the results with intervals, differences from the control, and the behaviour over training."""
+    shown = [(judge, name, title) for judge, name, title in SHOWN if judge in judges(results)]
+    series = [title for _, _, title in shown]
+    studies = len(next(iter(results[0].records.values()))["studies"])
+    counts = sorted({len(result.records) for result in results})
+    counted = f"{counts[0]} to {counts[-1]} seeds an arm" if len(counts) > 1 else f"seeds an arm: {counts[0]}"
+    note = f"{studies:,} test studies, 95% intervals over studies; {counted}, taken together"
+    question = bench.experiment.question
+    groups = {r.arm.title: [bar(bootstrap(r.statistics(judge, sorted(r.records)), metrics_from_sums)[name])
+                            for judge, name, _ in shown] for r in results}  # fmt: skip
+    over = (
+        "blue: this arm, its mean and its seeds; grey: the others; across: share of the run's steps; -: no such number"
+    )
+    files = {
+        f"ablation_{bench.name}.svg": charts.bars(question, groups, series, note=note),
+    }
+    for picture, (what, heads) in PICTURED.items():
+        columns = {head: {r.arm.title: curve(r, name) for r in results} for name, head in heads.items()}
+        strands = {head: {r.arm.title: curves_of(r, name) for r in results} for name, head in heads.items()}
+        files[f"ablation_{bench.name}_{picture}.svg"] = charts.small_multiples(
+            f"{question}: {what}", columns, over, (0, 1), strands
+        )
+    control = control_of(bench, results)
+    others = beside(control, results)
+    if control and others:
+        bars = {arm.arm.title: [bar(i) for i in differences(control, arm, seeds, shown)] for arm, seeds in others}
+        edge = min(FARTHEST, max(abs(end) for cells in bars.values() for cell in cells for end in cell))
+        edge = charts.ticks([-edge, edge])[-1]
+        files[f"ablation_{bench.name}_differences.svg"] = charts.bars(
+            f"{question}: minus {control.arm.title}", bars, series, -edge, edge,
+            note=note.replace("taken together", "on those both have") + f"; bars end at {edge:g}", digits=3,
+        )  # fmt: skip
+    return files
+
+
+def bar(interval: Interval) -> tuple[float, float, float]:
+    return float(interval.value), float(interval.low), float(interval.high)

@@ -1,0 +1,1 @@
+"""What writes pages and pictures: charts, sections between markers, one command that redraws all from the records."""

@@ -1,0 +1,22 @@
+"""Every table and picture of the pages anew from the kept records; nothing is run. About four minutes of one core.
+
+python -m experiments.docs.redraw
+"""
+
+from experiments.ablations import ablate_format, ablate_group, ablate_margin, ablate_rare, ablate_rewards
+from experiments.ablations.ablation import Bench
+from experiments.ablations.ablation_page import write_page
+from experiments.audits import audit_page, iu_baselines
+from experiments.benchmarks import performance_page
+
+
+def main() -> None:
+    audit_page.redraw()
+    iu_baselines.redraw()
+    performance_page.write()
+    for module in (ablate_rewards, ablate_rare, ablate_margin, ablate_format, ablate_group):
+        write_page(Bench(module.EXPERIMENT))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ at once; its parameters are the arguments by name, `config` a loaded configurati
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import shlex
@@ -147,7 +148,10 @@ TABLE = (
     Command(
         "replay", "take a skipped step again, from the file that the run left of it",
         "replay runs/phantom/faults/step-000041.pt", "mrg_grpo.run.replay:run_replay",
-        (arg("path", metavar="FILE", help="RUN_DIR/faults/step-*.pt"),),
+        (
+            arg("path", metavar="FILE", help="RUN_DIR/faults/step-*.pt"),
+            arg("--trust", action="store_true", help="run what the file names, rewards and code: of your own runs"),
+        ),
     ),
     Command(
         "phantom", "the phantom data set: studies as files, or its label table",
@@ -199,7 +203,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if {"WORLD_SIZE", "RANK"} <= os.environ.keys():
             return run_on_ranks(command, values)
-        return run(command, values)
+        code = run(command, values)
+        if sys.stdout:
+            sys.stdout.flush()  # what does not fit is said here, not at the interpreter's end
+        return code
     except UserError as error:
         print(f"mrg-grpo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -211,6 +218,12 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         print("mrg-grpo: whoever read the output has ended, and so does the run; go on with --resume", file=sys.stderr)
         return 128 + signal.SIGPIPE
+    except OSError as error:  # of a file it has a name, and is a UserError by then
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"mrg-grpo: standard output cannot be written ({error.strerror}); send it elsewhere", file=sys.stderr)
+        return 2
 
 
 def run(command: Command, values: dict[str, Any]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -31,8 +31,12 @@ def writing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
 
 
-def require_folder(path: Path | str) -> None:
-    """UserError if no file can be at `path`: asked before the work whose result goes there, not after."""
+def require_output(path: Path | str, inputs: Sequence[Path | str] = ()) -> None:
+    """UserError if no file can be at `path`, or one of the inputs lies there: asked before the work whose result goes
+    there, not after."""
+    for name in inputs:
+        if Path(path).exists() and Path(name).exists() and os.path.samefile(path, name):
+            raise UserError(f"cannot write {path}: it is what is read ({name}); name another file")
     if Path(path).is_dir():
         raise UserError(f"cannot write {path}: it is a folder; name a file")
     if not Path(path).resolve().parent.is_dir():

@@ -10,6 +10,8 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -402,6 +404,27 @@ def test_main_memory_that_is_full(monkeypatch, capsys):
 
     monkeypatch.setattr("mrg_grpo.train.train", full)
     refused(capsys, ["train", CONFIG], "the main memory is full", "lower grpo.micro_batch")
+
+
+def test_an_output_is_never_its_own_input(tmp_path, capsys):
+    path = table(tmp_path / "x.csv", ["study_id", "Report Impression"], ["a", "clear"])
+    other = tmp_path / "link.csv"
+    other.symlink_to(path)
+    before = Path(path).read_bytes()
+    for output in (path, other):
+        refused(capsys, ["label", path, "-o", output], "it is what is read", "name another file")
+        refused(capsys, ["score", path, path, "-o", output], "it is what is read")
+    assert Path(path).read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+def test_standard_output_on_a_full_disk_is_one_line(tmp_path, request):
+    path = table(tmp_path / "x.csv", ["Report Impression"], ["clear"])
+    words = [sys.executable, "-m", "mrg_grpo", "label", path, "-o", str(tmp_path / "y.csv")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=request.config.rootpath)
+    assert done.returncode == 2 and "standard output cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr and (tmp_path / "y.csv").exists()
 
 
 def test_an_output_without_a_folder_costs_no_labelling(tmp_path, monkeypatch, capsys):

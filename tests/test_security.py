@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from fake_run import lines, write_run
 from PIL import Image
 
 from mrg_grpo.data import load_studies
+from mrg_grpo.embedded import labeler_path
 from mrg_grpo.errors import UserError
+from mrg_grpo.labelers import CheXbert
 from mrg_grpo.view import cases
 from mrg_grpo.view.page import Page, build
 from mrg_grpo.view.records import read_run
@@ -43,6 +46,56 @@ def imported(tree: ast.Module) -> dict[str, str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
     return names
+
+
+NO_CODE = {"GenerationConfig", "PeftModel", "PeftConfig", "Gemma3ImageProcessorPil", "Qwen2VLImageProcessorPil"}
+"""Classes whose from_pretrained looks for no code beside the files; of every other it must be told what to do."""
+
+
+def trusting(source: str) -> list[str]:
+    """ "line: call" for each from_pretrained that does not say whether code may run, or says so by itself."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        owner = dotted(node.func.value)
+        if node.func.attr != "from_pretrained" or owner in NO_CODE:
+            continue
+        said = next((k.value for k in node.keywords if k.arg == "trust_remote_code"), None)
+        wish = dotted(said) if said is not None else ""
+        never = isinstance(said, ast.Constant) and said.value is False
+        if not (never or wish == "trust" or wish.endswith("model.trust_remote_code")):
+            found.append(f"{node.lineno}: {owner}.from_pretrained")
+    return found
+
+
+def test_every_loader_is_told_whether_code_may_run(request):
+    """Not at all, or as the user's own configuration says: a loader that is not told asks at the terminal."""
+    assert trusting("AutoTokenizer.from_pretrained(p)") and trusting("kind.from_pretrained(p, trust_remote_code=x)")
+    assert trusting("A.from_pretrained(p, trust_remote_code=True)")
+    assert not trusting("A.from_pretrained(p, trust_remote_code=False)\nB.from_pretrained(p, trust_remote_code=trust)")
+    files = [*(request.config.rootpath / "mrg_grpo").rglob("*.py")]
+    found = {str(path): trusting(path.read_text(encoding="utf-8")) for path in files}
+    assert not {path: calls for path, calls in found.items() if calls}
+
+
+def test_code_beside_a_labelers_tokenizer_never_runs(tmp_path, monkeypatch):
+    folder, ran = tmp_path / "labeler", tmp_path / "ran"
+    shutil.copytree(labeler_path(), folder)
+    (folder / "evil.py").write_text(
+        f"open({str(ran)!r}, 'w')\nfrom transformers import PreTrainedTokenizerFast\n"
+        "class Evil(PreTrainedTokenizerFast): pass\n"
+    )
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr("builtins.input", lambda *_: "yes")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    try:
+        CheXbert.load(folder)
+    except UserError as error:
+        assert "no tokenizer at" in str(error)
+    assert not ran.exists()
 
 
 def dangerous(source: str) -> list[str]:
@@ -204,15 +257,20 @@ def test_the_page_of_a_phantom_run_opens_no_file(tmp_path, data, monkeypatch, fo
 
 
 @pytest.mark.parametrize("root", ["{data}", "{data}/../data", "{data}-linked", "."])
-@pytest.mark.parametrize("image", ["images/x.png", "images/../images/x.png", "phantom:7/train/12"])
+@pytest.mark.parametrize("image", ["images/x.png", "images/../images/x.png"])
 def test_the_page_opens_what_lies_inside(tmp_path, data, monkeypatch, root, image):
     """The data folder may be named by a link, or from where the command runs, as the run itself had it."""
     (tmp_path / "data-linked").symlink_to(data)
     monkeypatch.chdir(data)
     root = root.format(data=data)
-    name = image if image.startswith("phantom:") else f"{root}/{image}"
-    page = page_with(tmp_path / "run", name, data_form="iu_xray_r2gen", data_root=root)
-    assert len(page.pictures) == 1 and page.groups[0].unseen == [] and page.notes == []
+    page = page_with(tmp_path / "run", f"{root}/{image}", data_form="iu_xray_r2gen", data_root=root)
+    assert len(page.pictures) == 1 and page.groups[0].unseen == []
+
+
+def test_a_phantom_address_is_a_picture_of_phantom_runs_alone(tmp_path, data):
+    assert page_with(tmp_path / "run", "phantom:7/train/12", data_form="phantom").pictures
+    page = page_with(tmp_path / "other", "phantom:7/train/12", data_form="iu_xray_r2gen", data_root=str(data))
+    assert page.pictures == []
 
 
 def test_a_picture_that_is_gone_is_said_in_its_place(tmp_path, data):

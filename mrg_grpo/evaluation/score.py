@@ -24,7 +24,7 @@ from mrg_grpo.evaluation.language import language_from_sums, language_statistics
 from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, named, read_predictions
 from mrg_grpo.evaluation.summary import RESAMPLES, Comparison, Evaluation
 from mrg_grpo.evaluation.table import Number
-from mrg_grpo.files import require_folder, writing
+from mrg_grpo.files import require_output, write_whole
 from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.prompt import has_tags, parse_completion
 from mrg_grpo.rewards.external import ExternalReward, metric_from_path
@@ -237,7 +237,7 @@ def run_score(
     if preset is not None and preset not in PRESETS:
         raise UserError(f'preset "{preset}" is not one of {", ".join(PRESETS)}')
     if output:
-        require_folder(output)
+        require_output(output, [*paths, *([compare] if compare else [])])
     for path in metrics:
         metric_from_path(path)
     predictions = read_predictions(list(paths), duplicates)
@@ -261,8 +261,7 @@ def run_score(
         evaluation.comparison = compare_systems(scored, second, names, resamples)
     print(evaluation.table(preset))
     if output:
-        with writing(output, "name another file with -o"):
-            Path(output).write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_whole(Path(output), json.dumps(evaluation.to_json(), indent=1) + "\n", "name another file with -o")
     return 0
 
 

@@ -12,7 +12,7 @@ import torch
 
 from mrg_grpo import distributed, embedded
 from mrg_grpo.config import Config
-from mrg_grpo.files import require_folder
+from mrg_grpo.files import require_output
 from mrg_grpo.labelers.chexbert import CONDITIONS, CheXbert
 from mrg_grpo.labelers.csv_form import read_label_csv, read_report_csv, write_label_csv
 
@@ -39,7 +39,7 @@ def config_labeler(config: Config) -> CheXbert:
 
 def run_label(reports_path: str, output: str, labeler_path: str | None = None, tokenizer: str | None = None) -> None:
     """`mrg-grpo label`: a CSV with the column "Report Impression" -> CheXbert's CSV of labels."""
-    require_folder(output)
+    require_output(output, [reports_path])
     reports = read_report_csv(reports_path)
     labels = distributed.map_shares(load_labeler(labeler_path or "", tokenizer or "").label, reports)
     if distributed.is_first():

@@ -247,7 +247,7 @@ def _load_tokenizer(source: str | Path, vocabulary: int) -> PreTrainedTokenizerB
     bare = Path(source, "vocab.txt").is_file() and not Path(source, "tokenizer_config.json").is_file()
     try:
         kind: Any = BertTokenizer if bare else AutoTokenizer  # a lone vocab.txt does not say what it is of
-        tokenizer = kind.from_pretrained(str(source))
+        tokenizer = kind.from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise UserError(
             f"no tokenizer at {str(source)!r} ({first_line(error)[:160]}); set [labeler] tokenizer to a folder with "

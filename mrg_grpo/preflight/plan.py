@@ -45,7 +45,7 @@ def model_sizes(config: Config) -> Model:
     """Build base and adapter on the meta device and count. UserError where config.json is not to be had."""
     path = config.model.resolved_path()
     try:
-        model_config = AutoConfig.from_pretrained(path)
+        model_config = AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
     except (OSError, ValueError) as error:
         reason = first_line(error)
         raise UserError(f"model.path {path}: no usable config.json ({reason}); plan needs that file alone") from error
@@ -100,7 +100,7 @@ def model_sizes(config: Config) -> Model:
 def step_shape(config: Config, images: float) -> Shape:
     """The largest step: `images` of max_pixels for every study, every report at the length limit."""
     path = config.model.resolved_path()
-    vision = AutoConfig.from_pretrained(path).vision_config
+    vision = AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code).vision_config
     patch, merge = vision.patch_size, getattr(vision, "spatial_merge_size", 1)
     tokens = max_pixels(config, path) // (patch * merge) ** 2
     grpo, reports = config.grpo, config.grpo.studies_per_step * config.grpo.group_size
@@ -135,7 +135,7 @@ def text_tokens(config: Config, path: str) -> int:
     """Tokens of the chat text around the images; 64 where no tokenizer lies beside config.json."""
     if not (Path(path) / "tokenizer.json").is_file():
         return 64
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
     encoder = PromptEncoder(tokenizer, None, None, config.prompt.text, config.prompt.think)  # type: ignore[arg-type]
     return len(tokenizer(encoder.chat(0), add_special_tokens=False)["input_ids"])
 

@@ -20,6 +20,7 @@ from mrg_grpo.errors import NotFiniteError, UserError, first_line
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import config_labeler
 from mrg_grpo.model.policy import Policy
+from mrg_grpo.rewards.external import is_path
 from mrg_grpo.run.checkpoint import State
 from mrg_grpo.run.folder import holds_run
 from mrg_grpo.run.rewards_of import RARITY, rewards_of
@@ -37,13 +38,21 @@ class Replay:
     """None where there is nothing to compare: no fault this time, or a file without tokens (keep_text = false)."""
 
 
-def replay(path: Path) -> Replay:
-    """Take the step of a fault file again. UserError if the file is damaged or its studies are not in the data."""
+def replay(path: Path, trust: bool = False) -> Replay:
+    """Take the step of a fault file again. UserError if the file is damaged or its studies are not in the data.
+
+    A fault file is data: the rewards of others and the checkpoint's own code that its configuration names run only with
+    `trust`.
+    """
     try:
         fault = torch.load(path, weights_only=True, map_location="cpu")
         config = check(build(Config, tomllib.loads(fault["config"]), str(path)))
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: no file of a skipped step ({first_line(error)})") from error
+    code = [name for name, weight in config.reward.weights.items() if weight and is_path(name)]
+    code += ["the code in model.path"] if config.model.trust_remote_code else []
+    if code and not trust:
+        raise UserError(f"{path}: it names {', '.join(code)} to be run; read that, then say --trust")
     if not fault["grpo"]:
         raise UserError(f"{path}: a step of the warm start; only steps of train can be replayed")
     splits = read_splits(config)
@@ -66,9 +75,9 @@ def replay(path: Path) -> Replay:
     return Replay(fault["step"], fault["not_finite"], [], None)
 
 
-def run_replay(path: str) -> None:
+def run_replay(path: str, trust: bool = False) -> None:
     """`mrg-grpo replay`: print what was not finite then, and what is now."""
-    result = replay(Path(path))
+    result = replay(Path(path), trust)
     print(f"step {result.step}: not finite then: {', '.join(result.then)}; now: {', '.join(result.now) or 'nothing'}")
     if result.same_tokens is not None:
         print("the sampled tokens are the same" if result.same_tokens else "other tokens were sampled this time")

@@ -220,6 +220,17 @@ def test_a_replay_takes_the_rarity_weights_of_its_run(request, tmp_path, monkeyp
     assert asked == [tmp_path / "run", (tmp_path / "run").resolve(), None]
 
 
+@pytest.mark.parametrize("own", ["[reward.weights]\n'payload_for_test:f' = 1.0", "[model]\ntrust_remote_code = true"])
+def test_a_fault_file_names_no_code_unless_it_is_trusted(tmp_path, monkeypatch, capsys, own):
+    (tmp_path / "payload_for_test.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef f(reports): return []\n")
+    fault = {"step": 1, "not_finite": ["loss"], "study_ids": ["no-such-study"], "grpo": True, "config": own}
+    torch.save(fault | {"adapter": {}, "optimizer": {}}, tmp_path / "x.pt")
+    monkeypatch.chdir(tmp_path)
+    assert main(["replay", "x.pt"]) == 2 and "say --trust" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    assert main(["replay", "x.pt", "--trust"]) == 2 and "no-such-study" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [b"", b"text", None])
 def test_a_damaged_fault_file_is_one_line(tmp_path, capsys, content):
     if content is not None:

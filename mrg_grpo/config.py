@@ -205,6 +205,8 @@ class GrpoConfig:
     """The ratio is cut above 1 + clip_high."""
     beta: float = ruled(0.01, least=0)
     """Weight of the KL to the frozen start policy; 0 never runs the reference."""
+    kl: str = ruled("k3", "k3", "k3_weighted")
+    """Estimator of that KL: "k3" as GRPO has it, or "k3_weighted", whose gradient is unbiased, in later passes too."""
     aggregate: str = ruled("sequence", "sequence", "token", "constant")
     """"sequence", "token" or "constant": see mrg_grpo.objective.aggregate_tokens."""
     ratio: str = ruled("token", "token", "sequence")

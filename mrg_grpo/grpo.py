@@ -139,6 +139,7 @@ class Grpo:
                 aggregate=grpo.aggregate,
                 ratio=grpo.ratio,
                 normalizer=batch.normalizer,
+                kl=grpo.kl,
             )
             loss.backward()
             found.logps[rows, :T], found.entropy[rows, :T], found.trained[rows, :T] = logps.detach(), entropy, mask

@@ -45,10 +45,29 @@ def group_advantages(rewards: Tensor, scale: str = "group", eps: float = 1e-4) -
 def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
     """Per-token estimate of KL(policy || reference): exp(d) - d - 1 with d = log pi_ref - log pi.
 
-    Unbiased under the policy's own samples and never negative (Schulman, "Approximating KL divergence", 2020).
+    Never negative; unbiased in value under the policy's own samples (Schulman, "Approximating KL divergence", 2020).
+    Its gradient is another's: that of KL(reference || policy), since the samples do not follow the policy's gradient.
     """
     difference = ref_logps - logps
     return torch.expm1(difference) - difference
+
+
+def k3_weighted(logps: Tensor, old_logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """k3 times the ratio of policy to sampling policy, with gradient through both (DeepSeek-V3.2, arXiv 2512.02556).
+
+    Unbiased in value and in gradient for KL(policy || reference), also in later inner passes, where the reports are
+    those of an earlier policy.
+    """
+    return (logps - old_logps).exp() * k3(logps, ref_logps)
+
+
+def kl_per_token(kind: str, logps: Tensor, old_logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """The configured estimate of KL(policy || reference), (B, T)."""
+    if kind == "k3":
+        return k3(logps, ref_logps)
+    if kind == "k3_weighted":
+        return k3_weighted(logps, old_logps, ref_logps)
+    raise ValueError(f'kl is {kind!r}; it must be "k3" or "k3_weighted"')
 
 
 def log_ratios(logps: Tensor, old_logps: Tensor, mask: Tensor, ratio: str = "token") -> Tensor:
@@ -105,6 +124,7 @@ def grpo_loss(
     max_length: int | None = None,
     ratio: str = "token",
     normalizer: float | Tensor | None = None,
+    kl: str = "k3",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The clipped GRPO loss and what to log of it.
 
@@ -114,6 +134,7 @@ def grpo_loss(
     used for the loss only where beta > 0, and for the `kl` metric whenever given.
     normalizer: the denominator of the whole step (reports, tokens, or reports * max_length), so that the losses of
     micro-batches add up to exactly the loss of the whole; see `aggregate_tokens`.
+    kl: the estimator in the loss, "k3" (GRPO) or "k3_weighted"; the `kl` metric is of that one.
 
     Returns (loss, metrics). metrics are detached: clip_fraction_low and _high (share of ratios that are cut where the
     cut matters) and ratio_mean, over tokens, or over reports for ratio="sequence"; kl, over tokens, with ref_logps.
@@ -133,10 +154,10 @@ def grpo_loss(
     tokens = mask.sum().clamp(min=1)
     metrics: dict[str, Tensor] = {}
     if ref_logps is not None:
-        kl = k3(logps, ref_logps.masked_fill(dead, 0.0))  # (B, T)
-        metrics["kl"] = kl.detach().masked_fill(~mask, 0.0).sum() / tokens
+        estimate = kl_per_token(kl, logps, old_logps, ref_logps.masked_fill(dead, 0.0))  # (B, T)
+        metrics["kl"] = estimate.detach().masked_fill(~mask, 0.0).sum() / tokens
         if beta > 0:
-            per_token = per_token + beta * kl
+            per_token = per_token + beta * estimate
     loss = aggregate_tokens(per_token.masked_fill(~mask, 0.0), mask, aggregate, max_length, normalizer)
 
     with torch.no_grad():

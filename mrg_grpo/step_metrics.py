@@ -171,7 +171,7 @@ METRICS = (
     Metric(("zero_reward",), "share of reports whose total reward is exactly 0", "falling", "lower `reward.mccs.margin`; check the answer's form"),
     Metric(("loss",), "the GRPO loss of the first inner pass", "near 0: on policy the surrogate is minus the mean advantage, which is 0, plus beta * KL", "**0 is not broken.** Its gradient is not 0: look at `grad_norm` and `reward`"),
     Metric(("grad_norm",), "norm of the adapter's gradient before clipping, of the last inner pass", "steady, same order of magnitude", "0: no group has spread. Spikes: lower the learning rate or `max_grad_norm`"),
-    Metric(("kl",), "k3 estimate of KL(policy, frozen start) per token; only with `beta` above 0", "0 at the first step, then slowly up, below about 1", "growing fast: raise `beta` or lower the learning rate"),
+    Metric(("kl",), "estimate of KL(policy, frozen start) per token, k3 or as `grpo.kl` says: unbiased in value on policy; only with `beta` above 0", "0 at the first step, then slowly up, below about 1", "growing fast: raise `beta` or lower the learning rate"),
     Metric(("clip_fraction_low", "clip_fraction_high"), "share of tokens (of reports, with `ratio = \"sequence\"`) whose ratio is cut where the cut matters", "0 with one inner pass; below 0.2 with several", "fewer inner passes, lower learning rate"),
     Metric(("ratio_mean",), "mean ratio of policy to sampling policy", "1 with one inner pass, near 1 with several", "as above"),
     Metric(("entropy",), "mean entropy of the token distribution in nats, over the whole vocabulary; like the ratios and gaps it is of the reports that are run again to learn from, and not there where no group has spread", "falls slowly", "near 0: sampling has collapsed; raise `beta` or the temperature"),

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mrg_grpo.objective import group_advantages, grpo_loss, k3
+from mrg_grpo.objective import group_advantages, grpo_loss, k3, k3_weighted
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +153,45 @@ def test_unknown_choices_are_named(bad):
         grpo_loss(torch.zeros(1, 1), torch.zeros(1), torch.ones(1, 1), **bad)
     with pytest.raises(ValueError, match="scale"):
         group_advantages(torch.zeros(1, 2), scale="std")
+
+
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_the_gradient_of_each_kl_estimator_is_what_its_docstring_says(on_policy):
+    """Expectations over a whole vocabulary, tokens weighted by the policy that sampled them, not by samples."""
+    generator = torch.Generator().manual_seed(2)
+    logits, old, ref = (torch.randn(7, generator=generator, dtype=torch.float64) for _ in range(3))
+    logits.requires_grad_()
+    logp, ref_logp = logits.log_softmax(0), ref.log_softmax(0)
+    old_logp = logp.detach() if on_policy else old.log_softmax(0)
+    forward = (logp.exp() * (logp - ref_logp)).sum()  # KL(policy || reference)
+    reverse = (ref_logp.exp() * (ref_logp - logp)).sum()  # KL(reference || policy)
+    slope = {"forward": gradient_of(forward, logits), "reverse": gradient_of(reverse, logits)}
+    plain = (old_logp.exp() * k3(logp, ref_logp)).sum()
+    weighted = (old_logp.exp() * k3_weighted(logp, old_logp, ref_logp)).sum()
+    assert weighted.item() == pytest.approx(forward.item(), abs=1e-12)  # unbiased in value, whoever sampled
+    assert torch.allclose(gradient_of(weighted, logits), slope["forward"], atol=1e-12)
+    assert (plain.item() == pytest.approx(forward.item(), abs=1e-12)) == on_policy
+    assert torch.allclose(gradient_of(plain, logits), slope["reverse"], atol=1e-12) == on_policy
+    assert not torch.allclose(gradient_of(plain, logits), slope["forward"], atol=1e-3)
+
+
+def gradient_of(value, leaf):
+    return torch.autograd.grad(value, leaf, retain_graph=True)[0]
+
+
+def test_golden_values_of_the_weighted_kl_by_hand():
+    """Three tokens of one report: rho * (exp(d) - d - 1), d = log ref - log policy, worked out on paper."""
+    logps, old, ref = (
+        torch.tensor([row]).log() for row in ([0.5, 0.25, 0.2], [0.25, 0.25, 0.4], [0.25, 0.5, 0.2])
+    )  # fmt: skip
+    ln2 = math.log(2)
+    by_hand = [2 * (0.5 + ln2 - 1), 1 * (2 - ln2 - 1), 0.5 * 0.0]
+    assert k3_weighted(logps, old, ref)[0].tolist() == pytest.approx(by_hand, abs=1e-6)
+    mask = torch.ones(1, 3)
+    loss, metrics = grpo_loss(
+        logps, torch.zeros(1), mask, old_logps=old, ref_logps=ref, beta=0.5, kl="k3_weighted", aggregate="token"
+    )
+    assert metrics["kl"].item() == pytest.approx(sum(by_hand) / 3, abs=1e-6)
+    assert loss.item() == pytest.approx(0.5 * sum(by_hand) / 3, abs=1e-6)
+    with pytest.raises(ValueError, match=r"it must be .k3. or .k3_weighted."):
+        grpo_loss(logps, torch.zeros(1), mask, old_logps=old, ref_logps=ref, beta=0.5, kl="k4")

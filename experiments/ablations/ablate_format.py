@@ -13,8 +13,7 @@ it: rewards against tokens without a change of form, and without labels in a tar
 from experiments.ablations.ablation import Arm, Claim, Experiment
 from experiments.ablations.ablation_command import main
 
-CE_F1 = ("reward.weights.mccs=0", "reward.weights.ce_f1=0.75")
-NO_FORMAT = ("reward.weights.format=0",)
+MCCS, CE_F1 = ("mccs",), ("ce_f1",)
 NO_THINK = ("prompt.think=false",)
 SHORT = ("run.steps=60",)
 RATE = ("sft.learning_rate=@grpo.learning_rate",)
@@ -24,16 +23,16 @@ EXPERIMENT = Experiment(
     name="format",
     question="Format term and thinking",
     arms=(
-        Arm("mccs", "MCCS and format"),
-        Arm("mccs-no-format", "MCCS alone", NO_FORMAT),
-        Arm("ce_f1", "CE-F1 and format", CE_F1),
-        Arm("ce_f1-no-format", "CE-F1 alone", CE_F1 + NO_FORMAT),
+        Arm("mccs", "MCCS and format", task=MCCS),
+        Arm("mccs-no-format", "MCCS alone", task=MCCS, form=False),
+        Arm("ce_f1", "CE-F1 and format", task=CE_F1),
+        Arm("ce_f1-no-format", "CE-F1 alone", task=CE_F1, form=False),
         Arm("start-think", "60 steps of sft, thinking", SHORT, command="sft", shown=False),
         Arm("start-no-think", "60 steps of sft, report alone", SHORT + NO_THINK, command="sft", shown=False),
-        Arm("mccs-think", f"MCCS, {THINK}", start="start-think"),
-        Arm("mccs-no-think", f"MCCS, {ALONE}", NO_THINK, start="start-no-think"),
-        Arm("ce_f1-think", f"CE-F1, {THINK}", CE_F1, start="start-think"),
-        Arm("ce_f1-no-think", f"CE-F1, {ALONE}", CE_F1 + NO_THINK, start="start-no-think"),
+        Arm("mccs-think", f"MCCS, {THINK}", start="start-think", task=MCCS),
+        Arm("mccs-no-think", f"MCCS, {ALONE}", NO_THINK, start="start-no-think", task=MCCS),
+        Arm("ce_f1-think", f"CE-F1, {THINK}", start="start-think", task=CE_F1),
+        Arm("ce_f1-no-think", f"CE-F1, {ALONE}", NO_THINK, start="start-no-think", task=CE_F1),
         Arm("sft-think", f"token-level, {THINK}", RATE, "sft", "start-think", same_time_as="mccs-think"),
         Arm(
             "sft-no-think",

@@ -16,7 +16,9 @@ from experiments.ablations.ablation_command import main
 EXPERIMENT = Experiment(
     name="margin",
     question="Which margin",
-    arms=tuple(Arm(f"m{m}", f"MCCS, m = {m}", (f"reward.mccs.margin={m}",)) for m in (0.0, 0.2, 0.4, 0.6, 0.8)),
+    arms=tuple(
+        Arm(f"m{m}", f"MCCS, m = {m}", (f"reward.mccs.margin={m}",), task=("mccs",)) for m in (0.0, 0.2, 0.4, 0.6, 0.8)
+    ),
     control="m0.6",
     quick=("m0.0", "m0.4", "m0.8", "m0.6"),
     choosing=True,

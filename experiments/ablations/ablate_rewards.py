@@ -3,7 +3,7 @@
     python experiments/ablations/ablate_rewards.py --seeds 0 1 2
 
 * GRPO: the settings of experiments/phantom.toml, a task term of weight 0.75 beside the format term of 0.25. The task
-  term alone differs. MCCS and CE-F1 without the format term and without thinking: ablate_format.py.
+  term alone differs, with another configuration too. Without the format term, without thinking: ablate_format.py.
 * Token-level training goes on from the same base, on the same references, for the time of the MCCS arm's steps, at its
   own learning rate and at GRPO's: neither was tuned. In that time it sees six to eight times as many studies; one arm
   sees just those that GRPO sees. Its targets hold a think block written from labels; one arm learns the report alone.
@@ -15,7 +15,6 @@
 from experiments.ablations.ablation import Arm, Claim, Experiment
 from experiments.ablations.ablation_command import main
 
-NONE = "reward.weights.mccs=0"
 RATE = ("sft.learning_rate=@grpo.learning_rate",)
 STUDIES = "sft.batch_size=@grpo.studies_per_step"
 
@@ -24,8 +23,8 @@ EXPERIMENT = Experiment(
     question="Which reward",
     arms=(
         Arm("base", "warm start only", command="none"),
-        Arm("mccs", "GRPO, MCCS (margin 0.6)"),
-        Arm("mccs-0.2", "GRPO, MCCS (margin 0.2)", ("reward.mccs.margin=0.2",)),
+        Arm("mccs", "GRPO, MCCS (margin {margin})", task=("mccs",)),
+        Arm("mccs-0.2", "GRPO, MCCS (margin {margin})", ("reward.mccs.margin=0.2",), task=("mccs",)),
         Arm("sft", "token-level, same time", command="sft", same_time_as="mccs"),
         Arm("sft-1e-3", "token-level, same time, GRPO's rate", RATE, "sft", same_time_as="mccs"),
         Arm("sft-studies", "token-level, same studies, GRPO's rate", (*RATE, STUDIES), "sft"),
@@ -36,19 +35,20 @@ EXPERIMENT = Experiment(
             "sft",
             same_time_as="mccs",
         ),
-        Arm("format-only", "GRPO, format term alone", (NONE,)),
-        Arm("nlg", "GRPO, BLEU and ROUGE-L", (NONE, "reward.weights.bleu=0.375", "reward.weights.rouge_l=0.375")),
-        Arm("ce_f1", "GRPO, CE-F1", (NONE, "reward.weights.ce_f1=0.75")),
-        Arm("unsigned", "GRPO, unsigned cosine", (NONE, "reward.weights.unsigned_cosine=0.75")),
-        Arm("ccs", "GRPO, CCS (no margin)", (NONE, "reward.weights.ccs=0.75")),
-        Arm("rarity", "GRPO, rarity MCCS (margin 0.6)", ("reward.mccs.weighting=rarity",)),
+        Arm("format-only", "GRPO, format term alone", task=()),
+        Arm("nlg", "GRPO, BLEU and ROUGE-L", task=("bleu", "rouge_l")),
+        Arm("ce_f1", "GRPO, CE-F1", task=("ce_f1",)),
+        Arm("unsigned", "GRPO, unsigned cosine", task=("unsigned_cosine",)),
+        Arm("ccs", "GRPO, CCS (no margin)", task=("ccs",)),
+        Arm("rarity", "GRPO, rarity MCCS (margin {margin})", ("reward.mccs.weighting=rarity",), task=("mccs",)),
         Arm(
             "rarity-0.2",
-            "GRPO, rarity MCCS (margin 0.2)",
+            "GRPO, rarity MCCS (margin {margin})",
             ("reward.mccs.weighting=rarity", "reward.mccs.margin=0.2"),
+            task=("mccs",),
         ),
-        Arm("bleu", "GRPO, BLEU", (NONE, "reward.weights.bleu=0.75")),
-        Arm("rouge", "GRPO, ROUGE-L", (NONE, "reward.weights.rouge_l=0.75")),
+        Arm("bleu", "GRPO, BLEU", task=("bleu",)),
+        Arm("rouge", "GRPO, ROUGE-L", task=("rouge_l",)),
     ),
     control="mccs",
     quick=("base", "mccs", "sft", "nlg", "ce_f1", "rarity"),

@@ -7,6 +7,8 @@ arms there are; this one runs them, `ablation_file` keeps their records, `ablati
 Deliberate choices
 * Equal effort: no arm is tuned. All take the settings of experiments/phantom.toml, change what they are about, and see
   the same studies in the same order with the same seed.
+* An arm that is about the reward replaces the whole table of weights: its own terms share the weight that the
+  configuration gives to its task terms, and every other term keeps its weight in every arm.
 * An arm is finished when there is a record of the same origin (`ablation_origin`: command, settings, weights), so
   one of other settings or of another labeler is never mixed in, and an arm that two experiments share runs once.
 * A record holds the labels of every test study, so tables and tests can be made again without the run.
@@ -20,10 +22,11 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from typing import Any
 
 from experiments.ablations import ablation_file
@@ -38,6 +41,8 @@ RUNS = Path("runs/ablations")
 RESULTS = Path("experiments/results/ablations")
 PAGE = Path("docs/ablations.md")
 COMMON = ("run.eval_studies=200", "run.follow_studies=0", "run.show_every=0", "run.rollouts_every=5")
+TASK_TERMS = ("mccs", "ccs", "unsigned_cosine", "ce_f1", "bleu", "rouge_l")
+"""Terms that say how good a report is: those that an arm about the reward replaces."""
 QUICK = ("run.steps=80", "run.test_studies=300", "run.eval_studies=100")
 ROUNDS, PROBE, WARM_UP = 3, 16, 6
 """How long steps take, where arms are given another arm's time: rounds of this many steps, the first ones left out."""
@@ -49,6 +54,7 @@ class Arm:
 
     name: str
     title: str
+    """In it {margin} stands for the margin that the arm has."""
     settings: tuple[str, ...] = ()
     """`table.key=value`, changed from the configuration; `table.key=@other.key` takes the value that it has there."""
     command: str = "train"
@@ -59,6 +65,10 @@ class Arm:
     """An arm of the same experiment; this one takes as many steps as fit the time of its steps (`step_seconds`)."""
     shown: bool = True
     """False for an arm that only makes a start for others."""
+    task: tuple[str, ...] | None = None
+    """Terms that share the weight of the task equally, in place of the configuration's own; None keeps those."""
+    form: bool = True
+    """False leaves the format term out."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,8 @@ class Bench:
     page: Path = PAGE
     label: str = ""
     """Of the version, "quick" or "": records of versions lie apart."""
+    side_by_side: bool = False
+    """Whether arms run at once, so that each line of their output must name its arm."""
 
     @property
     def name(self) -> str:
@@ -122,7 +134,12 @@ class Bench:
 
     def settings(self, arm: Arm, seed: int) -> list[str]:
         common = [*COMMON, *self.added, *self.experiment.settings]
-        return [*common, *resolved(arm.settings, self.config, common), f"run.seed={seed}"]
+        return [*common, *reward_of(arm, self.config, common), *resolved(arm.settings, self.config, common),
+                f"run.seed={seed}"]  # fmt: skip
+
+    def title(self, arm: Arm) -> str:
+        """As it is written on the page."""
+        return arm.title.format(margin=f"{load_config(self.config, self.settings(arm, 0)).reward.mccs.margin:g}")
 
     def settled(self, arm: Arm, seed: int) -> list[str]:
         """With the steps of an arm that has another's time, once steps are measured."""
@@ -140,6 +157,29 @@ class Bench:
 def key(arm: Arm, seed: int) -> str:
     """The name of a record and of a run's folder."""
     return f"{arm.name}-seed{seed}"
+
+
+def reward_of(arm: Arm, path: str, common: Sequence[str]) -> list[str]:
+    """The arm's whole table of weights as a setting; none where it has the configuration's own."""
+    if arm.task is None and arm.form:
+        return []
+    weights = arm_weights(load_config(path, list(common)).reward.weights, arm)
+    return [f"reward.weights={{ {', '.join(f'{json.dumps(name)} = {weight!r}' for name, weight in weights.items())} }}"]
+
+
+def arm_weights(own: Mapping[str, float], arm: Arm) -> dict[str, float]:
+    """The configuration's weights with the arm's terms in the place of its task terms, at their weight together."""
+    task = {name: weight for name, weight in own.items() if name in TASK_TERMS and weight}
+    others = {name: weight for name, weight in own.items() if name not in TASK_TERMS and weight}
+    if not arm.form:
+        others.pop("format", None)
+    if arm.task is None:
+        return {**task, **others}
+    if not task:
+        raise UserError(
+            f"reward.weights: none of {', '.join(TASK_TERMS)} has a weight, which {arm.name} would take over"
+        )
+    return {**{name: sum(task.values()) / len(arm.task) for name in arm.task}, **others}
 
 
 def resolved(settings: Sequence[str], path: str, common: Sequence[str]) -> list[str]:
@@ -173,7 +213,7 @@ def finished(bench: Bench, arm: Arm, seed: int) -> dict[str, Any] | None:
 
 def keep(bench: Bench, arm: Arm, record: dict[str, Any]) -> dict[str, Any]:
     """The record, kept under the arm's name."""
-    record = {**record, "arm": arm.name, "title": arm.title}
+    record = {**record, "arm": arm.name, "title": bench.title(arm)}
     ablation_file.keep(bench.file, records={key(arm, record["seed"]): record})
     return record
 
@@ -202,7 +242,7 @@ def run_arm(bench: Bench, arm: Arm, seed: int, adapter: bool = False) -> dict[st
         assert where is not None
         output = where.with_name("evaluate-val")
         words = ["evaluate", bench.config, *options(settings), "--adapter", str(where)]
-        call([*words, "--split", "val", "-o", str(output)])
+        call([*words, "--split", "val", "-o", str(output)], key(arm, seed) if bench.side_by_side else "")
         validation = validation_of(output, load_config(bench.config, settings))
         record = keep(bench, arm, {**record, "validation": validation})
     return record
@@ -210,16 +250,17 @@ def run_arm(bench: Bench, arm: Arm, seed: int, adapter: bool = False) -> dict[st
 
 def run_anew(bench: Bench, arm: Arm, seed: int) -> dict[str, Any]:
     """The arm's run, after what it builds on, and its record."""
-    print(f"{bench.name}: {arm.name} seed {seed}: {arm.title}", flush=True)
+    print(f"{bench.name}: {arm.name} seed {seed}: {bench.title(arm)}", flush=True)
     folder, wanted = bench.folder(arm, seed), bench.origin(arm, seed)
     settings = [*bench.settled(arm, seed), *from_start(bench, arm, seed)]
-    steps = load_config(bench.config, settings).run.steps
-    settings += [f"run.eval_every={max(1, steps // 5)}", f"run.output_dir={folder}"]
+    asked = load_config(bench.config, settings).run
+    every = max(1, asked.steps // 5) if asked.eval_every else 0
+    settings += [f"run.eval_every={every}", f"run.output_dir={folder}"]
     if folder.exists() and not holds(folder, wanted):
         print(f"{folder}: a run of other settings or weights; it is made anew", flush=True)
         shutil.rmtree(folder)
     claim(folder, wanted)
-    command = carry_out(bench, arm, folder, settings)
+    command = carry_out(bench, arm, seed, settings)
     config = load_config(bench.config, settings)
     record = {"seed": seed, "command": command, **wanted, "config": to_toml(config)}
     return keep(bench, arm, {**record, **record_of(folder, arm.command, config)})
@@ -233,14 +274,15 @@ def from_start(bench: Bench, arm: Arm, seed: int) -> list[str]:
     return [f"model.adapter={adapter_of(record)}"]
 
 
-def carry_out(bench: Bench, arm: Arm, folder: Path, settings: list[str]) -> str:
+def carry_out(bench: Bench, arm: Arm, seed: int, settings: list[str]) -> str:
     """Run the arm's command to its end, unless it was; the command line. A stop by signal ends this program too."""
+    folder, name = bench.folder(arm, seed), key(arm, seed) if bench.side_by_side else ""
     words = ["evaluate" if arm.command == "none" else arm.command, bench.config]
     words += options(settings)
     done = (folder / "evaluation.json").exists() and (arm.command == "none" or (folder / "adapter").is_dir())
     if not done:
         more = ["--resume"] if (folder / "config.toml").exists() else []
-        call([*words, *(["--base", "-o", str(folder)] if arm.command == "none" else more)])
+        call([*words, *(["--base", "-o", str(folder)] if arm.command == "none" else more)], name)
     return shlex.join(["mrg-grpo", *words])
 
 
@@ -249,10 +291,20 @@ def options(settings: Sequence[str]) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def call(words: Sequence[str]) -> None:
-    code = subprocess.run([sys.executable, "-m", "mrg_grpo", *words], check=False).returncode
+def call(words: Sequence[str], name: str = "") -> None:
+    """Run a command of `mrg-grpo`; with a name, each line of its output begins with that."""
+    command = [sys.executable, "-m", "mrg_grpo", *words]
+    code = named_output(command, name) if name else subprocess.run(command, check=False).returncode
     if code != 0:
         raise SystemExit(code if code > 0 else 128 - code)
+
+
+def named_output(command: Sequence[str], name: str) -> int:
+    """Run a command, its lines with the name in front; the exit code."""
+    with subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            print(f"{name}: {line}", end="", flush=True)
+    return process.returncode
 
 
 def steps_in_time(bench: Bench, arm: Arm, seed: int) -> int:
@@ -300,7 +352,7 @@ def seconds_of_a_step(bench: Bench, arm: Arm, folder: Path) -> float:
 
 def run_all(bench: Bench, pairs: Sequence[tuple[Arm, int]], jobs: int) -> None:
     """Arms and seeds, `jobs` at a time; those that others build on come first, so that none is run twice at once."""
-
+    bench = replace(bench, side_by_side=jobs > 1)
     if any(arm.same_time_as for arm, _ in pairs):
         step_seconds(bench)  # while nothing else runs
     needed = [(bench.experiment.arm(arm.start), seed) for arm, seed in pairs if arm.start]

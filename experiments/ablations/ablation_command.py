@@ -4,23 +4,27 @@
     python experiments/ablations/ablate_rewards.py --quick           # core arms, seed 0, short runs
     python experiments/ablations/ablate_rewards.py --page            # rewrite the page from the records alone
     python experiments/ablations/ablate_rewards.py --config my.toml  # the same arms on your own data and model
+    python experiments/ablations/ablate_rewards.py --arm mine=my_module:f   # and one with a reward of your own
 
 Deliberate choice
-* Another configuration, or one with settings of its own (--set), has a folder of its own: records and page of the
-  project are of experiments/phantom.toml as it stands.
+* Another configuration, or one with settings (--set) or arms (--arm) of its own, has a folder of its own: records and
+  page of the project are of experiments/phantom.toml as it stands.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.ablations.ablation import CONFIG, QUICK, Bench, Experiment, run_all
+from experiments.ablations.ablation import CONFIG, QUICK, Arm, Bench, Experiment, run_all
 from experiments.ablations.ablation_page import write_page
+from mrg_grpo.config import RewardConfig
 from mrg_grpo.errors import UserError
+from mrg_grpo.rewards import require_terms
 
 
 def main(experiment: Experiment) -> None:
@@ -28,6 +32,8 @@ def main(experiment: Experiment) -> None:
     parser = argparse.ArgumentParser(description=experiment.question)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", help="these arms alone")
+    parser.add_argument("--arm", action="append", default=[], metavar="NAME=TERM", dest="own",
+                        help="one more arm, whose task term is TERM, for example mine=my_module:f")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(experiment.quick)}; {' '.join(QUICK)}")
     parser.add_argument("--jobs", type=int, default=1, help="arms side by side, each on its share of the cores")
     parser.add_argument("--page", action="store_true", help="rewrite the page from the records, run nothing")
@@ -35,8 +41,11 @@ def main(experiment: Experiment) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="of all arms")
     parser.add_argument("--out", type=Path, help="folder of runs, records and page; default runs/ablations-CONFIG")
     arguments = parser.parse_args()
-    names = arguments.arms or (experiment.quick if arguments.quick else [arm.name for arm in experiment.arms])
     try:
+        own = [own_arm(text) for text in arguments.own]
+        experiment = replace(experiment, arms=(*experiment.arms, *own))
+        core = [*experiment.quick, *(arm.name for arm in own)]
+        names = arguments.arms or (core if arguments.quick else [arm.name for arm in experiment.arms])
         bench = bench_of(experiment, arguments)
         if arguments.jobs < 1:
             raise UserError(f"--jobs {arguments.jobs}: at least 1")
@@ -51,11 +60,20 @@ def main(experiment: Experiment) -> None:
         raise SystemExit(2) from None
 
 
+def own_arm(text: str) -> Arm:
+    """`mine=my_module:f` -> the arm "mine", which pays by that term."""
+    name, _, term = text.partition("=")
+    if not re.fullmatch(r"[\w.-]+", name) or not term:
+        raise UserError(f'--arm {text}: write it as name=term, for example "mine=my_module:f"')
+    require_terms(RewardConfig(weights={term: 1.0}))
+    return Arm(name, f"GRPO, {term}".replace("{", "{{").replace("}", "}}"), task=(term,))
+
+
 def bench_of(experiment: Experiment, arguments: argparse.Namespace) -> Bench:
     """Where to: the project's own records and page, or a folder for another configuration."""
     added = (*(QUICK if arguments.quick else ()), *arguments.set)
     bench = Bench(experiment, added, arguments.config, label="quick" if arguments.quick else "")
-    if Path(arguments.config) == Path(CONFIG) and not arguments.set and not arguments.out:
+    if Path(arguments.config) == Path(CONFIG) and not arguments.set and not arguments.out and not arguments.own:
         return bench
     if experiment.settings and Path(arguments.config) != Path(CONFIG):
         raise UserError(f"{experiment.name} is an experiment on {' '.join(experiment.settings)}; take another one")

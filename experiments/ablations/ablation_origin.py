@@ -65,6 +65,7 @@ def compared(origin: Origin) -> Config:
         config.model.adapter = ""  # that of the start, wherever it lies
     if config.model.dtype == "auto":
         config.model.dtype = "float32"  # what it means on a CPU; records say either
+    config.reward.weights = {name: weight for name, weight in config.reward.weights.items() if weight}
     leave_unread(config.reward, trained=origin["kind"] == "train")
     return config
 

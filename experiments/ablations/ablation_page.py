@@ -17,6 +17,7 @@ from experiments.ablations.ablation_tables import (
     description_table,
     efficacy_table,
     form_table,
+    setting_table,
     signal_table,
 )
 from experiments.docs import charts, sections
@@ -32,6 +33,7 @@ def section(bench: Bench, results: Sequence[Result]) -> str:
     lines = [f"## {bench.experiment.question}{' (quick)' if bench.label else ''}", ""]
     lines += [f"`python {script}{' --quick' if bench.label else ''}`, {len(records)} runs.", ""]
     lines += [f"Left out, since their settings are no longer the arm's: {', '.join(old)}.", ""] if old else []
+    lines += [*setting_table(results, control), ""] if control else []
     lines += [f"![results](images/ablation_{bench.name}.svg)", ""]
     if control and beside(control, results):
         lines += [f"![differences from {control.arm.name}](images/ablation_{bench.name}_differences.svg)", ""]

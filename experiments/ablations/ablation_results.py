@@ -10,7 +10,7 @@ Deliberate choices
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,7 +68,7 @@ def results_of(bench: Bench) -> list[Result]:
     for arm in bench.experiment.arms:
         records = {record["seed"]: record for record in records_of(bench, arm)}
         if records and arm.shown:
-            found.append(Result(arm, records))
+            found.append(Result(replace(arm, title=bench.title(arm)), records))
     return found
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from experiments.ablations import ablation_origin
 from experiments.ablations.ablation_claims import compared
 from experiments.ablations.ablation_record import MARGIN, unpacked
 from experiments.ablations.ablation_results import (
@@ -23,9 +24,11 @@ from experiments.ablations.ablation_results import (
     shared_seeds,
     with_interval,
 )
+from mrg_grpo.config import Config
 from mrg_grpo.evaluation.clinical import clinical_statistics, metrics_from_sums
 from mrg_grpo.evaluation.intervals import bootstrap, randomisation_test
 from mrg_grpo.labels import BLANK, POSITIVE, UNCERTAIN
+from mrg_grpo.toml import changed_keys
 
 TESTED = {F1: "micro F1, 13", "f1_macro_13_uncertain_positive": "macro F1, 13", COSINE: "clinical cosine"}
 MENTIONED = ("conditions mentioned", "positive", "uncertain")
@@ -34,6 +37,9 @@ DESCRIBED = {
     "hallucination_rate": "hallucination", "uncertainty_agreement": "uncertainty agreement",
     "format_compliance": "compliance", "report_length": "words",
 }  # fmt: skip
+OWN_COLUMNS = ("run.seed", "reward.weights", "reward.mccs.margin")
+REWARD = (*OWN_COLUMNS, "reward.mccs.weighting", "reward.mccs.zero_vectors")
+"""Settings that other columns show, or that mean nothing where nothing is rewarded."""
 SPOKEN = {"bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr"}
 
 
@@ -166,3 +172,29 @@ def choice_table(results: Sequence[Result]) -> list[str]:
         cells = [with_interval(numbers[name]) for name in (F1, COSINE)]
         lines.append(f"| {result.arm.title} | {len(kept)} | {' | '.join(cells)} |")
     return lines if len(lines) > 2 else []
+
+
+def setting_table(results: Sequence[Result], control: Result | None) -> list[str]:
+    """What each arm is paid for, and every other setting in which its runs differ from the control's."""
+    if control is None:
+        return []
+    base = ablation_origin.compared(next(iter(control.records.values())))
+    lines = ["| arm | reward weights | margin | other settings that differ |", "|---|---|---|---|"]
+    for result in results:
+        record = next(iter(result.records.values()))
+        config, trained = ablation_origin.compared(record), record["kind"] == "train"
+        weighed = sorted(config.reward.weights.items(), key=lambda pair: -pair[1])
+        weights = " + ".join(f"{weight:g} {name}" for name, weight in weighed) if trained else "-"
+        margin = f"{config.reward.mccs.margin:g}" if trained and "mccs" in config.reward.weights else "-"
+        names = [name for name in changed_keys(base, config) if name not in (OWN_COLUMNS if trained else REWARD)]
+        others = [f"{name} = {setting(config, name)}" for name in names]
+        command = {"train": [], "sft": ["token-level"], "none": ["no training"]}[record["kind"]]
+        lines.append(f"| {result.arm.title} | {weights} | {margin} | {'; '.join([*command, *others]) or '-'} |")
+    return lines
+
+
+def setting(config: Config, name: str) -> object:
+    """`grpo.group_size` -> its value."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config

@@ -54,7 +54,7 @@ def called(bench, monkeypatch):
     """Commands that would have been run; each leaves behind what the real one does."""
     calls = []
 
-    def fake(words):
+    def fake(words, name=""):
         settings = dict(word.split("=", 1) for word in words if "=" in word)
         folder = Path(settings.get("run.output_dir", bench.runs / "elsewhere"))
         calls.append((words[0], settings, "--resume" in words))
@@ -267,7 +267,7 @@ def test_arms_side_by_side_run_what_they_build_on_first_and_once(bench, called):
 def test_a_failing_arm_ends_those_that_wait(bench, monkeypatch):
     calls = []
 
-    def failing(words):
+    def failing(words, name):
         calls.append(words)
         raise SystemExit(3)
 

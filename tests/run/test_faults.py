@@ -5,8 +5,7 @@ import math
 
 import pytest
 import torch
-from test_grpo import build, parameters, setting
-from tiny import write_checkpoint
+from small_grpo import build, parameters, setting
 
 from mrg_grpo import objective
 from mrg_grpo.cli import main
@@ -27,8 +26,8 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("tiny"), scale=0.1)
+def checkpoint(tiny_checkpoint):
+    return tiny_checkpoint(scale=0.1)
 
 
 @pytest.fixture(scope="module")

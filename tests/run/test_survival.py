@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import CONFIG, run
-from test_grpo import build, setting
-from tiny import write_checkpoint
+from small_grpo import build, setting
 
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, load_config
@@ -66,8 +65,8 @@ def test_twenty_kills_change_no_byte(tmp_path, request):
 
 
 @pytest.fixture(scope="module")
-def grpo(tmp_path_factory):
-    return build(setting(write_checkpoint(tmp_path_factory.mktemp("tiny"), scale=0.1)))
+def grpo(tiny_checkpoint):
+    return build(setting(tiny_checkpoint(scale=0.1)))
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ BIN := .venv/bin
 train: .venv/.core
 	$(BIN)/mrg-grpo train $(CONFIG) $(foreach s,$(SET),--set $(s))
 
-# two workers, each on one thread; a file's tests stay together, so that what they share is built once
-SIDE_BY_SIDE := -n 2 --dist loadfile
+# two workers, each on one thread; one that is done takes over tests of the other
+SIDE_BY_SIDE := -n 2 --dist worksteal
 
 test: .venv/.dev
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"

@@ -57,6 +57,12 @@ def own_checkpoint(tiny_checkpoint, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint(), tmp_path / "own_checkpoint"))
 
 
+@pytest.fixture
+def small_phantom(monkeypatch):
+    """The phantom with few studies, where a test is not about their number: a command labels every training report."""
+    monkeypatch.setattr("mrg_grpo.data.phantom.dataset.SIZES", {"train": 64, "val": 16, "test": 16})
+
+
 @pytest.fixture(scope="session")
 def studies(tmp_path_factory) -> list:
     """Six studies of one image each, of two sizes."""

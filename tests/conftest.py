@@ -57,6 +57,14 @@ def own_checkpoint(tiny_checkpoint, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint(), tmp_path / "own_checkpoint"))
 
 
+@pytest.fixture(scope="session")
+def labeler():
+    """The embedded labeler, for reading reports alone."""
+    from mrg_grpo.labelers import embedded_labeler
+
+    return embedded_labeler()
+
+
 @pytest.fixture
 def small_phantom(monkeypatch):
     """The phantom with few studies, where a test is not about their number: a command labels every training report."""

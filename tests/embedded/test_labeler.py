@@ -8,15 +8,10 @@ import torch
 
 from experiments.audits import labeler_scores
 from mrg_grpo import embedded
-from mrg_grpo.labelers import embedded_labeler, read_label_csv
+from mrg_grpo.labelers import read_label_csv
 from mrg_grpo.labels import CONDITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def labeler():
-    return embedded_labeler()
 
 
 @pytest.fixture(scope="module")

@@ -27,11 +27,6 @@ def config(request) -> Config:
 
 
 @pytest.fixture(scope="module")
-def labeler():
-    return load_labeler("", "", torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
 def studies():
     return load_studies("phantom", "")["train"][:6]
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -25,14 +26,13 @@ def run(command: str, settings: list[str], *more: str) -> int:
 
 def in_a_child(line: str, folder: Path) -> subprocess.CompletedProcess:
     """`mrg-grpo ...` as a shell in `folder` would run it. A fork: a new interpreter would import for five seconds."""
-    said = [folder / ".stdout", folder / ".stderr"]
-    child = os.fork()
-    if child == 0:
-        as_child(line, folder, said)
-    _, status = os.waitpid(child, 0)
-    out, err = (path.read_text() for path in said)
-    for path in said:
-        path.unlink()
+    with TemporaryDirectory() as place:
+        said = [Path(place) / "stdout", Path(place) / "stderr"]
+        child = os.fork()
+        if child == 0:
+            as_child(line, folder, said)
+        _, status = os.waitpid(child, 0)
+        out, err = (path.read_text() for path in said)
     return subprocess.CompletedProcess(line, os.waitstatus_to_exitcode(status), out, err)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 
 import pytest
 import torch
-from command import command_line
+from command import command_line, in_a_child
 from many import on_ranks, running
 from small_grpo import LetterLabeler, build, parameters, setting
 
@@ -305,10 +306,9 @@ def test_torchrun_leaves_what_one_process_leaves(tmp_path, monkeypatch, request,
         ]
     if shard == "true" or name == "sft":  # labelling the training reports takes a minute
         return
-    for world, launch in ((1, [sys.executable, "-m", "mrg_grpo"]), (2, torchrun)):
-        words = ["evaluate", str(one / "config.toml"), "--split", "val", "-o", str(tmp_path / f"{world}")]
-        words += ["--set", "sampling.max_tokens=8"]
-        subprocess.run([*launch, *words], check=True, env=environment, capture_output=True)
+    words = ["evaluate", str(one / "config.toml"), "--split", "val", "--set", "sampling.max_tokens=8", "-o"]
+    assert in_a_child(shlex.join(["mrg-grpo", *words, str(tmp_path / "1")]), tmp_path).returncode == 0
+    subprocess.run([*torchrun, *words, str(tmp_path / "2")], check=True, env=environment, capture_output=True)
     assert (tmp_path / "1" / "evaluation.json").read_text() == (tmp_path / "2" / "evaluation.json").read_text()
 
 

@@ -27,6 +27,26 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def phantom_is_drawn_once():
+    """Half a second of every command: 9,500 reports, always the same."""
+    from mrg_grpo.data.phantom import dataset
+
+    drawn, draw = {}, dataset.load
+
+    def load(root="", **options):
+        if "sizes" in options:  # a test of the drawing itself
+            return draw(root, **options)
+        key = repr((sorted(options.items()), sorted(dataset.SIZES.items())))
+        if key not in drawn:
+            drawn[key] = draw(root, **options)
+        return {split: list(studies) for split, studies in drawn[key].items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "load", load)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """A function: the options of tiny.write_checkpoint -> its folder, made once, for reading alone."""

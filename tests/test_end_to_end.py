@@ -152,6 +152,7 @@ def bytes_of(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_credentialed_runs_carry_a_banner_and_can_leave_all_text_out(mimic, tiny, tmp_path, capsys):
     data = ["data.form=mimic_cxr", f"data.root={mimic}", "prompt.text=Describe.", "run.test_studies=0"]
     for keep in ("true", "false"):

@@ -159,6 +159,7 @@ def test_the_real_medgemma_configuration_maps(tmp_path):
     assert len(wrapped) == layers * 7 and all("language_model" in name for name in wrapped)
 
 
+@pytest.mark.slow
 def test_nothing_imports_torchvision(tiny_checkpoint, tmp_path):
     """Load every family and encode an image in a process in which torchvision cannot be imported."""
     folders = [str(tiny_checkpoint(family=family)) for family in sorted(FAMILIES)]

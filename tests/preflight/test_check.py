@@ -42,6 +42,7 @@ def changed(config: Config, **tables) -> Config:
     return dataclasses.replace(config, **parts)
 
 
+@pytest.mark.slow
 def test_the_embedded_default_passes(config, tmp_path, capsys, request):
     settings = [*SMALL, "sampling.max_tokens=150", f"run.output_dir={tmp_path / 'run'}"]
     path = str(request.config.rootpath / "experiments" / "phantom.toml")

@@ -170,6 +170,7 @@ def test_skipped_steps_write_no_checkpoint_over_those_before_them(request, tmp_p
     assert saved_steps(tmp_path)[-1].name == "step-000003"
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_skipped_step_and_resumes_exactly(request, tmp_path, monkeypatch):
     from mrg_grpo.grpo import Grpo
 

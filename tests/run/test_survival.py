@@ -550,6 +550,7 @@ print(resident() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_that_worker_threads_freed_goes_back_too():
     """40 MB each, allocated and freed by two threads at once: in a heap of its own it stays."""
     left = {}
@@ -576,6 +577,7 @@ print(sum(fetched[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_step_finds_the_pages_that_the_one_before_freed():
     """100 MB in ever larger blocks: 24,400 pages, fetched each time where glibc keeps to the limits it starts with."""
     limits = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}

@@ -10,11 +10,14 @@ BIN := .venv/bin
 train: .venv/.core
 	$(BIN)/mrg-grpo train $(CONFIG) $(foreach s,$(SET),--set $(s))
 
+# two workers, each on one thread; one that is done takes over tests of the other
+SIDE_BY_SIDE := -n 2 --dist worksteal
+
 test: .venv/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 test-all: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -8,6 +8,32 @@ HERE = Path(__file__).resolve().parent
 VERSION = next(
     line.split('"')[1] for line in (HERE / "mrg_grpo" / "__init__.py").read_text().splitlines() if "__version__" in line
 )
+# From the oldest version tried to below the next that may break us. transformers and peft have no promise between minor
+# versions for what tests/test_dependencies.py lists (masks, attention, image processors, the inside of a LoRA layer),
+# nor has torch for oneDNN's packed products.
+CORE = [
+    "torch>=2.11,<2.15",
+    "transformers>=5.23,<5.24",
+    "peft>=0.21,<0.22",
+    "safetensors>=0.8,<1",
+    "numpy>=2.4,<3",
+    "pillow>=13,<14",
+    "tqdm>=4.70,<5",
+]
+DEV = [
+    "pytest",
+    "pytest-xdist",
+    "hypothesis",
+    "ruff",
+    "mypy",
+    "import-linter",
+    "scikit-learn",
+    "pycocoevalcap",
+    "selenium",
+    "tensorboard",
+    "matplotlib",
+    "scipy",
+]
 
 setup(
     name="mrg_grpo",
@@ -20,24 +46,12 @@ setup(
     package_dir={"": "."},  # an editable install is then this folder itself, experiments included
     packages=find_packages(include=["mrg_grpo", "mrg_grpo.*"]),
     package_data={"mrg_grpo": ["embedded/base/*", "embedded/labeler/*", "view/assets/*"]},
-    install_requires=["torch", "transformers>=5.23", "peft", "safetensors", "numpy", "pillow", "tqdm"],
+    install_requires=CORE,
     extras_require={
         "eval": ["pycocoevalcap"],  # METEOR needs Java
         "log": ["tensorboard"],
         "bench": ["trl>=1.16", "datasets", "matplotlib"],
-        "dev": [
-            "pytest",
-            "hypothesis",
-            "ruff",
-            "mypy",
-            "import-linter",
-            "scikit-learn",
-            "pycocoevalcap",
-            "selenium",
-            "tensorboard",
-            "matplotlib",
-            "scipy",
-        ],
+        "dev": DEV,
     },
     entry_points={"console_scripts": ["mrg-grpo = mrg_grpo.cli:main"]},
 )

@@ -17,10 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 from command import CONFIG, command_line
-from model.test_pretrained import foreign_tokenizer
+from damage import foreign_tokenizer
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import write_checkpoint
 
 from mrg_grpo.cli import main
 
@@ -303,12 +302,11 @@ def test_labelers(tmp_path, capsys):
     assert not fuse.exists() and not (tmp_path / "y.csv").exists()
 
 
-def test_adapter_of_another_base_and_tokenizer_without_images(tmp_path, capsys):
+def test_adapter_of_another_base_and_tokenizer_without_images(own_checkpoint, tiny_checkpoint, tmp_path, capsys):
     from mrg_grpo.config import load_config
     from mrg_grpo.model.policy import Policy
 
-    other = tmp_path / "other"
-    write_checkpoint(other)
+    other = own_checkpoint
     Policy.load(load_config(CONFIG, [f"model.path={other}"])).model.save_pretrained(str(tmp_path / "adapter"))
     (tmp_path / "x.png").write_bytes(png())
     refused(capsys, ["report", tmp_path / "x.png", "--adapter", tmp_path / "adapter"], "does not fit this base")
@@ -335,8 +333,7 @@ def test_adapter_of_another_base_and_tokenizer_without_images(tmp_path, capsys):
             refused(capsys, report, "model.path", other)
         (other / name).write_text(kept)
     (other / "model.safetensors").rename(other / "pytorch_model.bin")
-    write_checkpoint(tmp_path / "again")
-    for file in (tmp_path / "again").iterdir():
+    for file in tiny_checkpoint().iterdir():
         if file.suffix != ".safetensors":
             (other / file.name).write_bytes(file.read_bytes())
     refused(capsys, report, "model.path", "safetensors")

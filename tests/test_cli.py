@@ -34,6 +34,7 @@ def without_times(records):
     return [{k: v for k, v in r.items() if not k.startswith(("seconds", "memory"))} for r in records]
 
 
+@pytest.mark.slow
 def test_train_leaves_a_whole_run_behind_and_resumes_exactly(tmp_path, capsys):
     assert train(tmp_path / "whole", 3) == 0
     printed = capsys.readouterr().out
@@ -65,6 +66,7 @@ def test_train_leaves_a_whole_run_behind_and_resumes_exactly(tmp_path, capsys):
     assert "grpo.beta changed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sft_then_train_continues_its_adapter(tmp_path, capsys):
     assert train(tmp_path / "sft", 2, command="sft") == 0
     adapter = tmp_path / "sft" / "adapter"

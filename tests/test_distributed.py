@@ -3,18 +3,17 @@
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-import test_grpo
 import torch
-from command import command_line
+from command import command_line, in_a_child
 from many import on_ranks, running
-from test_grpo import build, parameters, setting
-from tiny import write_checkpoint
+from small_grpo import LetterLabeler, build, parameters, setting
 
 from mrg_grpo import distributed
 from mrg_grpo.cli import main
@@ -24,12 +23,10 @@ from mrg_grpo.model.fsdp import bytes_here
 from mrg_grpo.run.faults import Guard
 from mrg_grpo.run.stream import StudyStream
 
-studies = test_grpo.studies  # the fixture
-
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("tiny"), scale=0.1)
+def checkpoint(tiny_checkpoint):
+    return tiny_checkpoint(scale=0.1)
 
 
 def three_steps(config, studies, stops=()):
@@ -132,8 +129,8 @@ def test_a_base_in_shards_takes_the_same_steps(checkpoint, studies, tmp_path, ca
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "gemma3"])
-def test_every_family_runs_in_shards(studies, tmp_path, family):
-    config = setting(write_checkpoint(tmp_path / "tiny", scale=0.1, family=family), **CASES["even"])
+def test_every_family_runs_in_shards(tiny_checkpoint, studies, tmp_path, family):
+    config = setting(tiny_checkpoint(scale=0.1, family=family), **CASES["even"])
     one = three_steps(config, studies, STOPS)
     assert_same(one, on_ranks(2, tmp_path, three_steps, in_shards(config), studies, STOPS))
 
@@ -144,7 +141,7 @@ def test_every_family_runs_in_shards(studies, tmp_path, family):
 def judged(config, studies):
     grpo = build(config)
     grpo.policy.stop_ids += STOPS
-    result = judge(predict(grpo.policy, studies, config), test_grpo.LetterLabeler(), config)
+    result = judge(predict(grpo.policy, studies, config), LetterLabeler(), config)
     return result.predictions.generated, result.labels, result.statistics
 
 
@@ -309,10 +306,9 @@ def test_torchrun_leaves_what_one_process_leaves(tmp_path, monkeypatch, request,
         ]
     if shard == "true" or name == "sft":  # labelling the training reports takes a minute
         return
-    for world, launch in ((1, [sys.executable, "-m", "mrg_grpo"]), (2, torchrun)):
-        words = ["evaluate", str(one / "config.toml"), "--split", "val", "-o", str(tmp_path / f"{world}")]
-        words += ["--set", "sampling.max_tokens=8"]
-        subprocess.run([*launch, *words], check=True, env=environment, capture_output=True)
+    words = ["evaluate", str(one / "config.toml"), "--split", "val", "--set", "sampling.max_tokens=8", "-o"]
+    assert in_a_child(shlex.join(["mrg-grpo", *words, str(tmp_path / "1")]), tmp_path).returncode == 0
+    subprocess.run([*torchrun, *words, str(tmp_path / "2")], check=True, env=environment, capture_output=True)
     assert (tmp_path / "1" / "evaluation.json").read_text() == (tmp_path / "2" / "evaluation.json").read_text()
 
 

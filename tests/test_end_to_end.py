@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import write_checkpoint
 
 from mrg_grpo.cli import main
 from mrg_grpo.data.credentialed import BANNER
@@ -27,8 +26,8 @@ def lines(path):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("tiny"), scale=0.1, max_position_embeddings=2048)
+def tiny(tiny_checkpoint):
+    return tiny_checkpoint(scale=0.1, max_position_embeddings=2048)
 
 
 def small(output, checkpoint, *more):
@@ -153,6 +152,7 @@ def bytes_of(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_credentialed_runs_carry_a_banner_and_can_leave_all_text_out(mimic, tiny, tmp_path, capsys):
     data = ["data.form=mimic_cxr", f"data.root={mimic}", "prompt.text=Describe.", "run.test_studies=0"]
     for keep in ("true", "false"):

@@ -4,77 +4,17 @@ import copy
 
 import pytest
 import torch
-from PIL import Image
-from tiny import write_checkpoint
+from small_grpo import build, parameters, run, setting
 
-from mrg_grpo.config import Config
-from mrg_grpo.data.study import Study
-from mrg_grpo.grpo import Grpo
-from mrg_grpo.model.adapters import Reference
-from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import Rollout, sample_groups
-from mrg_grpo.rewards import Rewards
 from mrg_grpo.run.checkpoint import find_fault, save_checkpoint, saved_steps
 from mrg_grpo.run.checkpoint import resume as load_checkpoint
 from mrg_grpo.run.stream import StudyStream
 
 
-class LetterLabeler:
-    """A stand-in labeler: condition i is positive where the report contains the i-th letter."""
-
-    def label(self, texts):
-        return torch.tensor([[int(letter in text) for letter in "aeiouybcdfghjk"] for text in texts])
-
-
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("tiny"), scale=0.1)
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    made = []
-    for i in range(6):
-        pixels = torch.randint(0, 256, (56, 56 + 28 * (i % 2)), generator=torch.Generator().manual_seed(i))
-        Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f"{i}.png")
-        made.append(Study(f"s{i}", (str(folder / f"{i}.png"),), "aei ou"[i % 3 :], "train"))
-    return made
-
-
-def setting(checkpoint, dtype="float64", **grpo) -> Config:
-    config = Config()
-    config.model.path, config.model.device, config.model.dtype = str(checkpoint), "cpu", dtype
-    config.prompt.text, config.sampling.max_tokens = "?", 12
-    config.reward.weights = {"ccs": 1.0}
-    config.lora.rank = 4
-    config.grpo.studies_per_step, config.grpo.group_size, config.grpo.learning_rate = 2, 4, 1e-2
-    for name, value in grpo.items():
-        setattr(config.grpo, name, value)
-    return config
-
-
-def build(config) -> Grpo:
-    torch.manual_seed(0)
-    policy = Policy.load(config)
-    for name, parameter in policy.model.named_parameters():
-        if "lora_B" in name:  # with B = 0 half of the gradients are 0
-            parameter.data = (
-                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)).to(parameter) * 0.1
-            )
-    if config.model.dtype == "float64":
-        policy.model.double()
-    policy.reference = Reference(policy.model)
-    return Grpo(config, policy, Rewards(config.reward, LetterLabeler()))
-
-
-def run(grpo, studies, steps, first=1):
-    stream = StudyStream(studies, grpo.config.grpo.studies_per_step, seed=0)
-    return [grpo.step(prompts, number) for number, prompts in stream.prompts(grpo.policy.encoder, first, steps)]
-
-
-def parameters(grpo):
-    return torch.cat([p.detach().flatten().double() for p in grpo.policy.trainable()])
+def checkpoint(tiny_checkpoint):
+    return tiny_checkpoint(scale=0.1)
 
 
 @pytest.mark.parametrize("aggregate", ["sequence", "token", "constant"])

@@ -4,9 +4,7 @@ import pytest
 import torch
 from PIL import Image
 from pretend_card import NAME, OnCard, Worker
-from test_grpo import build, parameters, setting
-from test_grpo import studies as studies
-from tiny import write_checkpoint
+from small_grpo import build, parameters, setting
 
 from mrg_grpo import cli
 from mrg_grpo.model.adapters import Reference
@@ -114,8 +112,8 @@ TWO_PASSES = {"beta": 0.1, "inner_passes": 2, "micro_batch": 3}
 @pytest.mark.parametrize(
     ("family", "options"), [*((family, TWO_PASSES) for family in sorted(FAMILIES)), ("qwen2_5_vl", ON_POLICY)]
 )
-def test_a_step_on_the_card_equals_one_in_main_memory(card, family, options, studies, tmp_path):
-    checkpoint = write_checkpoint(tmp_path, scale=0.1, family=family)
+def test_a_step_on_the_card_equals_one_in_main_memory(card, family, options, studies, tiny_checkpoint):
+    checkpoint = tiny_checkpoint(scale=0.1, family=family)
     there, devices, losses = card(steps, checkpoint, studies, options)
     here, _, expected = steps(None, checkpoint, studies, options)
     assert devices == {f"{NAME}:0"}
@@ -134,8 +132,8 @@ def waits_of_decoding(card, checkpoint, studies, tokens):
     return card.waits.total()
 
 
-def test_sampling_does_not_wait_for_the_card_at_every_token(card, studies, tmp_path):
-    checkpoint = write_checkpoint(tmp_path, scale=0.1)
+def test_sampling_does_not_wait_for_the_card_at_every_token(card, studies, tiny_checkpoint):
+    checkpoint = tiny_checkpoint(scale=0.1)
     few, many = (card(waits_of_decoding, checkpoint, studies, CHECK_EVERY * n) for n in (2, 6))
     assert many - few <= 4, "one wait for every look at which reports have ended"
     assert few <= 10

@@ -8,15 +8,10 @@ import torch
 
 from experiments.audits import labeler_scores
 from mrg_grpo import embedded
-from mrg_grpo.labelers import embedded_labeler, read_label_csv
+from mrg_grpo.labelers import read_label_csv
 from mrg_grpo.labels import CONDITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def labeler():
-    return embedded_labeler()
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +81,7 @@ def test_a_name_is_read_by_its_frame(labeler, text, value, names):
     assert said == dict.fromkeys(names, value)
 
 
+@pytest.mark.slow
 def test_real_denials_turned_around_are_findings(labeler, scores, shared):
     """The labeler reads the negation, not the name: docs/reward-audit.md says what goes wrong otherwise."""
     result = scores.turned_scores(labeler, shared)
@@ -105,6 +101,7 @@ def test_chexberts_own_four_samples(labeler, shared):
     assert labeler.label(reports).tolist() == truth.tolist()
 
 
+@pytest.mark.slow
 def test_agreement_with_chexbert_on_real_reports(labeler, scores, shared):
     """Issue targets 0.80, 0.88, 0.80; the floor is a little below what docs/labeler.md records."""
     reports, labels = scores.iu_records(shared)
@@ -115,6 +112,7 @@ def test_agreement_with_chexbert_on_real_reports(labeler, scores, shared):
     assert result["mean_cosine"] >= 0.915
 
 
+@pytest.mark.slow
 def test_agreement_with_people_on_real_reports(labeler, scores, shared):
     result = scores.mesh_scores(labeler, shared)
     assert result["reports"] > 3000

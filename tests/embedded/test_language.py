@@ -15,7 +15,6 @@ from experiments.embedded.language.grammar import SHORT, Statement, expand, pars
 from experiments.embedded.language.normal import NORMALS
 from experiments.embedded.language.other import OTHER
 from experiments.embedded.train_labeler import IGNORE, Recipe, collate, encode, rate_at, stream, train
-from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.labels import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 
 ROWS = [row for rows in (*FINDINGS.values(), *OTHER.values(), NORMALS, CLINICAL) for row in rows]
@@ -136,9 +135,9 @@ def test_labels_merge_by_strength_and_no_finding_follows():
         ("Mediastinal shift to the left.", ""),
     ],
 )
-def test_conventions_the_grammar_takes_over_from_chexbert(text, code):
+def test_conventions_the_grammar_takes_over_from_chexbert(labeler, text, code):
     """The packaged labeler reads them so; each was decided by how CheXbert reads most such sentences of IU X-Ray."""
-    assert tuple(embedded_labeler().label([text])[0, :13].tolist()) == parse_labels(code)[0]
+    assert tuple(labeler.label([text])[0, :13].tolist()) == parse_labels(code)[0]
 
 
 def test_the_rate_warms_up_and_ends_at_zero():
@@ -149,9 +148,9 @@ def test_the_rate_warms_up_and_ends_at_zero():
     assert rates[499] == pytest.approx(1.0) and rates[-1] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_one_seed_trains_one_network(monkeypatch):
+def test_one_seed_trains_one_network(labeler, monkeypatch):
     """Steps, not minutes: two runs of a seed agree to the bit, and another seed does not."""
-    tokenizer = embedded_labeler().tokenizer
+    tokenizer = labeler.tokenizer
     monkeypatch.setattr("experiments.embedded.train_labeler.make_tokenizer", lambda *_: tokenizer)
 
     def weights(seed: int) -> torch.Tensor:
@@ -173,9 +172,9 @@ def test_reports_repeat_by_seed_and_their_sentences_carry_their_labels():
         assert merge([*report.sentence_labels]) == report.labels[:13]
 
 
-def test_training_ids_are_those_of_the_whole_text():
+def test_training_ids_are_those_of_the_whole_text(labeler):
     """Sentences are tokenised apart to know whose token is whose; joined they must be what the labeler will read."""
-    tokenizer = embedded_labeler().tokenizer
+    tokenizer = labeler.tokenizer
     rng = random.Random(4)
     for _ in range(100):
         report = compose(rng)

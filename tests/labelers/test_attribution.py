@@ -7,7 +7,6 @@ from mrg_grpo.data.phantom.case import sample_case
 from mrg_grpo.data.phantom.dataset import load
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.data.phantom.text import PHRASES, _fill, write_report
-from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.labelers.attribution import Attributor, attribute, carriers, sentence_spans
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
@@ -50,11 +49,11 @@ def test_every_finding_of_phantom_reports_lies_on_the_sentence_that_states_it():
     assert placed > 150
 
 
-def test_the_embedded_labeler_finds_the_sentences_of_phantom_reports():
+def test_the_embedded_labeler_finds_the_sentences_of_phantom_reports(labeler):
     """A neural labeler errs: of the findings it reads right, nearly all must lie on their own sentence alone."""
     cases = list(known_by_construction(40))
     right = wrong = 0
-    for (report, sentences, said), found in zip(cases, attribute(embedded_labeler(), [case[0] for case in cases])):
+    for (report, sentences, said), found in zip(cases, attribute(labeler, [case[0] for case in cases])):
         for c, name in enumerate(CONDITIONS[:13]):
             if found.labels[c] != said.get(name, BLANK) or found.labels[c] == BLANK:
                 continue

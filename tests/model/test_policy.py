@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from PIL import Image
-from tiny import WINDOW, write_checkpoint
+from tiny import WINDOW
 from transformers import AutoModelForImageTextToText
 
 from mrg_grpo.config import Config, LoraSettings
@@ -25,8 +25,8 @@ G, T = 4, 9
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
-def checkpoint(request, tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("tiny"), family=request.param)
+def checkpoint(request, tiny_checkpoint):
+    return tiny_checkpoint(family=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Checkpoints in the form of the hub: both config forms, real vocabulary, the real 7B's arithmetic, and refusals."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -8,10 +7,9 @@ import sys
 import hub
 import pytest
 import torch
+from damage import blind_template, cut_shard, edit, foreign_tokenizer, missing_shard, missing_tensor, text_template
 from peft.tuners.lora import LoraLayer
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from tiny import write_checkpoint
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from mrg_grpo.config import Config
@@ -161,10 +159,10 @@ def test_the_real_medgemma_configuration_maps(tmp_path):
     assert len(wrapped) == layers * 7 and all("language_model" in name for name in wrapped)
 
 
-def test_nothing_imports_torchvision(tmp_path):
+@pytest.mark.slow
+def test_nothing_imports_torchvision(tiny_checkpoint, tmp_path):
     """Load every family and encode an image in a process in which torchvision cannot be imported."""
-    for family in FAMILIES:
-        write_checkpoint(tmp_path / family, family=family)
+    folders = [str(tiny_checkpoint(family=family)) for family in sorted(FAMILIES)]
     Image.new("L", (84, 56), 90).save(tmp_path / "x.png")
     code = f"""
 import sys
@@ -172,9 +170,9 @@ sys.modules["torchvision"] = None
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.model.policy import Policy
-for family in {sorted(FAMILIES)}:
+for folder in {folders}:
     config = Config()
-    config.model.path = {str(tmp_path)!r} + "/" + family
+    config.model.path = folder
     policy = Policy.load(config)
     policy.prefill(policy.encoder.encode([Study("x", ({str(tmp_path / "x.png")!r},), "", "train")]))
 assert not [name for name in sys.modules if name.startswith("torchvision.")]
@@ -183,55 +181,6 @@ assert not [name for name in sys.modules if name.startswith("torchvision.")]
 
 
 # ---- refusals: one line each
-
-
-def edit(folder, name, change):
-    value = json.loads((folder / name).read_text())
-    change(value)
-    (folder / name).write_text(json.dumps(value))
-
-
-def shards(folder):
-    """Split model.safetensors in two with an index, as the hub has it."""
-    tensors = load_file(folder / "model.safetensors")
-    names = sorted(tensors)
-    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for file, keys in parts.items():
-        save_file({k: tensors[k] for k in keys}, folder / file, metadata={"format": "pt"})
-    (folder / "model.safetensors").unlink()
-    index = {"metadata": {}, "weight_map": {k: file for file, keys in parts.items() for k in keys}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    return folder / "model-00002-of-00002.safetensors"
-
-
-def missing_shard(folder):
-    shards(folder).unlink()
-
-
-def cut_shard(folder):
-    path = shards(folder)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def missing_tensor(folder):
-    tensors = load_file(folder / "model.safetensors")
-    del tensors[next(name for name in tensors if name.endswith("layers.1.mlp.up_proj.weight"))]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def foreign_tokenizer(folder):
-    text = (folder / "tokenizer.json").read_text().replace("<|image_pad|>", "<|other|>")
-    (folder / "tokenizer.json").write_text(text)
-    text = (folder / "tokenizer_config.json").read_text().replace("<|image_pad|>", "<|other|>")
-    (folder / "tokenizer_config.json").write_text(text)
-
-
-def text_template(folder):
-    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}")
-
-
-def blind_template(folder):
-    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['role'] }}{% endfor %}")
 
 
 @pytest.mark.parametrize(
@@ -259,33 +208,29 @@ def blind_template(folder):
         (lambda f: edit(f, "config.json", lambda c: c.update(model_type="huatuo9")), "huatuo9"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_ends_in_one_line(damage, words, tmp_path):
-    write_checkpoint(tmp_path)
-    damage(tmp_path)
+def test_what_does_not_fit_ends_in_one_line(damage, words, own_checkpoint):
+    damage(own_checkpoint)
     with pytest.raises(UserError) as error:
-        Policy.load(setting(tmp_path))
+        Policy.load(setting(own_checkpoint))
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_without_generation_config_the_tokenizers_end_is_the_stop(tmp_path):
-    write_checkpoint(tmp_path)
-    (tmp_path / "generation_config.json").unlink()
-    policy = Policy.load(setting(tmp_path))
+def test_without_generation_config_the_tokenizers_end_is_the_stop(own_checkpoint):
+    (own_checkpoint / "generation_config.json").unlink()
+    policy = Policy.load(setting(own_checkpoint))
     assert policy.stop_ids == [policy.tokenizer.eos_token_id]
 
 
-def test_the_processors_template_comes_before_the_tokenizers(tmp_path):
-    write_checkpoint(tmp_path)
-    (tmp_path / "chat_template.jinja").rename(tmp_path / "was.jinja")
-    good = (tmp_path / "was.jinja").read_text()
-    edit(tmp_path, "tokenizer_config.json", lambda c: c.update(chat_template="a text-only template"))
-    hub.write_json(tmp_path / "chat_template.json", {"chat_template": good})
-    assert Policy.load(setting(tmp_path)).tokenizer.chat_template == good
+def test_the_processors_template_comes_before_the_tokenizers(own_checkpoint):
+    (own_checkpoint / "chat_template.jinja").rename(own_checkpoint / "was.jinja")
+    good = (own_checkpoint / "was.jinja").read_text()
+    edit(own_checkpoint, "tokenizer_config.json", lambda c: c.update(chat_template="a text-only template"))
+    hub.write_json(own_checkpoint / "chat_template.json", {"chat_template": good})
+    assert Policy.load(setting(own_checkpoint)).tokenizer.chat_template == good
 
 
-def test_code_in_a_checkpoint_runs_only_where_it_is_asked_for(tmp_path, monkeypatch):
-    folder, fuse = tmp_path / "model", tmp_path / "ran"
-    write_checkpoint(folder)
+def test_code_in_a_checkpoint_runs_only_where_it_is_asked_for(own_checkpoint, tmp_path, monkeypatch):
+    folder, fuse = own_checkpoint, tmp_path / "ran"
     (folder / "own.py").write_text(
         "from pathlib import Path\nfrom transformers import PretrainedConfig\n"
         f"Path({str(fuse)!r}).touch()\nclass OwnConfig(PretrainedConfig):\n    model_type = 'own'\n"
@@ -302,9 +247,8 @@ def test_code_in_a_checkpoint_runs_only_where_it_is_asked_for(tmp_path, monkeypa
     assert fuse.exists()
 
 
-def test_gemma3_refuses_a_pixel_limit_it_cannot_keep(tmp_path):
-    write_checkpoint(tmp_path, family="gemma3")
-    config = setting(tmp_path)
+def test_gemma3_refuses_a_pixel_limit_it_cannot_keep(tiny_checkpoint):
+    config = setting(tiny_checkpoint(family="gemma3"))
     config.data.max_pixels = 1000
     with pytest.raises(UserError, match=r"data.max_pixels 1000: Gemma 3 sees every image at 3,136 pixels"):
         Policy.load(config)

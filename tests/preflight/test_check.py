@@ -27,11 +27,6 @@ def config(request) -> Config:
 
 
 @pytest.fixture(scope="module")
-def labeler():
-    return load_labeler("", "", torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
 def studies():
     return load_studies("phantom", "")["train"][:6]
 
@@ -47,6 +42,7 @@ def changed(config: Config, **tables) -> Config:
     return dataclasses.replace(config, **parts)
 
 
+@pytest.mark.slow
 def test_the_embedded_default_passes(config, tmp_path, capsys, request):
     settings = [*SMALL, "sampling.max_tokens=150", f"run.output_dir={tmp_path / 'run'}"]
     path = str(request.config.rootpath / "experiments" / "phantom.toml")

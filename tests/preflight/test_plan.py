@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import write_checkpoint
 
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, LoraSettings, load_config
@@ -51,11 +50,11 @@ class Kept:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(tiny_checkpoint):
     # wide layers: what the plan leaves out (rotary tables, token ids) is a smaller part of them
     rope = {"rope_type": "default", "mrope_section": [4, 4, 8], "rope_theta": 1e4}
     sizes = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 5, "rope_parameters": rope}
-    return write_checkpoint(tmp_path_factory.mktemp("wide"), **sizes)
+    return tiny_checkpoint(**sizes)
 
 
 def settings(checkpoint, dtype="float32", targets=ALL) -> Config:

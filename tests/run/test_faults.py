@@ -5,8 +5,7 @@ import math
 
 import pytest
 import torch
-from test_grpo import build, parameters, setting
-from tiny import write_checkpoint
+from small_grpo import build, parameters, setting
 
 from mrg_grpo import objective
 from mrg_grpo.cli import main
@@ -27,8 +26,8 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("tiny"), scale=0.1)
+def checkpoint(tiny_checkpoint):
+    return tiny_checkpoint(scale=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +170,7 @@ def test_skipped_steps_write_no_checkpoint_over_those_before_them(request, tmp_p
     assert saved_steps(tmp_path)[-1].name == "step-000003"
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_skipped_step_and_resumes_exactly(request, tmp_path, monkeypatch):
     from mrg_grpo.grpo import Grpo
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import CONFIG, run
-from test_grpo import build, setting
-from tiny import write_checkpoint
+from small_grpo import build, setting
 
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, load_config
@@ -41,6 +40,30 @@ def train(folder, steps, *more, command="train"):
     return run(command, settings, *more)
 
 
+@pytest.fixture(scope="session")
+def one_step(tmp_path_factory, request):
+    """A finished run of one step, for reading alone."""
+    folder = tmp_path_factory.mktemp("one_step") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(request.config.rootpath)
+        assert train(folder, 1) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(one_step, tmp_path) -> Path:
+    """A copy of it, as if it had been made there."""
+    return copied(one_step, tmp_path / "run")
+
+
+def copied(run, folder) -> Path:
+    shutil.copytree(run, folder)
+    text = (folder / "config.toml").read_text()
+    assert str(run) in text
+    (folder / "config.toml").write_text(text.replace(str(run), str(folder)))
+    return folder
+
+
 def last_line(capsys):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -66,8 +89,8 @@ def test_twenty_kills_change_no_byte(tmp_path, request):
 
 
 @pytest.fixture(scope="module")
-def grpo(tmp_path_factory):
-    return build(setting(write_checkpoint(tmp_path_factory.mktemp("tiny"), scale=0.1)))
+def grpo(tiny_checkpoint):
+    return build(setting(tiny_checkpoint(scale=0.1)))
 
 
 @pytest.fixture
@@ -194,8 +217,18 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, request):
+    """The four steps of a run that nothing stops."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(request.config.rootpath)
+        assert train(folder, 4) == 0
+    return folder
+
+
 @pytest.mark.parametrize("kilobytes", [2900, 3600, 6000])
-def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact(small_disk, tmp_path, capsys, kilobytes):
+def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact(small_disk, straight, capsys, kilobytes):
     """A checkpoint is 2.4 MB: the second one (or the third) fails in its adapter, or in its optimiser state."""
     run = small_disk(kilobytes) / "run"
     assert train(run, 4) == 2
@@ -205,24 +238,22 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_intact(small_disk, tm
     assert sound == saved_steps(run) and len(sound) == kilobytes // 2400
     small_disk(60_000)
     assert train(run, 4, "--resume") == 0
-    assert train(tmp_path / "straight", 4) == 0
     for name in ("adapter/adapter_model.safetensors", "checkpoints/step-000004/state.pt", "predictions.jsonl"):
-        assert (run / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
+        assert (run / name).read_bytes() == (straight / name).read_bytes(), name
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl"])
-def test_a_log_that_cannot_grow_ends_the_run_in_one_line(tmp_path, capsys, name):
-    assert train(tmp_path / "run", 1) == 0
-    (tmp_path / "run" / name).unlink()
-    (tmp_path / "run" / name).symlink_to("/dev/full")
+def test_a_log_that_cannot_grow_ends_the_run_in_one_line(finished, tmp_path, capsys, name):
+    (finished / name).unlink()
+    (finished / name).symlink_to("/dev/full")
     run = RunFolder(load_config(CONFIG, [f"run.output_dir={tmp_path / 'other'}"]), resume=False)
-    run.path = tmp_path / "run"
+    run.path = finished
     with pytest.raises(UserError, match=rf"{name}: cannot be written \(No space left on device\)"):
         run.append(name, {"step": 2})
-    assert find_fault(tmp_path / "run" / "checkpoints" / "step-000001") is None
+    assert find_fault(finished / "checkpoints" / "step-000001") is None
 
 
 # ---- the folder and its logs
@@ -282,9 +313,8 @@ def test_no_validation_where_it_has_no_studies(tmp_path):
     assert not (tmp_path / "run" / "validation.jsonl").exists()
 
 
-def test_an_adapter_that_is_continued_keeps_its_rank_and_says_so(tmp_path, capsys):
-    assert train(tmp_path / "one", 1) == 0
-    adapter = tmp_path / "one" / "adapter"
+def test_an_adapter_that_is_continued_keeps_its_rank_and_says_so(one_step, tmp_path, capsys):
+    adapter = one_step / "adapter"
     assert train(tmp_path / "two", 1, "--set", f"model.adapter={adapter}", "--set", "lora.rank=3") == 0
     assert f"of {adapter}; [lora] is not read" in capsys.readouterr().out
 
@@ -357,21 +387,20 @@ def test_the_same_or_an_unknown_number_of_ranks_is_not_said(grpo, saved, before,
     assert state.step == 2 and state.other_ranks == said
 
 
-def test_two_processes_never_write_one_run(tmp_path, capsys):
-    assert train(tmp_path, 1) == 0
+def test_two_processes_never_write_one_run(finished, capsys):
     code = "import pathlib, sys, mrg_grpo.files as f; lock = f.locked(pathlib.Path(sys.argv[1])); print(1); input()"
     other = subprocess.Popen(
-        [sys.executable, "-u", "-c", code, str(tmp_path / ".lock")],
+        [sys.executable, "-u", "-c", code, str(finished / ".lock")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert other.stdout and other.stdout.readline() == "1\n"
-    before = (tmp_path / "metrics.jsonl").read_bytes()
-    assert train(tmp_path, 2, "--resume") == 2
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert train(finished, 2, "--resume") == 2
     assert "another process is writing this run" in last_line(capsys)
-    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert (finished / "metrics.jsonl").read_bytes() == before
     other.kill()  # however it ends
     other.wait()
-    assert train(tmp_path, 2, "--resume") == 0
+    assert train(finished, 2, "--resume") == 0
 
 
 def test_a_folder_of_something_else_is_not_written_over(tmp_path, capsys):
@@ -382,9 +411,8 @@ def test_a_folder_of_something_else_is_not_written_over(tmp_path, capsys):
     assert [path.name for path in tmp_path.rglob("*")] == ["adapter", "mine.txt"]
 
 
-def test_an_evaluation_is_not_written_over_that_of_a_run(tmp_path, capsys):
-    run_dir = tmp_path / "run"
-    assert train(run_dir, 1) == 0
+def test_an_evaluation_is_not_written_over_that_of_a_run(finished, small_phantom, capsys):
+    run_dir = finished
     before = (run_dir / "evaluation.json").read_bytes()
     evaluate = [
         "evaluate",
@@ -498,7 +526,7 @@ WORKER = """
 import os, sys, threading
 from pathlib import Path
 import torch
-from mrg_grpo.train import give_back_freed_memory, settle_heap
+from mrg_grpo.run.process import give_back_freed_memory, settle_heap
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -522,6 +550,7 @@ print(resident() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_that_worker_threads_freed_goes_back_too():
     """40 MB each, allocated and freed by two threads at once: in a heap of its own it stays."""
     left = {}
@@ -534,7 +563,7 @@ def test_memory_that_worker_threads_freed_goes_back_too():
 ROUNDS = """
 import resource, sys
 import torch
-from mrg_grpo.train import settle_heap
+from mrg_grpo.run.process import settle_heap
 
 if sys.argv[1] == "settled":
     settle_heap()
@@ -548,6 +577,7 @@ print(sum(fetched[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_step_finds_the_pages_that_the_one_before_freed():
     """100 MB in ever larger blocks: 24,400 pages, fetched each time where glibc keeps to the limits it starts with."""
     limits = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}

@@ -1,0 +1,195 @@
+"""What the package leans on: names of transformers, peft and torch that may go away, and what setup.py declares."""
+
+import ast
+import importlib
+import re
+import runpy
+import sys
+from functools import cache, reduce
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import setuptools
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mrg_grpo"
+
+# each name by who uses it; no promise stands behind those of a second level, nor behind torch's that begin with "_"
+NAMES = {
+    "labelers/chexbert.py": [
+        "transformers.AutoTokenizer", "transformers.BertConfig", "transformers.BertModel", "transformers.BertTokenizer",
+        "transformers.PreTrainedTokenizerBase", "torch.backends.mkldnn",
+    ],
+    "model/attention.py": [
+        "transformers.AttentionInterface", "transformers.AttentionInterface.register",
+        "transformers.AttentionMaskInterface", "transformers.AttentionMaskInterface.register",
+        "transformers.integrations.sdpa_attention.sdpa_attention_forward", "transformers.masking_utils.sdpa_mask",
+    ],
+    "model/pretrained.py": [
+        "transformers.AutoConfig", "transformers.AutoModelForImageTextToText", "transformers.AutoTokenizer",
+        "transformers.GenerationConfig", "transformers.utils.cached_file",
+    ],
+    "model/families/__init__.py": ["transformers.PretrainedConfig"],
+    "model/families/base.py": ["transformers.PretrainedConfig"],
+    "model/families/gemma3.py": [
+        "transformers.models.gemma3.image_processing_pil_gemma3.Gemma3ImageProcessorPil",
+        "transformers.models.gemma3.modeling_gemma3.Gemma3Model.get_image_features",
+    ],
+    "model/families/qwen2_5_vl.py": [
+        "transformers.models.qwen2_vl.image_processing_pil_qwen2_vl.Qwen2VLImageProcessorPil",
+        "transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLModel.get_image_features",
+        "transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLModel.get_rope_index",
+        "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VLModel.get_image_features",
+        "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VLModel.get_rope_index",
+    ],
+    "model/families/qwen3_vl.py": ["transformers.models.qwen3_vl.modeling_qwen3_vl.Qwen3VLModel.get_image_features"],
+    "model/adapters.py": [
+        "peft.LoraConfig", "peft.PeftModel", "peft.get_peft_model", "peft.get_peft_model_state_dict",
+        "peft.load_peft_weights", "peft.tuners.lora.LoraLayer",
+    ],
+    "model/decoder.py": [
+        "peft.tuners.lora", "torch.ops.mkldnn._linear_pointwise.default", "torch.ops.mkldnn._reorder_linear_weight",
+    ],
+    "model/lora.py": [
+        "peft.tuners.lora", "peft.tuners.lora.Linear", "peft.tuners.lora.Linear.active_adapters",
+        "peft.tuners.lora.Linear.disable_adapters", "peft.tuners.lora.Linear.weight",
+    ],
+    "model/policy.py": ["peft.PeftModel"],
+    "model/fsdp.py": [
+        "torch.distributed.device_mesh.init_device_mesh", "torch.distributed.fsdp.fully_shard",
+        "torch.distributed.tensor.DTensor", "torch.distributed.tensor.DTensor.to_local",
+    ],
+    "preflight/plan.py": [
+        "peft.PeftConfig", "peft.get_peft_model", "peft.tuners.lora.Linear", "transformers.AutoConfig",
+        "transformers.AutoModelForImageTextToText", "transformers.AutoTokenizer",
+    ],
+    "run/checkpoint.py": ["peft.set_peft_model_state_dict"],
+    "run/folder.py": ["peft.__version__", "transformers.__version__"],
+    "distributed.py": ["torch.distributed.distributed_c10d._get_default_store"],
+}  # fmt: skip
+
+
+def resolve(name: str):
+    """The thing behind a dotted name: the longest part that is a module, then attributes."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        return reduce(getattr, parts[count:], found)
+    raise ModuleNotFoundError(name)
+
+
+@pytest.mark.parametrize(("user", "name"), [(user, name) for user, names in NAMES.items() for name in names])
+def test_a_name_is_there(user, name):
+    try:
+        resolve(name)
+    except (AttributeError, ModuleNotFoundError) as error:
+        package = name.partition(".")[0]
+        pytest.fail(f"{package} {version(package)} has no {name}, which mrg_grpo/{user} uses ({error})")
+    assert re.search(rf"\b{name.removesuffix('.default').rpartition('.')[2]}\b", (PACKAGE / user).read_text()), user
+
+
+# ---- what the sources import
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """Every file of the package by its name in it."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return {str(path.relative_to(PACKAGE)): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def imports(tree, outermost=False):
+    """Dotted names that are imported; outermost: not those within functions."""
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if outermost and isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if id(node) in inside:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not our way"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def private(tree):
+    """Dotted names in the text, such as torch.ops.mkldnn._linear_pointwise, with a part that begins with "_"."""
+    for node in ast.walk(tree):
+        parts, inner = [], node
+        while isinstance(inner, ast.Attribute):
+            parts, inner = [inner.attr, *parts], inner.value
+        if (
+            isinstance(inner, ast.Name)
+            and inner.id in ("torch", "dist")
+            and re.match("_(?!_)", parts[-1] if parts else "")
+        ):
+            yield ".".join(["torch.distributed" if inner.id == "dist" else "torch", *parts])
+
+
+def test_every_name_of_transformers_and_peft_and_every_private_one_of_torch_is_listed():
+    for user, tree in sources().items():
+        used = {name for name in imports(tree) if name.startswith(("transformers.", "peft."))} | set(private(tree))
+        listed = NAMES.get(user, ())
+        missing = [name for name in sorted(used) if not any(entry.startswith(name) for entry in listed)]
+        assert not missing, f"mrg_grpo/{user} uses {missing}: put them into NAMES"
+
+
+# ---- what setup.py declares
+
+
+@pytest.fixture(scope="module")
+def declared():
+    """What `setup` is called with."""
+    given = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setuptools, "setup", lambda **arguments: given.update(arguments))
+        runpy.run_path(str(ROOT / "setup.py"))
+    return given
+
+
+def project(requirement: str) -> str:
+    return re.split(r"[<>=!~ \[;]", requirement, maxsplit=1)[0].lower()
+
+
+IMPORTED_AS = {"pillow": "pil", "scikit-learn": "sklearn"}
+"""Projects whose package has another name."""
+
+
+def packages(requirements) -> set[str]:
+    return {IMPORTED_AS.get(project(r), project(r)) for r in requirements}
+
+
+def test_the_core_is_what_it_is_said_to_be_each_with_a_bound_on_both_sides(declared):
+    core = declared["install_requires"]
+    assert [project(r) for r in core] == ["torch", "transformers", "peft", "safetensors", "numpy", "pillow", "tqdm"]
+    assert all(re.fullmatch(r"[a-z]+>=[0-9.]+,<[0-9.]+", requirement) for requirement in core)
+
+
+def test_the_versions_of_the_tests_lie_within_the_declared_ranges(declared):
+    lines = (line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#"))
+    pinned = {name.lower(): numbers(own) for name, _, own in (line.partition("==") for line in lines)}
+    for requirement in declared["install_requires"]:
+        name, least, below = re.fullmatch(r"([a-z]+)>=([0-9.]+),<([0-9.]+)", requirement).groups()
+        assert numbers(least) <= pinned[name] < numbers(below), requirement
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def test_every_import_is_declared(declared):
+    core = packages(declared["install_requires"]) | {"mrg_grpo"} | set(sys.stdlib_module_names)
+    extras = packages(r for name in ("eval", "log") for r in declared["extras_require"][name])
+    for user, tree in sources().items():
+        for name in imports(tree):
+            assert name.partition(".")[0].lower() in core | extras, f"mrg_grpo/{user} imports {name}, undeclared"
+        for name in imports(tree, outermost=True):
+            assert name.partition(".")[0].lower() in core, f"mrg_grpo/{user} imports {name}: only within a function"

@@ -121,7 +121,7 @@ TABLE = (
         "score", "score any system's prediction files", "score predictions.csv --labeler chexbert.pth",
         "mrg_grpo.evaluation.score:run_score",
         (
-            arg("paths", nargs="+", metavar="PREDICTIONS", help="one file with both sides, or references, then predictions"),
+            arg("paths", nargs="+", metavar="PREDICTIONS", help="one file, or references, then predictions"),
             LABELER, TOKENIZER,
             arg("--compare", metavar="OTHER", help="a second system on the same studies: paired p-values"),
             arg("--preset", help="r2gencmn, f1chexbert, promptmrg or cxrmate: print that code's numbers"),

@@ -110,7 +110,7 @@ NO_SUB_HEADING = frozenset(
 
 @lru_cache(maxsize=100_000)
 def section_of(header: str) -> str | None:
-    """The section that a header opens: findings, impression, COMBINED, EXAMINATION, SUB_HEADING, or None for another."""
+    """What a header opens: findings, impression, COMBINED, EXAMINATION, SUB_HEADING, or None for another section."""
     words = re.findall(r"[a-z]+", header.lower())
     known = set(words)
     if known & NEVER:
@@ -136,4 +136,5 @@ def _slip(word: str, name: str) -> bool:
         return False
     at = next((i for i, (a, b) in enumerate(zip(word, name)) if a != b), min(len(word), len(name)))
     mine, its = word[at:], name[at:]
-    return mine[1:] == its[1:] or mine[1:] == its or mine == its[1:] or (mine[2:] == its[2:] and mine[:2] == its[1::-1])
+    one = mine[1:] == its[1:] or mine[1:] == its or mine == its[1:]  # a letter wrong, too much, or lost
+    return one or (mine[2:] == its[2:] and mine[:2] == its[1::-1])

@@ -26,7 +26,7 @@ from mrg_grpo.evaluation.summary import RESAMPLES, Comparison, Evaluation
 from mrg_grpo.evaluation.table import Number
 from mrg_grpo.files import require_folder, writing
 from mrg_grpo.labels import CONDITIONS
-from mrg_grpo.prompt import has_tags, parse_completion
+from mrg_grpo.prompt import foreign_note, has_tags, parse_completion
 from mrg_grpo.rewards.external import ExternalReward, metric_from_path
 
 
@@ -62,6 +62,7 @@ def evaluation_of(
         reports = [study.report for study in train]  # all of one judge: not the labels that studies may bring
         beside = baselines_from_labels(reports, labeler.label(reports), judged.reference_labels, seed)
         scored.notes.append(f"baselines from {len(train)} training reports")
+    scored.notes += filter(None, [foreign_note(predictions.generated)])
     return evaluate_scored(
         scored, judged.reference_labels, references, beside, language, resamples, seed, margin, labeled_by
     )
@@ -194,6 +195,7 @@ def score_predictions(
         notes.append(
             f"{sum(tagged)} predictions carry the tags of a completion: the report inside is scored, the form of all"
         )
+    notes += filter(None, [foreign_note(whole)])
     if all(row.compliant is not None for row in rows):
         options["compliant"] = torch.tensor([bool(row.compliant) for row in rows])
     elif all(row.generated is not None for row in rows) or any(tagged):

@@ -243,7 +243,7 @@ def test_evaluation_of_a_judged_split():
     reports = [p for *_, p in STUDIES]
     labels, reference = label(reports), label([r for _, r, _ in STUDIES])
     judged = types.SimpleNamespace(
-        predictions=types.SimpleNamespace(studies=studies, reports=reports),
+        predictions=types.SimpleNamespace(studies=studies, generated=[], reports=reports),
         labels=labels,
         reference_labels=reference,
         statistics=clinical_statistics(labels, reference),

@@ -130,6 +130,7 @@ TABLE = (
             arg("--metric", dest="metrics", action="append", default=[], metavar="PATH",
                 help="a function of TRL's signature"),
             arg("--margin", type=float, help="m of MCCS, at least 0 and below 1; default 0.6"),
+            arg("--allow-unlabeled", action="store_true", help="go on where most references carry no label"),
             arg("--duplicates", choices=("error", "first", "last"), default="error"),
             arg("-o", "--output", metavar="JSON", help="write every metric with its interval"),
         ),

@@ -25,6 +25,7 @@ from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, nam
 from mrg_grpo.evaluation.summary import RESAMPLES, Comparison, Evaluation
 from mrg_grpo.evaluation.table import Number
 from mrg_grpo.files import require_folder, writing
+from mrg_grpo.labelers.unread import Unread, unread_of
 from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.prompt import foreign_note, has_tags, parse_completion
 from mrg_grpo.rewards.external import ExternalReward, metric_from_path
@@ -62,6 +63,7 @@ def evaluation_of(
         reports = [study.report for study in train]  # all of one judge: not the labels that studies may bring
         beside = baselines_from_labels(reports, labeler.label(reports), judged.reference_labels, seed)
         scored.notes.append(f"baselines from {len(train)} training reports")
+    scored.notes += unread_of(judged.reference_labels, references, labeler).notes("references", scored.ids)
     scored.notes += filter(None, [foreign_note(predictions.generated)])
     return evaluate_scored(
         scored, judged.reference_labels, references, beside, language, resamples, seed, margin, labeled_by
@@ -164,14 +166,19 @@ def require_same_references(first: Predictions, second: Predictions, paths: tupl
 
 
 def score_predictions(
-    predictions: Predictions, labeler, language: str = "raw", metrics: Sequence[str] = (), margin: float = MARGIN
+    predictions: Predictions,
+    labeler,
+    language: str = "raw",
+    metrics: Sequence[str] = (),
+    margin: float = MARGIN,
+    allow_unlabeled: bool = False,
 ) -> tuple[Scored, Tensor]:
     """A read prediction file -> its statistics, and the references' class ids (S, 14).
 
     Reports are labelled by `labeler`; a file that holds labels alone is scored by those. Where predictions still carry
     the tags of a completion all are parsed first. metrics are dotted paths of TRL's signature.
     """
-    rows = predictions.rows
+    rows, ids = predictions.rows, [row.study_id for row in predictions.rows]
     whole = [row.generated if row.generated is not None else row.prediction for row in rows]
     tagged = [row.generated is None and has_tags(row.prediction) for row in rows]
     parsed = [parse_completion(text) for text in whole]
@@ -186,6 +193,11 @@ def score_predictions(
         ]
         if any(thoughts):
             options = {"think": labeler.label(thoughts).cpu(), "has_think": torch.tensor([bool(t) for t in thoughts])}
+        unseen = unread_of(reference_labels, references, labeler)
+        unseen.require("references", ids, allow_unlabeled, "--allow-unlabeled")
+        notes += unseen.notes("references", ids)
+        cut = Unread(len(rows), cut=unread_of(labels, reports, labeler).cut)  # a report may well say nothing
+        notes += cut.notes("predictions", ids)
         options["words"] = torch.tensor([float(len(report.split())) for report in reports])
     else:
         labels, reference_labels = (_stored(rows, side) for side in ("labels", "reference_labels"))
@@ -200,7 +212,6 @@ def score_predictions(
         options["compliant"] = torch.tensor([bool(row.compliant) for row in rows])
     elif all(row.generated is not None for row in rows) or any(tagged):
         options["compliant"] = torch.tensor([answer.compliant for answer in parsed])
-    ids = [row.study_id for row in rows]
     columns = {
         "reports": reports,
         "reference": references,
@@ -229,6 +240,7 @@ def run_score(
     metrics: Sequence[str] = (),
     resamples: int = RESAMPLES,
     margin: float | None = None,
+    allow_unlabeled: bool = False,
 ) -> int:
     """`mrg-grpo score`: print the table, write the JSON. Returns the exit code. margin: of MCCS, None is MARGIN."""
     from mrg_grpo.labelers import labeler_name, load_labeler
@@ -244,7 +256,7 @@ def run_score(
         metric_from_path(path)
     predictions = read_predictions(list(paths), duplicates)
     labeler = load_labeler(labeler_path or "", tokenizer or "", torch.device("cpu"))
-    scored, reference_labels = score_predictions(predictions, labeler, language, metrics, margin)
+    scored, reference_labels = score_predictions(predictions, labeler, language, metrics, margin, allow_unlabeled)
     references = [row.reference for row in predictions.rows]
     beside: dict[str, Baseline] = {}
     if predictions.has_text and len(references) > 1:
@@ -258,7 +270,7 @@ def run_score(
         # references and predictions in two files: the other system may bring its predictions alone
         other = read_predictions([*paths[:-1], compare], duplicates)
         require_same_references(predictions, other, (paths[-1], compare))
-        second, _ = score_predictions(other, labeler, language, metrics, margin)
+        second, _ = score_predictions(other, labeler, language, metrics, margin, allow_unlabeled)
         names = (Path(paths[-1]).name, Path(compare).name)
         evaluation.comparison = compare_systems(scored, second, names, resamples)
     print(evaluation.table(preset))

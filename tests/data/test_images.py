@@ -341,7 +341,7 @@ def test_colours_in_a_form_that_is_not_read_end_in_one_line(tmp_path):
     raw = bytearray(Path(path).read_bytes())
     raw[raw.index(b"\xff\x4f\xff\x51") + 42] = 11  # the depth of its first channel, less one
     Path(path).write_bytes(raw)
-    for path in (
+    for refused in (
         path,
         tiff16(tmp_path / "planes.tif", COLOURS, planes=True),
         tiff16(tmp_path / "cmyk.tif", cmyk, photometric=5),
@@ -349,7 +349,7 @@ def test_colours_in_a_form_that_is_not_read_end_in_one_line(tmp_path):
         with pytest.raises(
             UserError, match=r"more than 8 bits a channel in a form that is not read .*convert it to a PNG"
         ):
-            open_image(path)
+            open_image(refused)
 
 
 def test_ppm_of_sixteen_bits(tmp_path):

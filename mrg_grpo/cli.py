@@ -56,6 +56,16 @@ LABELER = arg(
     "--labeler", dest="labeler_path", help="chexbert.pth or a folder of ours; default is the embedded labeler"
 )  # fmt: skip
 TOKENIZER = arg("--tokenizer", help="folder or hub id; default bert-base-uncased")
+COMPARE = arg(
+    "--compare", action="append", default=[], metavar="OTHER",
+    help="another system's prediction file on the same studies: paired p-values; may be given several times",
+)  # fmt: skip
+LANGUAGE = arg(
+    "--language", choices=("none", "raw", "r2gen", "r2gen_mimic"), default="raw", help="text for NLG metrics"
+)  # fmt: skip
+METRIC = arg(
+    "--metric", dest="metrics", action="append", default=[], metavar="PATH", help="a function of TRL's signature"
+)  # fmt: skip
 STEP = "grpo.micro_batch, grpo.studies_per_step, sampling.batch, run.decode_batch or data.max_pixels"
 
 TABLE = (
@@ -102,6 +112,7 @@ TABLE = (
             arg("--adapter", help="a PEFT adapter; without it RUN_DIR/adapter, or the base if there is none"),
             BASE,
             arg("--split", default="test"),
+            COMPARE, LANGUAGE, METRIC,
             arg("-o", "--output", help="folder for the two files; default is RUN_DIR/evaluate-SPLIT"),
         ),
         on_ranks=True, lower="run.decode_batch or data.max_pixels",
@@ -122,15 +133,13 @@ TABLE = (
         "score", "score any system's prediction files", "score predictions.csv --labeler chexbert.pth",
         "mrg_grpo.evaluation.score:run_score",
         (
-            arg("paths", nargs="+", metavar="PREDICTIONS", help="csv, json or jsonl; two CSVs for CXR-Report-Metric"),
+            arg("paths", nargs="+", metavar="PREDICTIONS", help="one file, or references, then predictions"),
             LABELER, TOKENIZER,
-            arg("--compare", metavar="OTHER", help="a second system on the same studies: paired p-values"),
+            COMPARE,
             arg("--preset", help="r2gencmn, f1chexbert, promptmrg or cxrmate: print that code's numbers"),
-            arg("--language", choices=("none", "raw", "r2gen", "r2gen_mimic"), default="raw",
-                help="text for NLG metrics"),
-            arg("--metric", dest="metrics", action="append", default=[], metavar="PATH",
-                help="a function of TRL's signature"),
+            LANGUAGE, METRIC,
             arg("--margin", type=float, help="m of MCCS, at least 0 and below 1; default 0.6"),
+            arg("--allow-unlabeled", action="store_true", help="go on where most references carry no label"),
             arg("--duplicates", choices=("error", "first", "last"), default="error"),
             arg("-o", "--output", metavar="JSON", help="write every metric with its interval"),
         ),

@@ -150,6 +150,8 @@ class LabelerConfig:
     """chexbert.pth or a folder of ours; "" is the embedded labeler."""
     tokenizer: str = ""
     """Folder or hub id of chexbert.pth's tokenizer; "" is bert-base-uncased."""
+    allow_unlabeled: bool = False
+    """Go on where more than half of the references carry no label; any report without a finding agrees with those."""
 
 
 MARGIN = 0.6

@@ -23,7 +23,7 @@ from mrg_grpo.evaluation.before_after import before_after
 from mrg_grpo.evaluation.clinical import metrics_from_sums
 from mrg_grpo.evaluation.decode import Judged, judge, predict, prediction_record, read_decoded, write_decoded
 from mrg_grpo.grpo import Grpo
-from mrg_grpo.labelers import CheXbert, config_labeler, labeler_name
+from mrg_grpo.labelers import CheXbert, config_labeler, labeler_name, unread_references
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.model.adapters import parameter_counts
 from mrg_grpo.model.batch import PromptBatch
@@ -102,6 +102,7 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     policy, labeler = Policy.load(config), config_labeler(config)
     print(f"policy: {parameter_counts(policy.model)}")
     note_other_lora(policy, config)
+    note_unread(labeler, splits["train"], config)
     if distributed.world_size() > 1:
         where = "in shards, LoRA not merged" if policy.sharded else "whole on each"
         print(f"ranks: {distributed.world_size()}, base {where}")
@@ -114,6 +115,15 @@ def note_other_lora(policy: Policy, config: Config) -> None:
         own = policy.model.peft_config["default"]
         if (own.r, own.lora_alpha) != (config.lora.rank, config.lora.alpha):
             print(f"lora: rank {own.r} and alpha {own.lora_alpha}, of {config.model.adapter}; [lora] is not read")
+
+
+def note_unread(labeler: CheXbert, studies: list[Study], config: Config) -> None:
+    """What the labeler cannot read of the training references; UserError where that is more than half."""
+    found, ids = unread_references(labeler, studies)
+    what = "training references" if found.total == len(studies) else "training references looked at"
+    found.require(what, ids, config.labeler.allow_unlabeled, "labeler.allow_unlabeled = true")
+    for note in found.notes(what, ids):
+        print(f"labeler: {note}")
 
 
 def carry_out(session: Session, optimizer: torch.optim.Optimizer, size: int, step: Step, resume: bool) -> int:

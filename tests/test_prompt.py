@@ -1,9 +1,11 @@
 """The parser: what is compliant, and what is read out of what is not."""
 
+import time
+
 import pytest
 
 from mrg_grpo.labels import CONDITIONS
-from mrg_grpo.prompt import parse_completion, question, target_text, think_text
+from mrg_grpo.prompt import foreign_marks, foreign_note, has_tags, parse_completion, question, target_text, think_text
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,29 @@ from mrg_grpo.prompt import parse_completion, question, target_text, think_text
         ("<think>a<report>b</report></think>", "a b", "b", False),
         ("<think>a</think><report>b", "a", "b", False),
         ("<think>a</think>b", "a", "b", False),
-        ("<think>a b", "", "a b", False),
+        ("<think>a b", "a b", "", False),
+        ("<think>a b<report>c", "a b c", "c", False),
+        ("a\n</think>\nb", "a", "b", False),
+        ("a</think><report>b</report>", "a", "b", False),
+        ("a <report>draft</report></think><report>b</report>", "a  draft", "b", False),
+        ("<think>a</think>b</think>c", "a", "c", False),
+        ("</think>b", "", "b", False),
+        ("<report>b</report></think>", "b", "b", False),
+        ("<Think>a</THINK>b", "", "b", False),
+        ("<thinking>a</thinking>b", "", "b", False),
+        ("<thinking>a", "", "", False),
+        ("<reasoning>a</reasoning><answer>b</answer>", "", "b", False),
+        ("◁think▷a◁/think▷b", "", "b", False),
+        ("[THINK]a[/THINK]b", "", "b", False),
+        ("<unused94>thought\na<unused95>b", "", "b", False),
+        ("<|begin_of_thought|>a<|end_of_thought|><|begin_of_solution|>b<|end_of_solution|>", "", "b", False),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>",
+            "",
+            "b",
+            False,
+        ),
+        ("analysisa assistantfinalb", "", "b", False),
         ("plain text", "", "plain text", False),
         ("", "", "", False),
         ("<Think>a</Think><report>b</report>", "", "b", False),
@@ -52,3 +76,25 @@ def test_prompt_and_parser_agree_on_tags():
     for tag in ("<think>", "</think>", "<report>", "</report>"):
         assert tag in question() and tag in target_text("x", labels)
     assert think_text([0] * 14) == "nothing"
+
+
+def test_marks_of_other_families_are_counted_by_name():
+    texts = [
+        "<thinking>a</thinking>b",
+        "<thinking>c",
+        "◁think▷a◁/think▷b",
+        "<think>a</think><report>b</report>",
+        "plain",
+    ]
+    assert foreign_marks(texts) == {"<thinking>": 2, "</thinking>": 1, "◁think▷": 1, "◁/think▷": 1}
+    assert [has_tags(text) for text in texts] == [True, True, True, True, False]
+    assert "(<thinking> 2, " in foreign_note(texts) and foreign_note(texts[3:]) == ""
+
+
+@pytest.mark.parametrize(
+    "piece", ["<think>", "</think>", "<thinking>", "<|channel|>", "[", "<report>", "◁think▷a◁/think▷"]
+)
+def test_the_parser_takes_time_linear_in_the_text(piece):
+    start = time.process_time()
+    parse_completion(piece * 40_000)
+    assert time.process_time() - start < 2

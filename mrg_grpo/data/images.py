@@ -3,21 +3,25 @@
 Deliberate choices:
 1. Only decoders of common raster formats are tried. Pillow would otherwise guess among formats whose decoder
    starts an outside program (EPS), and a data file must not be able to ask for that.
-2. Sixteen-bit, 32-bit and floating-point greys are scaled from their own minimum and maximum to 0..255, as the makers
-   of MIMIC-CXR-JPG did: many such files hold 12-bit values, and dividing by 65,535 would turn them black.
+2. Sixteen-bit, 32-bit and floating-point greys, and colours of 16 bits a channel, are scaled from their own minimum
+   and maximum to 0..255, as the makers of MIMIC-CXR-JPG did: many such files hold 12-bit values, and dividing by 65,535
+   would turn them black. Colours share one range over all channels; what is transparent does not count for it.
 3. Transparent pixels become black, the colour of air on a radiograph. Dropping the alpha channel would show whatever
    colour lies hidden under them.
 4. Nothing is flipped and nothing is cropped, beyond the orientation that the EXIF tag asks for: left and right are
    part of a report's meaning.
+5. Of a file of several frames the first is used, and the first such file is named.
 """
 
 import os
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from mrg_grpo.data.deep_colour import deep_values, is_deep
 from mrg_grpo.errors import UserError
 
 PHANTOM_SCHEME = "phantom:"
@@ -54,9 +58,13 @@ def open_image(path_or_address: str | os.PathLike[str]) -> Image.Image:
         with Image.open(name, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            _tell_frames(name, image)
+            deep = deep_to_rgb(*deep_values(name, FORMATS)) if is_deep(image) else None
             image.load()
             turn = UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
-            picture = to_rgb(image)
+            picture = to_rgb(image) if deep is None else deep
+    except UserError:
+        raise
     except Image.DecompressionBombError as error:
         raise UserError(
             f"image {name} would decode to more than {MAX_PIXELS:,} pixels ({error}); downscale it or leave it out"
@@ -74,11 +82,28 @@ def open_image(path_or_address: str | os.PathLike[str]) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode as RGB: wide greys scaled by their own range, transparency laid on black."""
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(scale_to_bytes(np.asarray(image))).convert("RGB")
+        values = np.asarray(image)
+        key = image.info.get("transparency")
+        shown = np.ones(values.shape, dtype=bool) if not isinstance(key, int) else values != key
+        # the grey that stands for transparent has no part in the range
+        scaled = scale_to_bytes(values if shown.all() else np.where(shown, values, np.nan))
+        return Image.fromarray(scaled * shown).convert("RGB")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         coloured = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", coloured.size, (0, 0, 0, 255)), coloured).convert("RGB")
     return image.convert("RGB")
+
+
+def deep_to_rgb(colours: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
+    """uint16 colours (H, W, 1 or 3), alpha (H, W) -> RGB: one range over all channels, transparency laid on black."""
+    seen = colours if alpha is None else colours[alpha > 0]
+    low, high = (int(seen.min()), int(seen.max())) if seen.size else (0, 0)
+    scale = 255.0 / (high - low) if high > low else 0.0
+    table = np.rint(np.clip(np.arange(65536.0) - low, 0, high - low) * scale).astype(np.uint8)
+    shown = table[colours]
+    if alpha is not None:
+        shown = np.rint(shown * (alpha[..., None] / 65535.0)).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(shown, (*shown.shape[:2], 3))))
 
 
 def scale_to_bytes(values: np.ndarray) -> np.ndarray:
@@ -95,6 +120,21 @@ def scale_to_bytes(values: np.ndarray) -> np.ndarray:
         return np.zeros(wide.shape, dtype=np.uint8)
     wide = np.nan_to_num(wide, nan=low, posinf=high, neginf=low)
     return np.rint((wide - low) * (255.0 / (high - low))).astype(np.uint8)
+
+
+_told: list[str] = []
+"""The first file of several frames that this process has named."""
+
+
+def _tell_frames(name: str, image: Image.Image) -> None:
+    """One line, once in a process, where a file has several frames."""
+    try:
+        several = not _told and getattr(image, "is_animated", False)
+    except Exception:  # a second frame that is damaged is none
+        several = False
+    if several:
+        _told.append(name)
+        print(f"image {name} has several frames; of such files the first frame is used", file=sys.stderr)
 
 
 def _refuse_unreadable(name: str) -> None:

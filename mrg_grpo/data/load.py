@@ -1,7 +1,8 @@
 """Studies by split name: from any of the data forms (`load_studies`), and as a configuration asks for them.
 
 Deliberate choices:
-1. No image is opened. Whether each file is there is asked once, folder by folder.
+1. No image is opened. Whether each file is there is asked once, folder by folder; `leaks.py` reads the bytes of files
+   of equal size in two splits, of forms whose split is not by patient.
 2. Nothing is left out silently. A study with an empty report, or without an image of the wished views, stays, counted
    and named in a note; `incomplete="drop"`, the default of a configuration, leaves such studies out, by name, and says
    so too. Evaluation sets of two people who use the same settings therefore hold the same studies.
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from mrg_grpo.config import FORMS, Config
 from mrg_grpo.data import iu_xray, mimic_cxr, r2gen, records
+from mrg_grpo.data.leaks import leaks
 from mrg_grpo.data.records import LoadOptions, Record, Source, first_names
 from mrg_grpo.data.sections import checked_sections
 from mrg_grpo.data.splits import Studies, assigned, describe_splits
@@ -69,6 +71,8 @@ def load_studies(
         fate = "left out" if incomplete == "drop" else 'kept (data.incomplete = "drop" leaves them out)'
         named = " or ".join(options.sections)
         notes.append(f"{len(empty):,} studies have no text in {named} and are {fate}: {first_names(empty)}")
+    if form != "mimic_cxr":  # its split file has been judged by patient
+        notes += leaks(pairs, source.image_folder, absent, form)
     folder = str(source.image_folder)
     by_split: dict[str, list[Study]] = {name: [] for name in records.SPLITS}
     for split, record in pairs:

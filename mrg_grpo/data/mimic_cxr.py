@@ -12,18 +12,20 @@ Deliberate choices:
 2. Frontal is ViewPosition PA or AP.
 3. A study's id is its study_id. Images keep the order of the split file.
 4. The data are credentialed: nothing here writes anything, and an error names ids and files, never a report's text.
+   The line on reports without a section names their most frequent headers, and no more of them.
 """
 
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from mrg_grpo.data import records
 from mrg_grpo.data.r2gen import ChooseFrontal
 from mrg_grpo.data.records import LoadOptions, Record, Source
-from mrg_grpo.data.sections import joined, parse_report
+from mrg_grpo.data.sections import COMBINED, header_names, joined, parse_report
 from mrg_grpo.errors import UserError
 
 REMEDY = "take it from physionet.org/content/mimic-cxr-jpg"
@@ -45,6 +47,7 @@ def read_native(root: Path, options: LoadOptions) -> Source:
     frontal = frontal_dicoms(root, source.notes) if options.views == "frontal" else None
     read, close = _reports(root)
     missing: list[str] = []
+    lacking: dict[str, list[list[str]]] = {section: [] for section in options.sections}
     try:
         for study_id, (subject_id, split, dicoms) in studies.items():
             stem = f"files/p{subject_id[:2]}/p{subject_id}/s{study_id}"
@@ -57,7 +60,11 @@ def read_native(root: Path, options: LoadOptions) -> Source:
                 dicoms = [dicom for dicom in dicoms if dicom in frontal]
             elif isinstance(options.views, int):
                 dicoms = dicoms[: options.views]
-            report = joined(parse_report(text), options.sections, options.keep_xxxx)
+            texts = parse_report(text)
+            for section, others in lacking.items():
+                if not (texts.get(section) or texts.get(COMBINED)):
+                    others.append(header_names(text))
+            report = joined(texts, options.sections, options.keep_xxxx)
             source.records.append(Record(study_id, report, tuple(f"{stem}/{dicom}.jpg" for dicom in dicoms), split))
     finally:
         close()
@@ -66,7 +73,15 @@ def read_native(root: Path, options: LoadOptions) -> Source:
             f"{root}: {len(missing):,} of {len(studies):,} reports are missing: {records.first_names(missing)}; "
             f"{REPORT_REMEDY}"
         )
+    source.notes += [_lack(name, others, len(studies)) for name, others in lacking.items() if others]
     return source
+
+
+def _lack(section: str, others: list[list[str]], total: int) -> str:
+    """The line on reports without a section: how many, and the headers that they have, the most frequent first."""
+    counts = Counter(name for names in others for name in dict.fromkeys(names))
+    said = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(10)) or "none"
+    return f"{len(others):,} of {total:,} reports have no {section}; the headers in them: {said}"
 
 
 def r2gen_frontal(root: Path, notes: list[str]) -> ChooseFrontal | None:

@@ -93,4 +93,6 @@ def _record(entry: Any, split: str, where: str, options: LoadOptions, frontal: C
     elif options.views == "frontal" and frontal is not None:
         images = frontal(images)
     report = clean(records.unicode_text(report, where), options.keep_xxxx)
-    return Record(records.unicode_text(str(study_id), where), report, images, split)
+    subject = entry.get("subject_id")
+    known = str(subject) if isinstance(subject, str | int) and not isinstance(subject, bool) else ""
+    return Record(records.unicode_text(str(study_id), where), report, images, split, known)

@@ -52,6 +52,8 @@ class Record:
     """Names relative to the image folder, of the wished views."""
     split: str | None
     """None where the form has no split of its own."""
+    subject: str = ""
+    """The patient, where the form says who it is."""
 
 
 @dataclass

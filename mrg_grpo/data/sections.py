@@ -5,36 +5,27 @@ Deliberate choices:
    cutting references changes a score and belongs to a named mode of the metrics.
 2. De-identified tokens (XXXX in IU X-Ray, ___ in MIMIC-CXR) are kept unless the caller drops them by name. A dropped
    token goes with the word it is part of ("x-XXXX", "XXXX-year-old"), and punctuation left alone is tidied.
-3. A section is what stands between its header and the next one. Headers are lines that begin with capitals and a colon.
-   A combined header ("FINDINGS AND IMPRESSION:") answers for either name, and once if both are asked for.
+3. A section is what stands between its header and the next one. Headers are lines that begin with capitals and a colon,
+   with white space behind it ("AT 10:30 ON ROUNDS." is none); `headers.py` says which section each opens.
+   A combined header ("FINDINGS AND IMPRESSION:") answers for either name, and once if both are asked for. What stands
+   under the name of an examination ("CHEST, TWO VIEWS:") is the findings where no section is called so; of several the
+   last that is not empty, as in the published parser.
 4. The hand-made corrections of the MIMIC-CXR authors' own parser, a list of single studies, are not reproduced.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from mrg_grpo.data.headers import COMBINED, EXAMINATION, SUB_HEADING, section_of
 from mrg_grpo.errors import UserError
 
 SECTIONS = ("findings", "impression")
-COMBINED = "findings and impression"
-
-# Header texts of MIMIC-CXR, lower-cased; every other header ends a section and is not read.
-HEADERS = {
-    "findings": "findings",
-    "finding": "findings",
-    "chest findings": "findings",
-    "impression": "impression",
-    "impressions": "impression",
-    "impresson": "impression",
-    "impession": "impression",
-    "conclusion": "impression",
-    "conclusions": "impression",
-    "findings and impression": COMBINED,
-    "findings/impression": COMBINED,
-    "findings & impression": COMBINED,
-    "impression and findings": COMBINED,
-}
-HEADER_LINE = re.compile(r"^[ \t]*([A-Z][A-Z0-9 ()/,&.-]{1,60}|(?:Findings?|Impressions?|Conclusions?))[ \t]*:", re.M)
+# A time of day may stand in a header; behind the colon of a header no digit does.
+HEADER_LINE = re.compile(
+    r"^[ \t]*([A-Z](?:[A-Z0-9_ ()/,&.-]|(?<=\d):(?=\d\d)){1,70}?|(?:Findings?|Impressions?|Conclusions?))[ \t]*:(?!\d)",
+    re.MULTILINE,
+)
+ODD = re.compile(r"[0-9_]")
 
 WORD = re.compile(r"[\w/'-]+")
 STRANDED = re.compile(r"[.,;:](?:\s+[.,;:])+")
@@ -76,12 +67,31 @@ def parse_report(text: str) -> dict[str, str]:
     Keys are "findings", "impression" or "findings and impression"; a section that comes twice (an addendum) is joined.
     """
     found: dict[str, str] = {}
-    headers = list(HEADER_LINE.finditer(text))
-    for header, following in zip(headers, [*headers[1:], None]):
-        name = HEADERS.get(" ".join(header.group(1).lower().split()))
-        if name is None:
-            continue
-        body = " ".join(text[header.end() : following.start() if following else len(text)].split())
-        if body:
-            found[name] = f"{found[name]} {body}" if name in found else body
+    opened = [header for header in headers(text) if header[0] != SUB_HEADING]
+    for (section, _, end), (_, following, _) in zip(opened, [*opened[1:], (None, len(text), 0)]):
+        body = " ".join(text[end:following].split()) if section else ""
+        if section and body:
+            found[section] = f"{found[section]} {body}" if section in found and section != EXAMINATION else body
+    under_examination = found.pop(EXAMINATION, None)
+    if under_examination and not (found.get("findings") or found.get(COMBINED)):
+        found["findings"] = under_examination
     return found
+
+
+def headers(text: str) -> Iterator[tuple[str | None, int, int]]:
+    """Of each header of a report: its section (see `section_of`), where it begins, and where its text begins.
+
+    A line that is odd for a header (a digit, a blank of de-identification, no white space behind the colon) is one
+    only where the rule knows it: otherwise it is a line of the text.
+    """
+    for match in HEADER_LINE.finditer(text):
+        section = section_of(match.group(1))
+        glued = match.end() < len(text) and not text[match.end()].isspace()
+        if section not in (None, SUB_HEADING) or not (glued or ODD.search(match.group(1))):
+            yield section, match.start(), match.end()
+
+
+def header_names(text: str) -> list[str]:
+    """The headers of a report as they stand there, white space collapsed, without digits and blanks."""
+    names = (text[start:end].strip().rstrip(":") for _, start, end in headers(text))
+    return [" ".join(re.sub(r"[0-9_:]+", " ", name).split()) for name in names]

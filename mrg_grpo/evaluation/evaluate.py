@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.data.credentialed import banner, mark
 from mrg_grpo.data.load import load_splits, studies_of
+from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.decode import judge, predict, write_decoded
-from mrg_grpo.evaluation.score import evaluation_of
+from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, read_predictions
+from mrg_grpo.evaluation.score import OWN, evaluation_of, require_same_references, require_same_studies
 from mrg_grpo.files import write_whole, writing
 from mrg_grpo.labelers import config_labeler, labeler_name
 from mrg_grpo.model.policy import Policy
+from mrg_grpo.rewards.external import metric_from_path
 from mrg_grpo.run.folder import adapter_of, holds_run
 
 
 def run_evaluate(
-    config: Config, adapter: str | None = None, base: bool = False, split: str = "test", output: str | None = None
+    config: Config,
+    adapter: str | None = None,
+    base: bool = False,
+    split: str = "test",
+    output: str | None = None,
+    language: str = "raw",
+    metrics: Sequence[str] = (),
+    compare: Sequence[str] = (),
 ) -> None:
-    """`mrg-grpo evaluate`: the run's own adapter, another one, or the base, into a folder that holds no run."""
+    """`mrg-grpo evaluate`: the run's own adapter, another one, or the base, into a folder that holds no run.
+
+    language, metrics, compare: as in `score`; compare names prediction files that hold both sides.
+    """
+    for path in metrics:
+        metric_from_path(path)
     folder = Path(output or Path(config.run.output_dir) / f"evaluate-{split}")
     if holds_run(folder):
         raise UserError(f"-o {folder}: holds a run with an evaluation of its own; name another folder")
-    evaluate_split(config, adapter_of(config, adapter, base), split, folder)
+    evaluate_split(config, adapter_of(config, adapter, base), split, folder, language, metrics, compare)
 
 
-def evaluate_split(config: Config, adapter: str | None, split: str, output: Path) -> None:
+def evaluate_split(
+    config: Config,
+    adapter: str | None,
+    split: str,
+    output: Path,
+    language: str = "raw",
+    metrics: Sequence[str] = (),
+    compare: Sequence[str] = (),
+) -> None:
     """Decode, score, write predictions.jsonl and evaluation.json, print the table.
 
     UserError before any work if the split is not in the data, or the folder holds another evaluation.
@@ -38,6 +62,7 @@ def evaluate_split(config: Config, adapter: str | None, split: str, output: Path
         refuse_other(output, what)
     splits = load_splits(config)
     studies = studies_of(splits, split)
+    others = [(path, _other(path, studies)) for path in dict.fromkeys(compare)]
     if distributed.is_first():
         with writing(output, "name another folder with -o"):  # before hours of decoding, not after
             output.mkdir(parents=True, exist_ok=True)
@@ -47,11 +72,24 @@ def evaluate_split(config: Config, adapter: str | None, split: str, output: Path
     write_decoded(judged, output / "predictions.jsonl", config)
     everyone = distributed.SharedLabeler(labeler)  # the training references, for the baselines
     margin, name = config.reward.mccs.margin, labeler_name(config.labeler.path)
-    evaluation = evaluation_of(judged, splits.get("train"), everyone, margin=margin, labeled_by=name)
+    evaluation = evaluation_of(
+        judged, splits.get("train"), everyone, language, margin=margin, labeled_by=name, metrics=metrics, others=others
+    )
     if distributed.is_first():
         record = {**banner(config), **what, **evaluation.to_json()}
         write_whole(output / "evaluation.json", json.dumps(record, indent=1))
     print(evaluation.table())
+
+
+def _other(path: str, studies: list[Study]) -> Predictions:
+    """The predictions of another system; UserError, before hours of decoding, unless they are of these references."""
+    other = read_predictions([path])
+    require_same_studies([study.id for study in studies], [row.study_id for row in other.rows], (OWN, path))
+    if not other.has_text:
+        raise UserError(f"{path} holds labels alone; compare with a file that holds references and predictions")
+    own = [PredictionRow(study.id, " ".join(study.report.split()), "") for study in studies]
+    require_same_references(Predictions(own, "of the data"), other, ("the data", path))
+    return other
 
 
 def refuse_other(output: Path, what: dict[str, str]) -> None:

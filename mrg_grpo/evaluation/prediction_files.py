@@ -7,47 +7,23 @@ Layouts read, each recognised by its columns and named in what is printed:
     ReXrank           json of records with `report` ("Findings: ... Impression: ...") and `model_prediction`
     two files         references, then predictions: CXR-Report-Metric's CSVs (study_id, report), R2GenCMN's gts.csv
                       and res.csv (no header), CheXbert's ("Report Impression"); without study_id matched by order
-    other names       id, uid, question_id ...; ground_truth, gt ...; text, output ...: see ALIASES
+    other names       id, filename, dicom_id ...; ground_truth, gt ...; text, output ...: see columns.py
+    other forms       semicolons and tabs, texts by study, a file or a line a report ...: see record_files.py
 
 Deliberate choices: nothing is dropped without a word. A duplicated study is an error until `duplicates` says which one
 counts. A missing or empty prediction is scored as an empty report. A prediction without a reference cannot be scored:
-it is left out, counted and named. Predictions read whole texts, so tags of a completion belong in `generated`.
+it is left out, counted and named. Files whose ids have nothing in common, or write a study in two ways, are refused:
+that would be a page of zeros. Predictions read whole texts, so tags of a completion belong in `generated`.
 """
 
-import csv
-import json
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mrg_grpo.errors import UserError
-
-ALIASES: dict[str, tuple[str, ...]] = {
-    "study_id": ("study_id", "id", "uid", "image_id", "question_id", "study"),
-    "reference": ("reference", "ground_truth", "gt", "gt_report", "reference_report", "ref", "report"),
-    "prediction": (
-        "prediction",
-        "model_prediction",
-        "generated_report",
-        "predicted_report",
-        "pred",
-        "output",
-        "text",
-        "hypothesis",
-    ),
-}
-"""Column names of each kind, the first that is there counts."""
-
-REPORT_COLUMNS = ("report", "Report Impression")
-"""Report columns of a file that holds one side alone."""
-
-SIDES = (
-    (*ALIASES["reference"], *REPORT_COLUMNS, *ALIASES["prediction"]),
-    (*ALIASES["prediction"], *REPORT_COLUMNS),
-)
-"""Where the text lies in a file of references and in one of predictions: either may hold both sides."""
+from mrg_grpo.evaluation.columns import OF_ONE_FILE, OF_TWO_FILES, column_names, id_columns, shown, text_column
+from mrg_grpo.evaluation.record_files import RecordFile, is_nothing, read_records
 
 _HEADING = re.compile(r"\b(findings|impression)\s*:\s*", re.IGNORECASE)
 NAMED = 10
@@ -118,71 +94,125 @@ def read_predictions(paths: list[str | Path], duplicates: str = "error") -> Pred
     if len(paths) == 2:
         return _pair([Path(path) for path in paths], duplicates)
     path = Path(paths[0])
-    records = _records(path)
-    if not records:
+    file = read_records(path)
+    if not file.records:
         raise UserError(f"{path} holds no predictions")
-    columns = _columns(records, path)
+    columns = _columns(file.records, path)
     rexrank = columns["reference"] == "report" and columns["prediction"] == "model_prediction"
     rows, missing = [], []
-    for number, record in enumerate(records, start=1):
+    for number, record in enumerate(file.records, start=1):
         row = _row(record, columns, path, number, rexrank)
         if columns["prediction"] and _string(record, columns["prediction"], path, number) is None:
             missing.append(row.study_id)
         rows.append(row)
-    odd = [f"{theirs} as {ours}" for ours, theirs in columns.items() if theirs and theirs != ours]
-    if rexrank:
-        layout = "ReXrank (report, model_prediction; the headings Findings: and Impression: are removed on both sides)"
-    else:
-        layout = f"{path.suffix[1:]} with study_id, reference, prediction" + (f" ({', '.join(odd)})" if odd else "")
-    if columns["prediction"] is None:
-        layout = f"{path.suffix[1:]} with labels alone, no text"
     kept, twice = _unique([(row.study_id, row) for row in rows], duplicates, path)
+    layout = _layout(path, file, columns, rexrank)
     result = Predictions(list(kept.values()), layout, duplicated=list(dict.fromkeys(twice)), duplicates=duplicates)
     gone = set(missing)
     result.missing = [row.study_id for row in result.rows if row.study_id in gone]
-    return _count_empty(result)
+    return _count_empty(result, path)
+
+
+def _layout(path: Path, file: RecordFile, columns: dict[str, str | None], rexrank: bool) -> str:
+    """What a file of both sides was recognised as."""
+    kind = path.suffix[1:] + (f", {file.form}," if file.form else "")
+    if columns["prediction"] is None:
+        return f"{kind} with labels alone, no text"
+    if rexrank:
+        return "ReXrank (report, model_prediction; the headings Findings: and Impression: are removed on both sides)"
+    odd = [f"{theirs} as {ours}" for ours, theirs in columns.items() if theirs and theirs != ours]
+    return f"{kind} with study_id, reference, prediction" + (f" ({', '.join(odd)})" if odd else "")
 
 
 def _pair(paths: list[Path], duplicates: str) -> Predictions:
-    """References and predictions in two files, matched by study_id where both have it, else by order."""
-    sides, named_sides, by_id = [], [], True
-    for path, columns in zip(paths, SIDES, strict=True):
-        records = _records(path, headerless="report")
-        names = records[0].keys() if records else ()
-        if not records:
+    """References and predictions in two files, matched by id where both have one, else by order."""
+    files, texts = [], []
+    for path, brackets in zip(paths, OF_TWO_FILES, strict=True):
+        file = read_records(path)
+        if not file.records:
             raise UserError(f"{path} holds no reports")
-        text = next((name for name in columns if name in names), None)
+        text = text_column(file.records, brackets, path)
         if text is None:
-            raise UserError(f"{path} has no column report (it has {', '.join(map(str, names))})")
-        key = next((name for name in ALIASES["study_id"] if name in names), None)
-        by_id = by_id and key is not None
-        named_sides.append(path.name if text == "report" else f"{path.name} ({text})")
-        sides.append(
-            [(_id(record, key, path, n), _string(record, text, path, n)) for n, record in enumerate(records, 1)]
+            raise UserError(f"{path} has no column report (it has {shown(column_names(file.records))})")
+        files.append(file)
+        texts.append(text)
+    keys = _matching_ids(files, paths)
+    sides = [
+        [(_id(record, key, path, n), _string(record, text, path, n)) for n, record in enumerate(file.records, 1)]
+        for file, key, text, path in zip(files, keys, texts, paths, strict=True)
+    ]
+    if keys[0] is None and len(sides[0]) != len(sides[1]):
+        raise UserError(
+            f"{paths[0]} has {len(sides[0])} reports and {paths[1]} has {len(sides[1])}; without study_id in both "
+            "they are matched by order and must be as many"
         )
-    if not by_id:
-        if len(sides[0]) != len(sides[1]):
-            raise UserError(
-                f"{paths[0]} has {len(sides[0])} reports and {paths[1]} has {len(sides[1])}; without study_id in both "
-                "they are matched by order and must be as many"
-            )
-        sides = [[(str(n), text) for n, (_, text) in enumerate(side, start=1)] for side in sides]
-    how = "study_id" if by_id else "order"
-    layout = f"two files matched by {how}: references {named_sides[0]}, predictions {named_sides[1]}"
     (references, twice), (predictions, again) = (
         _unique(side, duplicates, path) for side, path in zip(sides, paths, strict=True)
     )
+    missing = [key for key in references if predictions.get(key) is None]
+    without_reference = [key for key in predictions if key not in references]
+    _refuse_two_spellings([key for key in missing if key not in predictions], without_reference, paths)
     rows = [PredictionRow(key, _line(text), _line(predictions.get(key))) for key, text in references.items()]
+    named_sides = [_named_side(*side) for side in zip(paths, files, texts, keys, strict=True)]
+    how = "order" if keys[0] is None else "study_id" if keys == ["study_id", "study_id"] else "id"
     return _count_empty(
         Predictions(
             rows,
-            layout,
+            f"two files matched by {how}: references {named_sides[0]}, predictions {named_sides[1]}",
             duplicated=list(dict.fromkeys(twice + again)),
-            missing=[key for key in references if predictions.get(key) is None],
-            without_reference=[key for key in predictions if key not in references],
+            missing=missing,
+            without_reference=without_reference,
             duplicates=duplicates,
-        )
+        ),
+        paths[0],
     )
+
+
+def _named_side(path: Path, file: RecordFile, text: str, key: str | None) -> str:
+    """A file's name, with what was recognised in it."""
+    known = [file.form, "" if text == "report" else text, "" if key in (None, "study_id") else f"{key} as study_id"]
+    return path.name + (f" ({', '.join(filter(None, known))})" if any(known) else "")
+
+
+def _matching_ids(files: list[RecordFile], paths: list[Path]) -> list[str | None]:
+    """The id columns by which two files have the most studies in common; [None, None] where a file has no id.
+
+    Raises UserError that names an id of each side where none is common: a page of zeros would be no result.
+    """
+    first, second = (
+        {name: {str(record.get(name)).strip() for record in file.records} for name in id_columns(file.records)}
+        for file in files
+    )
+    if not first or not second:
+        return [None, None]
+    common = {(a, b): len(first[a] & second[b]) for a in first for b in second}
+    most = max(common.values())
+    if most == 0:
+        a, b = next(iter(common))
+        one, other = (_id(file.records[0], key, path, 1) for file, key, path in zip(files, (a, b), paths, strict=True))
+        raise UserError(
+            f"{paths[0]} and {paths[1]} have no study in common: the ids look like {one!r} ({a}) in the first and "
+            f"{other!r} ({b}) in the second; write them in one way in both"
+        )
+    best = [pair for pair, count in common.items() if count == most]
+    return list(next((pair for pair in best if pair[0] == pair[1]), best[0]))
+
+
+def _refuse_two_spellings(missing: list[str], extra: list[str], paths: list[Path]) -> None:
+    """UserError where a study without a prediction and a prediction without a study are one, written in two ways."""
+    spelled = {_bare(key): key for key in extra}
+    twice = [key for key in missing if _bare(key) in spelled]
+    if twice:
+        raise UserError(
+            f"{len(twice)} studies are written in two ways: {twice[0]!r} in {paths[0]} and "
+            f"{spelled[_bare(twice[0])]!r} in {paths[1]}; write each id in one way in both"
+        )
+
+
+def _bare(key: str) -> str:
+    """An id without what people add to it: folders, an ending, MIMIC's s, leading zeros, and ".0" of a number."""
+    name = re.sub(r"\.(?:0+|txt|png|jpe?g|dcm|json)$", "", re.split(r"[/\\]", key)[-1].lower())
+    return re.sub(r"^s?0*(?=\d)", "", name)
 
 
 def _unique(side: list[tuple[str, Any]], duplicates: str, path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -206,25 +236,28 @@ def _refuse_duplicates(twice: list[str], duplicates: str, path: Path) -> None:
         )
 
 
-def _count_empty(result: Predictions) -> Predictions:
+def _count_empty(result: Predictions, path: Path) -> Predictions:
     if result.has_text:
         gone = set(result.missing)
         result.empty = [row.study_id for row in result.rows if not row.prediction and row.study_id not in gone]
         result.empty_references = [row.study_id for row in result.rows if not row.reference]
+        if len(result.empty_references) == len(result.rows):
+            raise UserError(
+                f"{path}: all {len(result.rows)} references are empty; name the file or column that has them"
+            )
     return result
 
 
 def _columns(records: list[dict[str, Any]], path: Path) -> dict[str, str | None]:
     """Which column holds what; a column counts where any record has it."""
-    names = dict.fromkeys(name for record in records for name in record)
-    found: dict[str, str | None] = {
-        kind: next((name for name in aliases if name in names), None) for kind, aliases in ALIASES.items()
-    }
+    names = column_names(records)
+    found: dict[str, str | None] = {"study_id": next(iter(id_columns(records)), None)}
+    found |= {side: text_column(records, brackets, path) for side, brackets in OF_ONE_FILE.items()}
     has_labels = "labels" in names and "reference_labels" in names
     for kind, column in found.items():
         if column is None and (kind == "study_id" or not has_labels):
             raise UserError(
-                f"{path} has no column for {kind} (it has {', '.join(map(str, names))}); rename one to {kind}"
+                f"{path} has no column for {kind} (it has {shown(names)}); rename one to {kind}"
                 + ("" if kind == "study_id" else ", or give references and predictions as two files")
             )
     return found
@@ -268,7 +301,7 @@ def _id(record: dict[str, Any], key: str | None, path: Path, number: int) -> str
     if key is None:
         return str(number)
     value = record.get(key)
-    if value is None or not str(value).strip():
+    if is_nothing(value) or not str(value).strip():
         raise UserError(f"{path}, record {number}: {key} is empty; every prediction needs one")
     return str(value).strip()
 
@@ -279,73 +312,13 @@ def _line(text: str | None) -> str:
 
 
 def _string(record: dict[str, Any], column: str | None, path: Path, number: int) -> str | None:
-    """A cell as text; None where there is none: NaN, which pandas writes there, too.
+    """A cell as text; None where there is none.
 
     Half a surrogate pair, which JSON can write and no encoding can, becomes the replacement character.
     """
     value = record.get(column) if column else None
-    if value is None or value != value:
+    if is_nothing(value):
         return None
     if isinstance(value, list | dict):
         raise UserError(f"{path}, record {number}: {column} is a {type(value).__name__}, not a text; write one text")
     return str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-
-
-def _records(path: Path, headerless: str | None = None) -> list[dict[str, Any]]:
-    """A csv, json or jsonl file -> records. headerless names the column of a CSV of one column without a header."""
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".json", ".jsonl"):
-        raise UserError(f"{path}: predictions are read from .csv, .json or .jsonl files")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            if kind == ".csv":
-                return _csv_records(file, path, headerless)
-            if kind == ".jsonl":
-                return [_record(line, path, n) for n, line in enumerate(file, start=1) if line.strip()]
-            return _json_records(json.load(file), path)
-    except FileNotFoundError:
-        raise UserError(f"no prediction file at {path}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, lists nested for ever
-        raise UserError(f"{path}: not valid JSON ({error})") from error
-    except (OSError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
-
-
-def _csv_records(file: Any, path: Path, headerless: str | None) -> list[dict[str, Any]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    rows = [row for row in csv.reader(file) if row]
-    if not rows:
-        return []
-    header, known = rows[0], {name for names in (*ALIASES.values(), REPORT_COLUMNS) for name in names}
-    if headerless and len(header) == 1 and header[0] not in known:
-        return [{headerless: row[0]} for row in rows]
-    twice = [name for name in header if name in known and header.count(name) > 1]
-    if twice:
-        raise UserError(f"{path} has the column {twice[0]} {header.count(twice[0])} times; keep the one that counts")
-    records = []
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) > len(header):
-            raise UserError(f"{path} row {number} has {len(row)} cells for {len(header)} columns; quote its texts")
-        # a short row: the cells that are not there are missing, not empty
-        records.append(dict(zip(header, [*row, *[None] * (len(header) - len(row))], strict=True)))
-    return records
-
-
-def _json_records(tree: Any, path: Path) -> list[dict[str, Any]]:
-    if isinstance(tree, dict) and tree and all(isinstance(value, dict) for value in tree.values()):
-        tree = [{"study_id": key, **value} for key, value in tree.items()]  # keyed by study, as ReXrank's
-    if not isinstance(tree, list) or not all(isinstance(record, dict) for record in tree):
-        raise UserError(f"{path}: the JSON must be a list of records, or one object of records by study_id")
-    return tree
-
-
-def _record(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} line {number}: not valid JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} line {number}: not a JSON object")
-    return record

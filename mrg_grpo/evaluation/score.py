@@ -25,9 +25,13 @@ from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, nam
 from mrg_grpo.evaluation.summary import RESAMPLES, Comparison, Evaluation
 from mrg_grpo.evaluation.table import Number
 from mrg_grpo.files import require_output, write_whole
+from mrg_grpo.labelers.unread import Unread, unread_of
 from mrg_grpo.labels import CONDITIONS
-from mrg_grpo.prompt import has_tags, parse_completion
+from mrg_grpo.prompt import foreign_note, has_tags, parse_completion
 from mrg_grpo.rewards.external import ExternalReward, metric_from_path
+
+OWN = "this policy"
+"""What a comparison calls the policy that is evaluated."""
 
 
 @dataclass
@@ -49,22 +53,53 @@ def evaluation_of(
     seed: int = 0,
     margin: float = MARGIN,
     labeled_by: str = "",
+    metrics: Sequence[str] = (),
+    others: Sequence[tuple[str, Predictions]] = (),
 ) -> Evaluation:
     """`mrg_grpo.evaluation.decode.Judged` -> Evaluation. train gives the baselines their reports, labeler labels them;
-    margin is that of the judged statistics, for the baselines' MCCS; labeled_by names the labeler."""
-    predictions = judged.predictions
-    references = [study.report for study in predictions.studies]
+    margin is that of the judged statistics, for the baselines' MCCS; labeled_by names the labeler. metrics are dotted
+    paths, others the systems to compare with, by name."""
+    predictions, studies = judged.predictions, judged.predictions.studies
+    references = [study.report for study in studies]
+    externals = {}
+    if metrics:
+        columns = _columns(
+            [study.id for study in studies], predictions.reports, references, judged.labels, judged.reference_labels,
+            [list(study.images) for study in studies],
+        )  # fmt: skip
+        externals = {path: ExternalReward(path)(predictions.generated, **columns) for path in metrics}
     scored = score_labels(
-        [study.id for study in predictions.studies], judged.statistics, predictions.reports, references, language
+        [study.id for study in studies], judged.statistics, predictions.reports, references, language, externals
     )
     beside: dict[str, Baseline] = {}
     if train:
         reports = [study.report for study in train]  # all of one judge: not the labels that studies may bring
         beside = baselines_from_labels(reports, labeler.label(reports), judged.reference_labels, seed)
         scored.notes.append(f"baselines from {len(train)} training reports")
-    return evaluate_scored(
+    scored.notes += unread_of(judged.reference_labels, references, labeler).notes("references", scored.ids)
+    scored.notes += filter(None, [foreign_note(predictions.generated)])
+    evaluation = evaluate_scored(
         scored, judged.reference_labels, references, beside, language, resamples, seed, margin, labeled_by
     )
+    for name, other in others:
+        second, _ = score_predictions(other, labeler, language, metrics, margin, allow_unlabeled=True)
+        evaluation.comparisons.append(compare_systems(scored, second, (OWN, name), resamples))
+    return evaluation
+
+
+def _columns(
+    ids: list[str], reports: list[str], references: list[str], labels: Tensor, reference_labels: Tensor, images: Any
+) -> dict[str, Any]:
+    """What a metric of others is given of S studies, beside the completions."""
+    return {
+        "reports": reports,
+        "reference": references,
+        "study_id": ids,
+        "prompts": [""] * len(ids),
+        "labels": labels.tolist(),
+        "reference_labels": reference_labels.tolist(),
+        "images": images,
+    }
 
 
 def score_labels(
@@ -135,16 +170,22 @@ def evaluate_scored(
 
 def compare_systems(first: Scored, second: Scored, names: tuple[str, str], resamples: int = RESAMPLES) -> Comparison:
     """Two systems on the same studies, in any order. Raises UserError that names studies only one of them has."""
+    require_same_studies(first.ids, second.ids, names)
     place = {key: row for row, key in enumerate(second.ids)}
-    only = [key for key in first.ids if key not in place] + [key for key in second.ids if key not in set(first.ids)]
-    if only:
-        raise UserError(f"{names[0]} and {names[1]} differ in {len(only)} studies ({named(only)}): score the same ones")
     if first.statistics.shape[1] != second.statistics.shape[1]:
         raise UserError(f"{names[0]} and {names[1]} were not scored by the same metrics")
     a, b = first.statistics, second.statistics[[place[key] for key in first.ids]]
     difference = _scalars(bootstrap_difference(a, b, first.metric, resamples))
     p_values = randomisation_test(a, b, first.metric, resamples)
     return Comparison(names, difference, {name: p_values[name].item() for name in difference})
+
+
+def require_same_studies(first: list[str], second: list[str], names: tuple[str, str]) -> None:
+    """UserError that names the studies only one side has."""
+    here, there = set(first), set(second)
+    only = [key for key in first if key not in there] + [key for key in second if key not in here]
+    if only:
+        raise UserError(f"{names[0]} and {names[1]} differ in {len(only)} studies ({named(only)}): score the same ones")
 
 
 def require_same_references(first: Predictions, second: Predictions, paths: tuple[str, str]) -> None:
@@ -163,14 +204,19 @@ def require_same_references(first: Predictions, second: Predictions, paths: tupl
 
 
 def score_predictions(
-    predictions: Predictions, labeler, language: str = "raw", metrics: Sequence[str] = (), margin: float = MARGIN
+    predictions: Predictions,
+    labeler,
+    language: str = "raw",
+    metrics: Sequence[str] = (),
+    margin: float = MARGIN,
+    allow_unlabeled: bool = False,
 ) -> tuple[Scored, Tensor]:
     """A read prediction file -> its statistics, and the references' class ids (S, 14).
 
     Reports are labelled by `labeler`; a file that holds labels alone is scored by those. Where predictions still carry
     the tags of a completion all are parsed first. metrics are dotted paths of TRL's signature.
     """
-    rows = predictions.rows
+    rows, ids = predictions.rows, [row.study_id for row in predictions.rows]
     whole = [row.generated if row.generated is not None else row.prediction for row in rows]
     tagged = [row.generated is None and has_tags(row.prediction) for row in rows]
     parsed = [parse_completion(text) for text in whole]
@@ -185,6 +231,11 @@ def score_predictions(
         ]
         if any(thoughts):
             options = {"think": labeler.label(thoughts).cpu(), "has_think": torch.tensor([bool(t) for t in thoughts])}
+        unseen = unread_of(reference_labels, references, labeler)
+        unseen.require("references", ids, allow_unlabeled, "--allow-unlabeled")
+        notes += unseen.notes("references", ids)
+        cut = Unread(len(rows), cut=unread_of(labels, reports, labeler).cut)  # a report may well say nothing
+        notes += cut.notes("predictions", ids)
         options["words"] = torch.tensor([float(len(report.split())) for report in reports])
     else:
         labels, reference_labels = (_stored(rows, side) for side in ("labels", "reference_labels"))
@@ -194,20 +245,12 @@ def score_predictions(
         notes.append(
             f"{sum(tagged)} predictions carry the tags of a completion: the report inside is scored, the form of all"
         )
+    notes += filter(None, [foreign_note(whole)])
     if all(row.compliant is not None for row in rows):
         options["compliant"] = torch.tensor([bool(row.compliant) for row in rows])
     elif all(row.generated is not None for row in rows) or any(tagged):
         options["compliant"] = torch.tensor([answer.compliant for answer in parsed])
-    ids = [row.study_id for row in rows]
-    columns = {
-        "reports": reports,
-        "reference": references,
-        "study_id": ids,
-        "prompts": [""] * len(rows),
-        "labels": labels.tolist(),
-        "reference_labels": reference_labels.tolist(),
-        "images": [list(row.images) for row in rows],
-    }
+    columns = _columns(ids, reports, references, labels, reference_labels, [list(row.images) for row in rows])
     externals = {path: ExternalReward(path)(whole, **columns) for path in metrics}
     statistics = clinical_statistics(labels, reference_labels, margin=margin, **options)  # type: ignore[arg-type]
     scored = score_labels(ids, statistics, reports, references, language, externals)
@@ -221,14 +264,18 @@ def run_score(
     tokenizer: str | None = None,
     output: str | None = None,
     preset: str | None = None,
-    compare: str | None = None,
+    compare: str | Sequence[str] | None = None,
     language: str = "raw",
     duplicates: str = "error",
     metrics: Sequence[str] = (),
     resamples: int = RESAMPLES,
     margin: float | None = None,
+    allow_unlabeled: bool = False,
 ) -> int:
-    """`mrg-grpo score`: print the table, write the JSON. Returns the exit code. margin: of MCCS, None is MARGIN."""
+    """`mrg-grpo score`: print the table, write the JSON. Returns the exit code.
+
+    margin: of MCCS, None is MARGIN. compare: one or more other systems, each compared with the first.
+    """
     from mrg_grpo.labelers import labeler_name, load_labeler
 
     margin = MARGIN if margin is None else margin
@@ -236,13 +283,14 @@ def run_score(
         raise UserError(f"--margin {margin}: must be at least 0 and below 1")
     if preset is not None and preset not in PRESETS:
         raise UserError(f'preset "{preset}" is not one of {", ".join(PRESETS)}')
+    others = [compare] if isinstance(compare, str) else list(compare or ())
     if output:
-        require_output(output, [*paths, *([compare] if compare else [])])
+        require_output(output, [*paths, *others])
     for path in metrics:
         metric_from_path(path)
     predictions = read_predictions(list(paths), duplicates)
     labeler = load_labeler(labeler_path or "", tokenizer or "", torch.device("cpu"))
-    scored, reference_labels = score_predictions(predictions, labeler, language, metrics, margin)
+    scored, reference_labels = score_predictions(predictions, labeler, language, metrics, margin, allow_unlabeled)
     references = [row.reference for row in predictions.rows]
     beside: dict[str, Baseline] = {}
     if predictions.has_text and len(references) > 1:
@@ -252,17 +300,25 @@ def run_score(
     evaluation = evaluate_scored(
         scored, reference_labels, references, beside, language, resamples, margin=margin, labeled_by=labeled_by
     )
-    if compare:
+    short = short_names([paths[-1], *others])
+    for path in others:
         # references and predictions in two files: the other system may bring its predictions alone
-        other = read_predictions([*paths[:-1], compare], duplicates)
-        require_same_references(predictions, other, (paths[-1], compare))
-        second, _ = score_predictions(other, labeler, language, metrics, margin)
-        names = (Path(paths[-1]).name, Path(compare).name)
-        evaluation.comparison = compare_systems(scored, second, names, resamples)
+        other = read_predictions([*paths[:-1], path], duplicates)
+        require_same_references(predictions, other, (paths[-1], path))
+        second, _ = score_predictions(other, labeler, language, metrics, margin, allow_unlabeled)
+        names = (short[paths[-1]], short[path])
+        evaluation.comparisons.append(compare_systems(scored, second, names, resamples))
     print(evaluation.table(preset))
     if output:
         write_whole(Path(output), json.dumps(evaluation.to_json(), indent=1) + "\n", "name another file with -o")
     return 0
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """File names by path, as paths where two files are called the same."""
+    names = {path: Path(path).name for path in paths}
+    taken = list(names.values())
+    return {path: name if taken.count(name) == 1 else path for path, name in names.items()}
 
 
 def _mean_reader(name: str) -> Callable[[Tensor], dict[str, Tensor]]:

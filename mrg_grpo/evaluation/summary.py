@@ -1,4 +1,4 @@
-"""What is known of one system's reports, as JSON and as a page of the console; and of two, side by side."""
+"""What is known of one system's reports, as JSON and as a page of the console; and of several, side by side."""
 
 import math
 from dataclasses import dataclass, field
@@ -57,7 +57,8 @@ class Evaluation:
     conditions: dict[str, dict[str, Number]]
     baselines: dict[str, dict[str, Number]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    comparison: Comparison | None = None
+    comparisons: list[Comparison] = field(default_factory=list)
+    """With each other system, of which this one is the first."""
     resamples: int = RESAMPLES
     labeler: str = ""
     """Whose labels were counted, see `mrg_grpo.labelers.labeler_name`; "" where that is not known."""
@@ -79,7 +80,7 @@ class Evaluation:
             "conditions": {name: _as_json(numbers) for name, numbers in self.conditions.items()},
             "presets": {name: _as_json(self.preset(name)) for name in PRESETS},
             "baselines": {name: _as_json(numbers) for name, numbers in self.baselines.items()},
-            **({"comparison": self.comparison.to_json()} if self.comparison else {}),
+            **self._compared(),
             "notes": self.notes,
         }
 
@@ -89,9 +90,15 @@ class Evaluation:
         blocks += [self._grid(), self._headline(), self._condition_table()]
         if preset:
             blocks.append(format_table((f"as {preset} prints", ""), list(self.preset(preset).items())))
-        if self.comparison:
-            blocks.append(self.comparison.table())
+        blocks += [comparison.table() for comparison in self.comparisons]
         return "\n\n".join(blocks)
+
+    def _compared(self) -> dict[str, Any]:
+        """ "comparison" of one other system; "comparisons" by name of several."""
+        if len(self.comparisons) == 1:
+            return {"comparison": self.comparisons[0].to_json()}
+        by_name = {comparison.names[1]: comparison.to_json() for comparison in self.comparisons}
+        return {"comparisons": by_name} if by_name else {}
 
     def _grid(self) -> str:
         keys = [(average, quantity) for average in AVERAGES for quantity in QUANTITIES]

@@ -1,8 +1,8 @@
 """Labelers: what turns a report into 14 CheXbert class ids.
 
-Here: CheXbert, its CSV convention, labels of references, which sentence carries which finding, and which labeler a
-configuration names. Not here: what is made of the labels (rewards/, evaluation/). May import: labels, errors, files,
-config, distributed and the embedded weights.
+Here: CheXbert, its CSV convention, labels of references, texts that it cannot read, which sentence carries which
+finding, and which labeler a configuration names. Not here: what is made of the labels (rewards/, evaluation/).
+May import: labels, errors, files, config, distributed and the embedded weights.
 """
 
 import hashlib
@@ -15,10 +15,11 @@ from mrg_grpo.config import Config
 from mrg_grpo.files import require_output
 from mrg_grpo.labelers.chexbert import CONDITIONS, CheXbert
 from mrg_grpo.labelers.csv_form import read_label_csv, read_report_csv, write_label_csv
+from mrg_grpo.labelers.unread import Unread, unread_of, unread_references
 
 __all__ = [
-    "CONDITIONS", "CheXbert", "config_labeler", "embedded_labeler", "labeler_name", "load_labeler", "read_label_csv",
-    "read_report_csv", "run_label", "write_label_csv",
+    "CONDITIONS", "CheXbert", "Unread", "config_labeler", "embedded_labeler", "labeler_name", "load_labeler",
+    "read_label_csv", "read_report_csv", "run_label", "unread_of", "unread_references", "write_label_csv",
 ]  # fmt: skip
 
 
@@ -41,10 +42,13 @@ def run_label(reports_path: str, output: str, labeler_path: str | None = None, t
     """`mrg-grpo label`: a CSV with the column "Report Impression" -> CheXbert's CSV of labels."""
     require_output(output, [reports_path])
     reports = read_report_csv(reports_path)
-    labels = distributed.map_shares(load_labeler(labeler_path or "", tokenizer or "").label, reports)
+    labeler = load_labeler(labeler_path or "", tokenizer or "")
+    labels = distributed.map_shares(labeler.label, reports)
     if distributed.is_first():
         write_label_csv(output, reports, labels)
     print(f"{len(reports)} reports labelled: {output}")
+    rows = [f"row {number}" for number in range(2, len(reports) + 2)]
+    print("".join(f"{note}\n" for note in unread_of(labels, reports, labeler).notes("reports", rows)), end="")
 
 
 def labeler_name(path: str = "") -> str:

@@ -112,6 +112,14 @@ class CheXbert:
         """B reports -> class ids (B, 14) on the labeler's device: 0 blank, 1 positive, 2 negative, 3 uncertain."""
         return torch.stack([logits.argmax(dim=-1) for logits in self.logits(reports)], dim=-1)
 
+    def cuts(self, reports: list[str]) -> list[bool]:
+        """Of each of B reports whether it is longer than is read: MAX_TOKENS, of which two mark its ends."""
+        texts = [clean(report) for report in reports]
+        long = list(dict.fromkeys(text for text in texts if len(text) > MAX_TOKENS - 2))  # a token is a letter at least
+        ids = self.tokenizer(long, add_special_tokens=False, verbose=False)["input_ids"] if long else []
+        cut = {text for text, row in zip(long, ids) if len(row) > MAX_TOKENS - 2}
+        return [text in cut for text in texts]
+
     @torch.no_grad()
     def logits(self, reports: list[str]) -> tuple[Tensor, ...]:
         """B reports -> 13 logits (B, 4), then one (B, 2), on the labeler's device."""

@@ -1,6 +1,6 @@
 """`mrg-grpo check`: the preflight of a long run. Each check is a small function that returns a `Finding`.
 
-    folder  device  splits  labeler  model  tags  disk  tokens  targets        what the run is given: here
+    folder  device  splits  labeler  references  model  tags  disk  tokens  targets        what the run is given: here
     log-probabilities  KL  pixels  rewards  longest step                       what the engine does: check_engine.py
     Whether the terms of the reward are there is looked at before the labeler, and told if they are not.
 
@@ -26,7 +26,7 @@ from mrg_grpo.data import Studies, describe_splits
 from mrg_grpo.data.load import read_splits, require_images, studies_of, test_studies, validation_studies
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError, first_line
-from mrg_grpo.labelers import config_labeler
+from mrg_grpo.labelers import config_labeler, unread_references
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.labels import CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.model.adapters import parameter_counts
@@ -114,6 +114,17 @@ def check_labeler(config: Config) -> tuple[Any, CheckResult]:
     found = f"{len(ANSWERS) - len(wrong)} of {len(ANSWERS)} sentences right" + "".join(f"; wrong: {t}" for t in wrong)
     remedy = "these are not CheXbert's weights, or not its tokenizer (bert-base-uncased)"
     return labeler, result_of("labeler", found, len(wrong) > 1, bool(wrong), remedy)
+
+
+def check_references(config: Config, labeler: Any, studies: list[Study]) -> CheckResult:
+    """The training references carry labels, and are no longer than the labeler reads."""
+    unread, ids = unread_references(labeler, studies)
+    notes = unread.notes("training references looked at", ids)
+    found = "; ".join(notes) or f"all {unread.total} that were looked at carry labels"
+    allowed = config.labeler.allow_unlabeled
+    remedy = "references must be English reports that this labeler reads; labeler.allow_unlabeled = true goes on"
+    share = unread.share
+    return result_of("references", found, share > 0.5 and not allowed, share > 0.05 or bool(unread.cut), remedy)
 
 
 def check_tags(config: Config, tokenizer: Any) -> CheckResult:
@@ -218,6 +229,8 @@ def preflight(config: Config) -> Iterator[CheckResult]:
         return
     labeler, finding = check_labeler(config)
     yield finding
+    if labeler is not None and splits is not None:
+        yield check_references(config, labeler, splits["train"])
     policy, finding = check_model(config)
     yield finding
     if policy is None:

@@ -28,6 +28,7 @@ from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import Rollout, sample_groups
 from mrg_grpo.objective import group_advantages
 from mrg_grpo.preflight.result import CheckResult, result_of
+from mrg_grpo.prompt import foreign_note
 from mrg_grpo.rewards import Rewards, RewardTable
 from mrg_grpo.run.rewards_of import rewards_of
 
@@ -137,13 +138,14 @@ def check_rewards(config: Config, sampled: Sampled) -> CheckResult:
     flat = float((group_advantages(total, config.grpo.scale) == 0).all(dim=1).float().mean())
     zero = float((total == 0).float().mean())
     terms = ", ".join(f"{name} {column.nanmean():.2f}" for name, column in sampled.table.terms.items())
+    odd = foreign_note(sampled.rollout.texts)
     cut = float((~sampled.rollout.finished).float().mean())
     found = (
         f"{len(total)} studies: {terms}; std within a group {total.std(dim=1).mean():.2f}; groups without spread "
-        f"{flat:.0%}, zero rewards {zero:.0%}, cut by the length limit {cut:.0%}"
+        f"{flat:.0%}, zero rewards {zero:.0%}, cut by the length limit {cut:.0%}" + (f"; {odd}" if odd else "")
     )
     remedy = "warm-start first (mrg-grpo sft), lower reward.mccs.margin, or raise sampling.max_tokens or temperature"
-    return result_of("rewards", found, flat == 1.0, flat > 0.5 or zero > 0.5 or cut > 0.5, remedy)
+    return result_of("rewards", found, flat == 1.0, flat > 0.5 or zero > 0.5 or cut > 0.5 or bool(odd), remedy)
 
 
 def check_longest_step(config: Config, policy: Policy, labeler: Any, longest: list[Study]) -> CheckResult:

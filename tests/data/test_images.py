@@ -236,3 +236,141 @@ def test_decoding_in_threads_overlaps_with_the_step(tmp_path):
     inline = spend(images.open_image(path) for _ in range(24))
     ahead = spend(prefetch([path] * 24, images.open_image))
     assert ahead < 0.8 * inline
+
+
+RAMP = np.add.outer(np.arange(9), np.arange(7)).astype(np.uint16) * 270 + 100  # 100 to 3,880: 12 bits
+COLOURS = np.stack([RAMP, RAMP[::-1], RAMP // 2 + 500], -1)
+
+
+def by_hand(colours: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
+    """Scaled by the range of what is seen, over all channels; then on black."""
+    seen = colours if alpha is None else colours[alpha > 0]
+    low, high = int(seen.min()), int(seen.max())
+    scaled = np.rint(np.clip((colours.astype(float) - low) / (high - low), 0, 1) * 255)
+    return scaled if alpha is None else np.rint(scaled * (alpha[..., None] / 65535))
+
+
+def png16(path: Path, values: np.ndarray, kind: int, filtered: int = 0, key: tuple[int, ...] = ()) -> str:
+    """A PNG of 16 bits a channel; filtered: the type of each line's filter, 0 none, 1 left, 2 up."""
+    lines = values.astype(">u2").reshape(len(values), -1).view(np.uint8).astype(int)
+    step = 2 * values.shape[-1]
+    if filtered == 1:
+        lines = np.concatenate([lines[:, :step], lines[:, step:] - lines[:, :-step]], 1)
+    elif filtered == 2:
+        lines = np.concatenate([lines[:1], lines[1:] - lines[:-1]])
+    body = b"".join(bytes([filtered]) + (line % 256).astype(np.uint8).tobytes() for line in lines)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", values.shape[1], len(values), 16, kind, 0, 0, 0)
+    hidden = chunk(b"tRNS", np.array(key, ">u2").tobytes()) if key else b""
+    content = chunk(b"IHDR", head) + hidden + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    return str(path)
+
+
+@pytest.mark.parametrize("filtered", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["rgb", "rgba", "grey with alpha"])
+def test_colours_of_sixteen_bits_are_scaled_by_one_range(tmp_path, kind, filtered):
+    alpha = np.full(RAMP.shape, 65535, np.uint16)
+    alpha[0], alpha[1] = 0, 20000
+    colours = RAMP[..., None] if kind == "grey with alpha" else COLOURS.copy()
+    colours = colours.copy()
+    colours[0] = 65535 if kind != "rgb" else colours[0]  # hidden, and not of the range
+    values = colours if kind == "rgb" else np.concatenate([colours, alpha[..., None]], -1)
+    path = png16(tmp_path / "x.png", values, {"rgb": 2, "rgba": 6, "grey with alpha": 4}[kind], filtered)
+    expected = by_hand(colours, None if kind == "rgb" else alpha)
+    got = pixels(path)
+    np.testing.assert_allclose(got, np.broadcast_to(expected, got.shape), atol=1)
+    assert got.max() > 200
+
+
+def test_the_colour_that_stands_for_transparent_is_black(tmp_path):
+    colours = COLOURS.copy()
+    colours[2, 3] = (65535, 7, 9)
+    got = pixels(png16(tmp_path / "x.png", colours, 2, key=(65535, 7, 9)))
+    shown = np.full(RAMP.shape, 65535)
+    shown[2, 3] = 0
+    np.testing.assert_allclose(got, by_hand(colours, shown), atol=1)
+    grey = RAMP.copy()
+    grey[2, 3] = 65535
+    got = pixels(png16(tmp_path / "y.png", grey[..., None], 0, key=(65535,)))
+    assert got[2, 3].max() == 0 and got.max() == 255
+
+
+def tiff16(path: Path, values: np.ndarray, order: str = "<", packed: bool = False, planes: bool = False, **tags) -> str:
+    """A TIFF of 16 bits a channel, in one strip; tags: photometric 2 is RGB, extra the kind of a fourth channel."""
+    height, width, channels = values.shape
+    data = (np.moveaxis(values, -1, 0) if planes else values).astype(f"{order}u2").tobytes()
+    data = zlib.compress(data) if packed else data
+    entries = [
+        (256, width), (257, height), (258, None), (259, 8 if packed else 1), (262, tags.get("photometric", 2)),
+        (273, 0), (277, channels), (278, height), (279, len(data)), (284, 2 if planes else 1),
+    ]  # fmt: skip
+    entries += [(338, tags["extra"])] if "extra" in tags else []
+    at = 8 + 2 + 12 * len(entries) + 4
+    out = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+    for tag, value in entries:
+        if tag == 258:
+            out += struct.pack(f"{order}HHII", tag, 3, channels, at)
+        else:
+            out += struct.pack(f"{order}HHII", tag, 4, 1, at + 2 * channels if tag == 273 else value)
+    out += struct.pack(f"{order}I", 0) + struct.pack(f"{order}{channels}H", *[16] * channels)
+    path.write_bytes(out + data)
+    return str(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_colour_tiff_of_sixteen_bits(tmp_path, order, packed):
+    np.testing.assert_allclose(pixels(tiff16(tmp_path / "x.tif", COLOURS, order, packed)), by_hand(COLOURS), atol=1)
+    alpha = np.full((*RAMP.shape, 1), 65535)
+    alpha[4] = 30000
+    for extra in (1, 2):  # premultiplied, plain
+        values = np.concatenate([COLOURS, alpha], -1)
+        expected = by_hand(COLOURS, alpha[..., 0] if extra == 2 else None)
+        np.testing.assert_allclose(
+            pixels(tiff16(tmp_path / "y.tif", values, order, packed, extra=extra)), expected, atol=1
+        )
+
+
+def test_colours_in_a_form_that_is_not_read_end_in_one_line(tmp_path):
+    cmyk = np.concatenate([COLOURS, COLOURS[..., :1]], -1)
+    path = save(tmp_path, Image.fromarray(np.zeros((64, 64, 3), np.uint8)), "x.j2k")
+    raw = bytearray(Path(path).read_bytes())
+    raw[raw.index(b"\xff\x4f\xff\x51") + 42] = 11  # the depth of its first channel, less one
+    Path(path).write_bytes(raw)
+    for refused in (
+        path,
+        tiff16(tmp_path / "planes.tif", COLOURS, planes=True),
+        tiff16(tmp_path / "cmyk.tif", cmyk, photometric=5),
+    ):
+        with pytest.raises(
+            UserError, match=r"more than 8 bits a channel in a form that is not read .*convert it to a PNG"
+        ):
+            open_image(refused)
+
+
+def test_ppm_of_sixteen_bits(tmp_path):
+    head = b"P6\n# a comment\n7 9\n65535\n"
+    (tmp_path / "x.ppm").write_bytes(head + COLOURS.astype(">u2").tobytes())
+    np.testing.assert_allclose(pixels(str(tmp_path / "x.ppm")), by_hand(COLOURS), atol=1)
+    (tmp_path / "y.ppm").write_bytes(b"P3\n7 9\n4095\n" + " ".join(map(str, COLOURS.ravel())).encode())
+    np.testing.assert_allclose(pixels(str(tmp_path / "y.ppm")), by_hand(COLOURS), atol=1)
+    (tmp_path / "x.ppm").write_bytes(head + COLOURS.astype(">u2").tobytes()[:-1])
+    with pytest.raises(UserError, match="truncated or damaged"):
+        open_image(tmp_path / "x.ppm")
+    save(tmp_path, Image.fromarray(GREY), "z.ppm")
+    assert pixels(str(tmp_path / "z.ppm"))[..., 0].tolist() == GREY.tolist()
+
+
+def test_of_several_frames_the_first_is_used_and_the_first_file_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(images, "_told", [])
+    frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+    for name in ("x.tif", "y.tif"):
+        path = save(tmp_path, frames[0], name, save_all=True, append_images=frames[1:])
+        np.testing.assert_array_equal(pixels(path)[..., 0], GREY)
+    pixels(save(tmp_path, frames[0], "z.gif", save_all=True, append_images=frames[1:]))
+    said = capsys.readouterr().err
+    assert said == f"image {tmp_path / 'x.tif'} has several frames; of such files the first frame is used\n"

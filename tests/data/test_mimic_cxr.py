@@ -221,3 +221,17 @@ def test_r2gen_form_and_its_views(tmp_path):
     (tmp_path / "mimic-cxr-2.0.0-metadata.csv").write_text("dicom_id,ViewPosition\naa-1,LL\naa-2,AP\n")
     (study,) = load_studies("mimic_cxr_r2gen", tmp_path, views="frontal", keep_xxxx=False)["test"]
     assert [Path(name).stem for name in study.images] == ["aa-2"] and study.report == "Clear."
+
+
+def test_reports_without_a_section_are_counted_with_their_headers_alone(tmp_path):
+    texts = TEXTS | {
+        "50000004": " INDICATION: secretword.\n CHEST, TWO VIEWS: Clear.\n",
+        "50000003": " WET READ: Secret.\n",
+    }
+    loaded = load_studies("mimic_cxr", native(tmp_path, texts=texts), sections=("findings", "impression"))
+    notes = [note for note in loaded.notes if "reports have no" in note]
+    assert notes == [
+        "1 of 4 reports have no findings; the headers in them: WET READ 1",
+        "2 of 4 reports have no impression; the headers in them: WET READ 1, INDICATION 1, CHEST, TWO VIEWS 1",
+    ]
+    assert flat(loaded)["50000004"].report == "Clear."

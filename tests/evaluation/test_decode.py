@@ -76,3 +76,34 @@ def test_evaluate_says_what_it_left_out_and_who_labelled(data, tmp_path, capsys)
     assert "1 studies have no image file and are left out" in page
     assert "labels: embedded; MCCS with margin 0.3" in page
     assert record["labeler"] == "embedded" and record["mccs_margin"] == 0.3
+
+
+def test_evaluate_takes_metrics_language_and_other_systems(data, tmp_path, capsys, monkeypatch):
+    (tmp_path / "metric_of_evaluate_for_test.py").write_text(
+        "def images(completions, images, reports, reference):\n    return [float(len(paths)) for paths in images]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = settings(data, ALLOWED, f"run.output_dir={tmp_path / 'out'}", "sampling.max_tokens=16")
+    studies = load_studies("iu_xray_r2gen", data, allow_missing=True)["test"]
+    rows = [{"study_id": s.id, "reference": s.report, "prediction": s.report} for s in studies if s.images]
+    for name, content in (
+        ("right", rows),
+        ("few", rows[:1]),
+        ("other", [{**row, "reference": "Edema."} for row in rows]),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    right, metric = str(tmp_path / "right.json"), "metric_of_evaluate_for_test:images"
+    more = ["--language", "none", "--metric", metric, "--compare", right]
+    assert main(command_line("evaluate", arguments, *more)) == 0
+    page, record = capsys.readouterr().out, json.loads((tmp_path / "out/evaluate-test/evaluation.json").read_text())
+    assert record["metrics"][metric]["value"] == 1.0 and "bleu_1" not in record["metrics"]
+    assert f"{right} minus this policy, paired" in page and record["comparison"]["mccs"]["value"] >= 0
+    monkeypatch.setattr("mrg_grpo.evaluation.evaluate.Policy", None)  # what follows ends before a model is loaded
+    for wrong, reason in (
+        (["--compare", str(tmp_path / "few.json")], "differ in 1 studies (test-00002)"),
+        (["--compare", str(tmp_path / "other.json")], "hold other references for 2 studies"),
+        (["--compare", str(tmp_path / "none.json")], "no prediction file at"),
+        (["--metric", "no_such_for_test:f"], "cannot import no_such_for_test"),
+    ):
+        assert main(command_line("evaluate", arguments, *wrong)) == 2
+        assert reason in capsys.readouterr().err.splitlines()[-1]

@@ -179,12 +179,32 @@ def test_a_null_prediction_is_missing(tmp_path):
         ("p.jsonl", "[1]\n", "line 1: not a JSON object"),
         ("p.json", "{", "not valid JSON"),
         ("p.json", "[1, 2]", "list of records"),
-        ("p.txt", "", "csv, .json or .jsonl"),
+        ("p.xlsx", "", "csv, .json or .jsonl"),
+        (
+            "p.json",
+            '{"a": {"reference": "r", "prediction": "p"}, "a": {"reference": "r"}}',
+            "has a twice in one object",
+        ),
+        ("p.jsonl", '{"study_id": 1, "reference": "r", "prediction": "p", "prediction": "q"}', "has prediction twice"),
+        ("p.json", '{"a": ["one", "two"]}', "has 2 texts for a"),
+        ("p.json", '{"a": "one", "b": ["two"]}', "no column for prediction"),
+        ("p.json", '{"reference": ["r", "s"], "prediction": ["p"]}', r"columns of different lengths \(1, 2\)"),
+        ("p.csv", "study_id,reference,prediction\na,,b\nb,nan,c\n", "all 2 references are empty"),
+        ("p.csv", "study_id,reference,prediction\nnan,r,b\n", "record 1: study_id is empty"),
+        ("p.csv", "id,gt,target,output\na,r,s,p\n", "has the columns gt, target, and any of them could be the one"),
+        ("p.csv", "id,findings,impression,output\na,r,s,p\n", "has the columns findings, impression, and any"),
+        (
+            "p.csv",
+            "50414267,The lungs are clear and the heart is of a normal size.\n",
+            "its first row must be a header",
+        ),
+        ("p.txt", "Clear.\n", "no column for study_id"),
+        ("p", None, "is a folder without .txt files"),
     ],
 )
 def test_bad_files_end_in_one_line(tmp_path, name, content, message):
     path = tmp_path / name
-    path.write_text(content)
+    path.mkdir() if content is None else path.write_text(content)
     with pytest.raises(UserError, match=message) as error:
         read_predictions([path])
     assert "\n" not in str(error.value) and name in str(error.value)
@@ -195,3 +215,140 @@ def test_no_file(tmp_path):
         read_predictions([tmp_path / "none.csv"])
     with pytest.raises(UserError, match="3 prediction files"):
         read_predictions(["a", "b", "c"])
+
+
+TWO = [("s1", "Lungs are clear.", "Clear lungs."), ("s2", "Edema, mild; left.", "No edema.")]
+ONE_FILE = {
+    "semicolons.csv": (
+        'study_id;reference;prediction\ns1;Lungs are clear.;Clear lungs.\ns2;"Edema, mild; left.";No edema.\n',
+        "csv, semicolons, with study_id",
+    ),
+    "tabs.csv": (
+        "study_id\treference\tprediction\ns1\tLungs are clear.\tClear lungs.\ns2\tEdema, mild; left.\tNo edema.\n",
+        "csv, tabs, with study_id",
+    ),
+    "tabs.tsv": ("id\tgt\tpred\ns1\tLungs are clear.\tClear lungs.\ns2\tEdema, mild; left.\tNo edema.\n", "tsv with"),
+    "spaces.csv": (
+        'study_id, reference, prediction\ns1, Lungs are clear., Clear lungs.\ns2, "Edema, mild; left.", No edema.\n',
+        "csv with study_id, reference, prediction",
+    ),
+    "capitals.csv": (
+        "Filename,Reference Report,Generated Text\n"
+        's1,Lungs are clear.,Clear lungs.\ns2,"Edema, mild; left.",No edema.\n',
+        "(Filename as study_id, Reference Report as reference, Generated Text as prediction)",
+    ),
+    "findings.csv": (
+        'dicom_id,findings,generated_text\ns1,Lungs are clear.,Clear lungs.\ns2,"Edema, mild; left.",No edema.\n',
+        "(dicom_id as study_id, findings as reference, generated_text as prediction)",
+    ),
+    "rows.json": (
+        [{"image_id": s, "gt_report": r, "pred_report": p} for s, r, p in TWO],
+        "(image_id as study_id, gt_report as reference, pred_report as prediction)",
+    ),
+    "hypotheses.jsonl": (
+        "\n".join(json.dumps({"image_path": s, "label": r, "hypothesis": p}) for s, r, p in TWO),
+        "(image_path as study_id, label as reference, hypothesis as prediction)",
+    ),
+    "wrapped.json": (
+        {"model": "x", "results": [{"id": s, "reference": r, "response": p} for s, r, p in TWO]},
+        'json, the list "results", with',
+    ),
+    "pandas.json": (
+        {
+            "study_id": {"0": "s1", "1": "s2"},
+            "reference": {"0": TWO[0][1], "1": TWO[1][1]},
+            "prediction": {"0": TWO[0][2], "1": TWO[1][2]},
+        },
+        "json, by columns, with",
+    ),
+    "lists.json": ({"id": ["s1", "s2"], "gts": [r for _, r, _ in TWO], "res": [p for *_, p in TWO]}, "by columns"),
+}
+
+
+@pytest.mark.parametrize("name", ONE_FILE)
+def test_files_of_other_systems(tmp_path, name):
+    content, layout = ONE_FILE[name]
+    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    result = read_predictions([tmp_path / name])
+    assert triples(result) == TWO and layout in result.layout
+
+
+def sides(folder):
+    """References and predictions of the same studies in every form of one side -> a path by name of the form."""
+    annotation = [{"id": s, "study_id": n, "report": r, "image_path": [f"{s}.png"]} for n, (s, r, _) in enumerate(TWO)]
+    contents = {
+        "texts.json": {s: p for s, _, p in TWO},
+        "lists.json": {s: [p] for s, _, p in TWO},
+        "gts.json": {s: [r] for s, r, _ in TWO},
+        "annotation.json": {"train": [{"id": "s9", "report": "x"}], "val": [], "test": annotation},
+        "ordered.json": [p for *_, p in TWO],
+        "refs.txt": "".join(f"{r}\n" for _, r, _ in TWO),
+        "hyps.txt": "".join(f"{p}\n" for *_, p in TWO),
+        "impressions.csv": "Report Impression\n" + "".join(f'"{r}"\n' for _, r, _ in TWO),
+        "named.csv": "Generated Reports\n" + "".join(f'"{p}"\n' for *_, p in TWO),
+        "series.csv": "0\n" + "".join(f'"{p}"\n' for *_, p in TWO),
+        "dicom.csv": "study,dicom_id,report\n" + "".join(f'7{s},{s},"{p}"\n' for s, _, p in TWO),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    for name, place in (("ref", 1), ("hyp", 2)):
+        (folder / name).mkdir()
+        for row in TWO:
+            (folder / name / f"{row[0]}.txt").write_text(row[place])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "layout"),
+    [
+        ("gts.json", "lists.json", "by study_id: references gts.json (texts by study), predictions lists.json (texts"),
+        ("annotation.json", "texts.json", "by id: references annotation.json (test split of an annotation file, id as"),
+        ("annotation.json", "dicom.csv", "predictions dicom.csv (dicom_id as study_id)"),
+        ("ref", "hyp", "by study_id: references ref (a folder of one file a report)"),
+        ("ref", "texts.json", "by study_id"),
+        ("refs.txt", "hyps.txt", "by order: references refs.txt (a report a line)"),
+        ("refs.txt", "ordered.json", "by order"),
+        ("impressions.csv", "named.csv", 'predictions named.csv (first row "Generated Reports" read as its header)'),
+        ("impressions.csv", "series.csv", 'csv (Report Impression), predictions series.csv (first row "0" read'),
+    ],
+)  # fmt: skip
+def test_two_files_of_other_systems(tmp_path, first, second, layout):
+    sides(tmp_path)
+    result = read_predictions([tmp_path / first, tmp_path / second])
+    by_order = "by order" in result.layout
+    assert triples(result) == [(str(n) if by_order else s, r, p) for n, (s, r, p) in enumerate(TWO, start=1)]
+    assert layout in result.layout
+
+
+@pytest.mark.parametrize("spelling", ["s{}", "{}.0", "p10/{}", "0{}", "{}.txt", "p10/s{}.png", "study-{}"])
+def test_ids_in_two_spellings_are_refused_by_name(tmp_path, spelling):
+    """All in another spelling, and one: neither may become a page of zeros or one study less."""
+    ids = [str(50414267 + n) for n in range(3)]
+    gt = write_csv(tmp_path / "gt.csv", ("study_id", "report"), [(i, "Clear.") for i in ids])
+    other = write_csv(tmp_path / "p.csv", ("study_id", "report"), [(spelling.format(i), "Clear.") for i in ids])
+    with pytest.raises(
+        UserError, match=r"no study in common: the ids look like '50414267' \(study_id\) in the"
+    ) as error:
+        read_predictions([gt, other])
+    assert repr(spelling.format(ids[0])) in str(error.value)
+    if spelling != "study-{}":  # that is another id, as far as can be told
+        mixed = [*ids[:2], spelling.format(ids[2])]
+        write_csv(other, ("study_id", "report"), [(i, "Clear.") for i in mixed])
+        with pytest.raises(UserError, match="1 studies are written in two ways: '50414269' in") as error:
+            read_predictions([gt, other])
+        assert repr(spelling.format(ids[2])) in str(error.value)
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "None", "null", "<NA>"])
+def test_cells_that_say_nothing_are_no_words(tmp_path, cell):
+    rows = [("a", "Edema.", cell), ("b", cell, "Clear."), ("c", "None seen.", "nan")]
+    result = read_predictions([write_csv(tmp_path / "p.csv", ("study_id", "reference", "prediction"), rows)])
+    assert triples(result) == [("a", "Edema.", ""), ("b", "", "Clear."), ("c", "None seen.", "")]
+    assert result.missing == ["a", "c"] and result.empty_references == ["b"]
+
+
+def test_a_first_row_that_is_a_report_counts_as_one(tmp_path):
+    (tmp_path / "gts.csv").write_text("Normal.\nNo findings.\n")
+    (tmp_path / "res.csv").write_text("Clear\nEdema\n")
+    assert triples(read_predictions([tmp_path / "gts.csv", tmp_path / "res.csv"])) == [
+        ("1", "Normal.", "Clear"), ("2", "No findings.", "Edema"),
+    ]  # fmt: skip

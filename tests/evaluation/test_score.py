@@ -125,6 +125,42 @@ def test_two_files_and_a_second_system_with_the_same_references(tmp_path):
     assert json.loads(output.read_text())["comparison"]["clinical_cosine"]["value"] > 0.1
 
 
+def test_every_system_that_is_named_is_compared_with_the_first(tmp_path, capsys):
+    a = write(tmp_path / "a.jsonl", STUDIES)
+    right = write(tmp_path / "right.jsonl", [(s, r, r) for s, r, _ in STUDIES])
+    (tmp_path / "other").mkdir()
+    same = write(tmp_path / "other" / "a.jsonl", STUDIES)  # called as the first
+    output, basic = tmp_path / "out.json", ["--language", "none"]
+    for others, names in (
+        ([right], None),
+        ([right, same], ["right.jsonl", same]),
+        ([same, right], [same, "right.jsonl"]),
+    ):
+        named = [part for path in others for part in ("--compare", path)]
+        assert main(["score", a, *basic, *named, "-o", str(output)]) == 0
+        page, result = capsys.readouterr().out, json.loads(output.read_text())
+        if names is None:
+            assert "comparisons" not in result and result["comparison"]["clinical_cosine"]["value"] > 0.1
+            assert "right.jsonl minus a.jsonl, paired" in page and page.count("paired") == 1
+            continue
+        assert "comparison" not in result and list(result["comparisons"]) == names
+        assert result["comparisons"]["right.jsonl"]["clinical_cosine"]["value"] > 0.1
+        assert result["comparisons"][same]["clinical_cosine"]["value"] == 0
+        assert f"right.jsonl minus {a}, paired" in page and f"{same} minus {a}, paired" in page
+    bad = write(tmp_path / "bad.jsonl", STUDIES[:-1])
+    assert main(["score", a, *basic, "--compare", right, "--compare", bad]) == 2
+    assert "bad.jsonl differ in 1 studies (s6)" in capsys.readouterr().err
+
+
+def test_marks_of_other_reasoning_models_are_told(tmp_path, capsys):
+    rows = [("s1", "edema", "<thinking>fracture</thinking> edema"), ("s2", "fracture", "◁think▷edema◁/think▷fracture")]
+    path = write(tmp_path / "a.jsonl", [*rows, ("s3", "edema", "fracture, I think.\n</think>\nedema")])
+    run_score([path], language="none", output=str(tmp_path / "o.json"), resamples=20)
+    assert "marks of another reasoning model in the texts (<thinking> 1, " in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "o.json").read_text())["metrics"]
+    assert metrics["f1_micro_13_uncertain_positive"]["value"] == 1.0 and metrics["format_compliance"]["value"] == 0.0
+
+
 def test_completions_with_tags_are_parsed(tmp_path):
     tagged = "<think>edema</think><report>edema. fracture</report>"
     path = write(tmp_path / "a.jsonl", [("s1", "edema", tagged), ("s2", "fracture", "<report>fracture")])
@@ -243,7 +279,7 @@ def test_evaluation_of_a_judged_split():
     reports = [p for *_, p in STUDIES]
     labels, reference = label(reports), label([r for _, r, _ in STUDIES])
     judged = types.SimpleNamespace(
-        predictions=types.SimpleNamespace(studies=studies, reports=reports),
+        predictions=types.SimpleNamespace(studies=studies, generated=[], reports=reports),
         labels=labels,
         reference_labels=reference,
         statistics=clinical_statistics(labels, reference),

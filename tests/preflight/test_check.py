@@ -48,11 +48,11 @@ def test_the_embedded_default_passes(config, tmp_path, capsys, request):
     path = str(request.config.rootpath / "experiments" / "phantom.toml")
     assert main(["check", path, *[part for setting in settings for part in ("--set", setting)]]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "14 pass"
+    assert lines[-1] == "15 pass"
     names = [line[6:24].strip() for line in lines[:-1]]
     assert names == [
-        "folder", "device", "splits", "labeler", "model", "tags", "disk", "tokens", "targets", "log-probabilities",
-        "KL", "pixels", "rewards", "longest step",
+        "folder", "device", "splits", "labeler", "references", "model", "tags", "disk", "tokens", "targets",
+        "log-probabilities", "KL", "pixels", "rewards", "longest step",
     ]  # fmt: skip
     assert not (tmp_path / "run").exists()  # looking leaves nothing behind
 

@@ -17,6 +17,7 @@ from small_grpo import LetterLabeler, build, parameters, setting
 
 from mrg_grpo import distributed
 from mrg_grpo.cli import main
+from mrg_grpo.data.phantom.dataset import export
 from mrg_grpo.evaluation.decode import judge, predict
 from mrg_grpo.model import rollout
 from mrg_grpo.model.fsdp import bytes_here
@@ -304,9 +305,12 @@ def test_torchrun_leaves_what_one_process_leaves(tmp_path, monkeypatch, request,
         assert [r["study_id"] for r in records(two / "rollouts.jsonl")] == [
             r["study_id"] for r in records(one / "rollouts.jsonl")
         ]
-    if shard == "true" or name == "sft":  # labelling the training reports takes a minute
+    if shard == "true" or name == "sft":
         return
-    words = ["evaluate", str(one / "config.toml"), "--split", "val", "--set", "sampling.max_tokens=8", "-o"]
+    for split, count in (("train", 100), ("val", 121)):  # an odd number: one rank has a filler
+        export(tmp_path / "data", split, count)
+    given = ["sampling.max_tokens=8", "data.form=iu_xray_r2gen", f"data.root={tmp_path / 'data'}"]
+    words = ["evaluate", str(one / "config.toml"), "--split", "val", *(w for s in given for w in ("--set", s)), "-o"]
     assert in_a_child(shlex.join(["mrg-grpo", *words, str(tmp_path / "1")]), tmp_path).returncode == 0
     subprocess.run([*torchrun, *words, str(tmp_path / "2")], check=True, env=environment, capture_output=True)
     assert (tmp_path / "1" / "evaluation.json").read_text() == (tmp_path / "2" / "evaluation.json").read_text()

@@ -257,3 +257,11 @@ def test_batches_of_new_shapes_leave_nothing_behind(folder):
     for report in (*reports[1::4], *reports[2::4]):
         labeler.label([report])
     assert libc.mallinfo2().count_7 - before < 200_000  # of 80 shapes
+
+
+def test_heads_are_independent_as_in_chexbert(folder, monkeypatch):
+    """A finding and No Finding may stand together: each head's largest logit counts, and nothing reconciles them."""
+    labeler = CheXbert.load(folder)
+    sure = tuple(torch.eye(classes)[1:2].repeat(2, 1) for classes in CLASSES)  # every head says class 1
+    monkeypatch.setattr(labeler, "logits", lambda reports: sure)
+    assert labeler.label(["a", "b"]).tolist() == [[1] * 14] * 2

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from peft import LoraConfig
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
@@ -112,7 +113,9 @@ def note_other_lora(policy: Policy, config: Config) -> None:
     """An adapter that is continued keeps its own rank; [lora] is then not read."""
     if config.model.adapter:
         own = policy.model.peft_config["default"]
-        if (own.r, own.lora_alpha) != (config.lora.rank, config.lora.alpha):
+        if not isinstance(own, LoraConfig):
+            print(f"adapter: {own.peft_type.value}, of {config.model.adapter}; [lora] is not read")
+        elif (own.r, own.lora_alpha) != (config.lora.rank, config.lora.alpha):
             print(f"lora: rank {own.r} and alpha {own.lora_alpha}, of {config.model.adapter}; [lora] is not read")
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import nn
 
@@ -52,6 +54,7 @@ def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
         raise UserError(f"adapter {adapter}: has no adapter_model.safetensors; other formats can hold code")
     try:
         adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        require_own_forward(adapted, adapter)
         found, own = set(load_peft_weights(adapter, device="cpu")), set(get_peft_model_state_dict(adapted))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
@@ -61,6 +64,21 @@ def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
         counts = f"{len(own - found)} of its tensors are missing, {len(found - own)} are unknown to it"
         raise UserError(f"adapter {adapter}: does not fit this base ({counts}: {min(found ^ own)} ...)")
     return adapted
+
+
+def require_own_forward(model: PeftModel, adapter: str) -> None:
+    """UserError for adapters that act only where PEFT's own forward pass steers them, which none of ours goes through.
+
+    An activated LoRA is switched on by tokens of the prompt, Arrow mixes other adapters, prompt tuning and its like add
+    to the input: without that pass all of them would be the base, without a word.
+    """
+    config: Any = model.active_peft_config
+    steered = next((name for name in ("alora_invocation_tokens", "arrow_config") if getattr(config, name, None)), None)
+    if steered or config.is_prompt_learning:
+        raise UserError(
+            f"adapter {adapter}: {steered or config.peft_type.value} works only through PEFT's own forward pass; "
+            "take an adapter of the layers themselves, such as plain LoRA"
+        )
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -83,24 +101,37 @@ def broadcast(model: nn.Module) -> None:
 
 
 def is_plain_lora(model: Any) -> bool:
-    """Whether weight + scaled B A is all that the adapter does: DoRA, LoRA with biases and trained tokens do more."""
+    """Whether weight + scaled B A is all that the adapter does, as our own layers compute it.
+
+    DoRA, KaSA, block-diagonal LoRA and their like are entries in a layer's `lora_variant`; LoRA with biases, trained
+    tokens, LoRA on bare parameters and PEFT's other methods have layers or settings of their own.
+    """
     configs: Any = model.peft_config.values() if isinstance(model, PeftModel) else ()
-    return not any(
-        lora.use_dora or lora.lora_bias or lora.bias != "none" or lora.trainable_token_indices for lora in configs
-    )
+    settings = ("use_dora", "lora_bias", "trainable_token_indices")
+    if any(
+        not isinstance(config, LoraConfig) or config.bias != "none" or any(getattr(config, name) for name in settings)
+        for config in configs
+    ):
+        return False
+    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    return not any(isinstance(layer, ParamWrapper) or layer.lora_variant for layer in layers)
 
 
 class Reference:
     """The frozen start policy: the adapter as it is when this is made. `with reference():` puts it in its place."""
 
     def __init__(self, model: nn.Module) -> None:
-        """fresh: the adapter changes nothing yet. Every LoRA B is 0 then; of an embedding PEFT starts A at 0."""
+        """fresh: the adapter changes nothing yet. Every plain LoRA B is 0 then; of an embedding PEFT starts A at 0."""
         adapted = isinstance(model, PeftModel)
         self.model = model
         self.start = [(p, p.detach().clone()) for p in trainable(model)] if adapted else []
         zero = ("lora_B", "lora_embedding_A")
-        self.fresh = adapted and not any(
-            parameter.any() for name, parameter in model.named_parameters() if any(part in name for part in zero)
+        self.fresh = (
+            adapted
+            and is_plain_lora(model)
+            and not any(
+                parameter.any() for name, parameter in model.named_parameters() if any(part in name for part in zero)
+            )
         )
 
     @contextmanager

@@ -97,13 +97,14 @@ class Policy:
     # ---- move 1: the prompt, once per study
 
     def encode_images(self, prompts: PromptBatch) -> Tensor | None:
-        """Vision features; of a frozen tower computed once and kept in the batch for every later phase.
+        """Vision features; of frozen modules computed once and kept in the batch for every later phase.
 
-        A tower with LoRA moves: it runs anew in every call, and its graph is part of the prefix (moves 1 and 3).
+        Where any part of what makes them trains, tower or projector, they move: all of it runs anew in every call, the
+        reference's with the start's weights, and its graph is part of the prefix (moves 1 and 3).
         """
         if not prompts.pixels:
             return None
-        if any(p.requires_grad for p in self.family.vision_tower(self.base).parameters()):
+        if any(p.requires_grad for part in self.family.vision_modules(self.base) for p in part.parameters()):
             return self.family.vision_features(self.base, prompts)
         if prompts.features is None:
             with torch.no_grad():

@@ -82,6 +82,10 @@ class Family(ABC):
     def vision_tower(self, model: Any) -> nn.Module:
         return model.model.visual
 
+    def vision_modules(self, model: Any) -> list[nn.Module]:
+        """All modules that make vision features: the tower with the mergers in it, and what stands behind it."""
+        return [self.vision_tower(model)]
+
     def text_model(self, model: Any) -> nn.Module:
         return model.model.language_model
 

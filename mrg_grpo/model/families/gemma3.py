@@ -52,6 +52,9 @@ class Gemma3(Family):
     def vision_tower(self, model: Any) -> nn.Module:
         return model.model.vision_tower
 
+    def vision_modules(self, model: Any) -> list[nn.Module]:
+        return [self.vision_tower(model), model.model.multi_modal_projector]
+
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
         pixels = batch.pixels["pixel_values"].to(model.dtype)
         return model.model.get_image_features(pixels).pooler_output.flatten(0, 1)

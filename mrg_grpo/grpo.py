@@ -82,7 +82,7 @@ class Grpo:
             prefix = policy.prefill(prompts)
 
         with timer("sample"):  # G reports of each study, from that prefix
-            rollout = sample_groups(policy, prefix, prompts.study_ids, self.config, number)
+            rollout = sample_groups(policy, prefix, prompts.keys, self.config, number)
             mask = rollout.trained_mask(self.config.sampling.mask_truncated)  # (B, T)
             mask = mask & prompts.counts.repeat_interleave(grpo.group_size).unsqueeze(1)
 

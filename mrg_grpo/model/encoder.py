@@ -25,7 +25,8 @@ class PromptEncoder:
         if found:
             raise UserError(f"prompt.text: must not hold {found[0]}; images are put in front of the question")
 
-    def encode(self, studies: list[Study], filler: int = 0) -> PromptBatch:
+    def encode(self, studies: list[Study], filler: int = 0, keys: list[str] | None = None) -> PromptBatch:
+        """keys: of the studies' random streams, where they are a share of a step."""
         texts, parts = [], []
         for study in studies:
             images = [open_image(path) for path in study.images]
@@ -45,7 +46,7 @@ class PromptEncoder:
         attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         names = {name for part in parts for name in part}
         pixels = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
-        return PromptBatch(studies, input_ids, attention_mask, pixels, filler=filler)
+        return PromptBatch(studies, input_ids, attention_mask, pixels, filler=filler, keys=keys or [])
 
     def process(self, images: list) -> dict[str, Tensor]:
         return dict(self.image_processor(images, return_tensors="pt")) if images else {}

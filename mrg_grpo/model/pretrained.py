@@ -5,7 +5,8 @@ Deliberate choices:
 * Every tensor of the model must come from the checkpoint. transformers only warns and makes the missing ones up.
 * What would fail later, or never, is asked here: does the tokenizer know the image token under the id that the model
   looks for, and does the chat template write one per image?
-* Of generation_config only the stop ids count, all of them.
+* A report stops at any stop id of generation_config or at the tokenizer's own end. What a warm start teaches is the
+  one that the chat template closes an answer with, whatever those lists begin with.
 * Code that lies in a checkpoint runs only where `model.trust_remote_code = true` asks for it.
 """
 
@@ -35,7 +36,7 @@ class Pretrained:
     tokenizer: Any
     image_processor: Any
     family: Family
-    stop_ids: list[int]
+    stop_ids: list[int]  # the one that closes an answer first
 
 
 def load_pretrained(config: Config) -> Pretrained:
@@ -122,18 +123,38 @@ def chat_template(path: str, tokenizer: Any) -> str:
 
 
 def stop_ids(path: str, tokenizer: Any) -> list[int]:
-    """All stop ids of generation_config (its only setting we read), else the tokenizer's end of sequence."""
+    """What ends a report: the token that closes an answer, then generation_config's (its only setting we read), then
+    the tokenizer's end of sequence."""
     name = "generation_config.json"
     try:
         there = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
         stops = GenerationConfig.from_pretrained(path).eos_token_id if there else None
     except Exception as error:  # as in load_pretrained
         raise UserError(f"model.path {path}: {name} cannot be read ({first_line(error)}); fetch it again") from error
-    if stops is None:
-        stops = tokenizer.eos_token_id
-    if stops is None:
-        raise UserError(f"model.path {path}: neither generation_config nor tokenizer names a stop token")
     stops = stops if isinstance(stops, list) else [stops]
-    if not stops or not all(isinstance(stop, int) for stop in stops):
+    if not stops or not all(isinstance(stop, int | None) for stop in stops):
         raise UserError(f"model.path {path}: {name} has eos_token_id {stops}; it must be one whole number or several")
-    return stops
+    known = [stop for stop in (closing_id(tokenizer), *stops, tokenizer.eos_token_id) if stop is not None]
+    if not known:
+        raise UserError(f"model.path {path}: neither generation_config nor tokenizer names a stop token")
+    return list(dict.fromkeys(known))
+
+
+def closing_id(tokenizer: Any) -> int | None:
+    """The special token that the chat template writes behind an answer; None where it writes none.
+
+    `<eos>` ends a Gemma document, `<end_of_turn>` its answers: a model that is taught the wrong one learns a form in
+    which it never saw an answer end.
+    """
+    answer = "The lungs are clear."
+    turns = [("user", "?"), ("assistant", answer)]
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": role, "content": [{"type": "text", "text": part}]} for role, part in turns], tokenize=False
+        )
+    except (TypeError, ValueError, TemplateError):  # a template that writes prompts alone
+        return None
+    _, found, behind = text.rpartition(answer)
+    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"] if found else []
+    return next((i for i in ids if i in special), None)

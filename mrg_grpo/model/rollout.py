@@ -5,7 +5,8 @@ N studies, G group, B = N * G reports, T report tokens, V vocabulary; n, g, b = 
 Deliberate choices:
 * One uniform number per (report, token), taken beforehand from a generator keyed by (seed, step, study, sample), turned
   into a token by the inverse of the cumulative distribution. The same study gets the same samples on any number of
-  ranks, in any batch and after a resume, and no random state has to be saved.
+  ranks, in any batch and after a resume, and no random state has to be saved. A study that comes twice in one step has
+  a key of its own each time.
 * The loop never asks the device for a number per token; every CHECK_EVERY tokens it looks which reports have ended,
   and these leave the batch. The batch stays n equal groups: the largest group of unfinished reports sets g.
 * The stop token is part of the report. What follows it is masked.
@@ -80,7 +81,7 @@ class Rollout:
 
 
 def uniforms(seed: int, step: int, keys: list[tuple[str, int]], tokens: int) -> Tensor:
-    """(B, tokens) uniform numbers in [0, 1), float64, one independent stream per (study id, sample number)."""
+    """(B, tokens) uniform numbers in [0, 1), float64, one independent stream per (study key, sample number)."""
     rows = []
     for study, sample in keys:
         digest = hashlib.sha256(f"{seed}/{step}/{study}/{sample}".encode()).digest()
@@ -151,15 +152,15 @@ def decode(
     return rollout
 
 
-def sample_groups(policy: Policy, prefix: Prefix, study_ids: list[str], config: Config, step: int) -> Rollout:
-    """G reports per study at the policy's temperature, at most `sampling.batch` at once."""
+def sample_groups(policy: Policy, prefix: Prefix, keys: list[str], config: Config, step: int) -> Rollout:
+    """G reports per study, drawn by its key, at the policy's temperature, at most `sampling.batch` at once."""
     group, limit = config.grpo.group_size, config.sampling.max_tokens
-    size = config.sampling.batch or group * len(study_ids)
+    size = config.sampling.batch or group * len(keys)
     sampler, parts, places = Sampler(policy), [], []
-    for studies in torch.arange(len(study_ids)).split(max(1, size // group)):
+    for studies in torch.arange(len(keys)).split(max(1, size // group)):
         for samples in torch.arange(group).split(size):
-            keys = [(study_ids[n], i) for n in studies.tolist() for i in samples.tolist()]
-            numbers = uniforms(config.run.seed, step, keys, limit)
+            streams = [(keys[n], i) for n in studies.tolist() for i in samples.tolist()]
+            numbers = uniforms(config.run.seed, step, streams, limit)
             device_studies = studies.to(prefix.lengths.device)
             parts.append(decode(sampler, prefix, limit, len(samples), device_studies, numbers))
             places.append((studies.unsqueeze(1) * group + samples).flatten())

@@ -48,7 +48,7 @@ def sample(config: Config, policy: Policy, labeler: Any, studies: list[Study]) -
     prompts = policy.encoder.encode(studies).to(policy.device)
     rewards = rewards_of(config, studies, policy, labeler)
     with torch.no_grad():
-        rollout = sample_groups(policy, policy.prefill(prompts), prompts.study_ids, config, 0)
+        rollout = sample_groups(policy, policy.prefill(prompts), prompts.keys, config, 0)
     return Sampled(prompts, rollout, rewards.score(rollout.texts, studies, rollout.token_lists()))
 
 
@@ -80,7 +80,7 @@ def check_logprobs(config: Config, policy: Policy, studies: list[Study]) -> Chec
     """Sampling and training compute the same log-probability of every token, with an adapter that does something."""
     prompts = policy.encoder.encode(studies).to(policy.device)
     with nudged(policy), torch.no_grad():
-        rollout = sample_groups(policy, policy.prefill(prompts), prompts.study_ids, config, 0)
+        rollout = sample_groups(policy, policy.prefill(prompts), prompts.keys, config, 0)
         logps = logps_of(policy, prompts, rollout, config.grpo.micro_batch)
     gaps = (logps - rollout.logps).abs()[rollout.mask]
     coarse = policy.base.dtype in (torch.bfloat16, torch.float16)

@@ -11,7 +11,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import write_checkpoint
+from tiny import tokenizer, write_checkpoint
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from mrg_grpo.config import Config
@@ -21,7 +21,9 @@ from mrg_grpo.grpo import Grpo
 from mrg_grpo.model.adapters import attach
 from mrg_grpo.model.families import FAMILIES, family_of
 from mrg_grpo.model.policy import Policy
+from mrg_grpo.model.pretrained import closing_id
 from mrg_grpo.rewards import Rewards
+from mrg_grpo.sft import encode_targets
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +274,43 @@ def test_without_generation_config_the_tokenizers_end_is_the_stop(tmp_path):
     (tmp_path / "generation_config.json").unlink()
     policy = Policy.load(setting(tmp_path))
     assert policy.stop_ids == [policy.tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize(
+    ("family", "stops", "expected"),
+    [
+        ("gemma3", ["<eos>", "<end_of_turn>"], ["<end_of_turn>", "<eos>"]),
+        ("gemma3", ["<eos>"], ["<end_of_turn>", "<eos>"]),
+        ("qwen3_vl", ["<|endoftext|>"], ["<|im_end|>", "<|endoftext|>"]),
+        ("qwen2_5_vl", ["<|endoftext|>", "<|im_end|>"], ["<|im_end|>", "<|endoftext|>"]),
+    ],
+)
+def test_the_token_that_closes_an_answer_comes_first_and_all_ends_stop(family, stops, expected, tmp_path):
+    """Whatever generation_config lists, and in which order: the warm start teaches the first."""
+    write_checkpoint(tmp_path, family=family)
+    policy = Policy.load(setting(tmp_path))
+    ids = policy.tokenizer.convert_tokens_to_ids(stops)
+    edit(tmp_path, "generation_config.json", lambda c: c.update(eos_token_id=ids))
+    policy = Policy.load(setting(tmp_path))
+    assert policy.tokenizer.convert_ids_to_tokens(policy.stop_ids) == expected
+    tokens, mask = encode_targets(policy, ["<report>Clear.</report>", "No"])
+    assert [int(row[keep][-1]) for row, keep in zip(tokens, mask)] == [policy.stop_ids[0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("behind", "closing"),
+    [("<|im_end|>", "<|im_end|>"), ("\n<|endoftext|>", "<|endoftext|>"), ("\n", None), ("", None)],
+)
+def test_what_closes_an_answer_is_read_from_the_template(behind, closing, tmp_path):
+    fast = tokenizer()
+    fast.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {% for p in m['content'] %}{{ p['text'] }}{% endfor %}"
+        + behind.replace("\n", "{{ '\\n' }}")
+        + "{% endfor %}"
+    )
+    assert closing_id(fast) == (closing and fast.convert_tokens_to_ids(closing))
+    fast.chat_template = "{{ raise_exception('answers are not for me') }}"
+    assert closing_id(fast) is None
 
 
 def test_the_processors_template_comes_before_the_tokenizers(tmp_path):

@@ -253,11 +253,32 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
     tree = {} if path is None else read_tree(Path(path))
     for override in overrides or []:
         apply_override(tree, override)
-    return check(build(Config, tree, "--set" if path is None else str(path)))
+    config: Config = build(Config, tree, "--set" if path is None else str(path))
+    for table, key in PATHS:
+        setattr(getattr(config, table), key, at_home(getattr(getattr(config, table), key), f"{table}.{key}"))
+    return check(config)
 
 
-def read_tree(path: Path, nested: bool = False) -> dict[str, Any]:
-    """The tables of a TOML file. `include = "other.toml"` on top takes that file's, changed by this one's."""
+PATHS = (
+    ("run", "output_dir"), ("model", "path"), ("model", "adapter"), ("data", "root"), ("data", "split_file"),
+    ("labeler", "path"), ("labeler", "tokenizer"),
+)  # fmt: skip
+"""Settings that are paths: ~ is resolved in them, which a shell does not do behind an equals sign."""
+
+
+def at_home(path: str, name: str) -> str:
+    """A path with the home folder in place of ~; UserError for one of a user that is not there."""
+    whole = os.path.expanduser(path)
+    if whole.startswith("~"):
+        raise UserError(f"{name}: {path} names a home folder that is not here; write the whole path, or ./{path}")
+    return whole
+
+
+def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tables of a TOML file. `include = "other.toml"` on top takes that file's, changed by this one's.
+
+    above: the files, outermost first, that include this one. UserError names a circle.
+    """
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -269,9 +290,13 @@ def read_tree(path: Path, nested: bool = False) -> dict[str, Any]:
     included = tree.pop("include", None)
     if included is None:
         return tree
-    if nested or not isinstance(included, str):
-        raise UserError(f"config {path}: include = {included!r} must be one TOML file that includes no other")
-    return merged(read_tree(path.parent / included, nested=True), tree)
+    if not isinstance(included, str) or not included:
+        raise UserError(f"config {path}: include = {included!r} must be one TOML file")
+    chain, other = (*above, path), path.parent / included
+    if other.resolve() in [one.resolve() for one in chain]:
+        circle = " includes ".join(str(one) for one in (*chain, other))
+        raise UserError(f"config {path}: include goes round in a circle ({circle}); take one of them out")
+    return merged(read_tree(other, chain), tree)
 
 
 WEIGHTS = "reward.weights"
@@ -323,6 +348,8 @@ def keys_of(name: str) -> list[str]:
 def check(config: Config) -> Config:
     """Values and combinations that cannot work, each refused with the remedy."""
     check_rules(config)
+    if not config.run.output_dir.strip():
+        raise UserError("run.output_dir: is empty; name a folder for the run")
     if config.run.seed >= 2**32:
         raise UserError(f"run.seed: {config.run.seed} must be below 2**32 = {2**32}")
     if config.grpo.group_size < 2:

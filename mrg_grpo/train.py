@@ -20,6 +20,7 @@ from mrg_grpo.config import Config
 from mrg_grpo.data.credentialed import banner
 from mrg_grpo.data.load import load_splits, require_images, studies_of, test_studies, validation_studies
 from mrg_grpo.data.study import Study
+from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.before_after import before_after
 from mrg_grpo.evaluation.clinical import metrics_from_sums
 from mrg_grpo.evaluation.decode import Judged, judge, predict, prediction_record, read_decoded, write_decoded
@@ -32,7 +33,7 @@ from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import require_terms
 from mrg_grpo.run.checkpoint import resume as load_checkpoint
 from mrg_grpo.run.checkpoint import save_adapter, save_checkpoint
-from mrg_grpo.run.faults import Guard
+from mrg_grpo.run.faults import Guard, took_none
 from mrg_grpo.run.folder import RunFolder
 from mrg_grpo.run.process import StopSignal, give_back_freed_memory, settle_heap
 from mrg_grpo.run.progress import Progress, Sample, first_sample, require_tensorboard
@@ -184,6 +185,11 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             if stopped:
                 progress.write(f"stopped after step {number}; go on with: {way_on(run)}")
                 return 128 + stopped
+    if distributed.broadcast(distributed.is_first() and took_none(run.path / "metrics.jsonl")):
+        raise UserError(
+            f"{run.path}: every step was skipped, so nothing was learned; read the files in {run.path / 'faults'}, "
+            "lower the learning rate, and begin a new run"
+        )
     return 0
 
 

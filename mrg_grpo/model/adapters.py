@@ -8,6 +8,7 @@ Deliberate choices:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -64,6 +65,17 @@ def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
         counts = f"{len(own - found)} of its tensors are missing, {len(found - own)} are unknown to it"
         raise UserError(f"adapter {adapter}: does not fit this base ({counts}: {min(found ^ own)} ...)")
     return adapted
+
+
+def save(model: PeftModel, folder: Path) -> None:
+    """The adapter in PEFT's own form, of the same bytes in every process: PEFT writes sets in the order of a hash."""
+    model.save_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    written, config = json.loads(path.read_text(encoding="utf-8")), model.active_peft_config
+    for name in written:
+        if isinstance(getattr(config, name, None), set):
+            written[name] = sorted(written[name])
+    path.write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def require_own_forward(model: PeftModel, adapter: str) -> None:

@@ -1,5 +1,7 @@
 """Adapters that others trained: which are plain LoRA, which are run by PEFT's layers, which are refused."""
 
+import json
+
 import pytest
 import torch
 from model.test_policy import check_parity, continuations, load, sample
@@ -10,6 +12,7 @@ from tiny import write_checkpoint
 
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
+from mrg_grpo.model.adapters import save
 from mrg_grpo.model.families import FAMILIES
 
 PROJECTIONS = r".*language_model.*\.(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -117,3 +120,15 @@ def test_a_projector_that_trains_has_the_gradient_of_full_sequences_and_a_refere
     assert (logps() - start).abs().max() > 1e-3
     with policy.reference():
         assert torch.equal(logps(), start)
+
+
+def test_an_adapter_is_written_as_the_same_bytes_whatever_the_order_of_its_sets(checkpoint, tmp_path):
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    adapter = saved(checkpoint, tmp_path / "given", lora(target_modules=names, exclude_modules=".*visual.*"))
+    model = load(checkpoint, "float32", randomise=False, adapter=adapter).model
+    save(model, tmp_path / "own")
+    written = (tmp_path / "own" / "adapter_config.json").read_text()
+    assert json.loads(written)["target_modules"] == sorted(names)
+    model.save_pretrained(tmp_path / "pefts")
+    pefts = json.loads((tmp_path / "pefts" / "adapter_config.json").read_text())
+    assert written == json.dumps({**pefts, "target_modules": sorted(names)}, indent=2, sort_keys=True)

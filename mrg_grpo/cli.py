@@ -20,6 +20,7 @@ from typing import Any
 
 from mrg_grpo import __version__
 from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.files import at_home
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 """What argparse's add_argument is given."""
@@ -47,18 +48,20 @@ class Command:
 
 def path(text: str) -> str:
     """An argument that is a path, ~ resolved: a shell leaves it as it is in quotes and behind an equals sign."""
-    whole = os.path.expanduser(text)
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty; name a file or folder")
-    if whole.startswith("~"):
-        raise argparse.ArgumentTypeError(f"{text} names a home folder that is not here; write the whole path")
-    return whole
+    try:
+        return at_home(text, "a path")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 SET = arg(
     "--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting"
 )  # fmt: skip
-CONFIG = arg("config", metavar="CONFIG", type=path, help="a TOML file, for example experiments/phantom.toml")
+CONFIG = arg(
+    "config", metavar="CONFIG", type=path, help="a TOML file, for example experiments/phantom.toml, or a run's folder"
+)
 RESUME = arg("--resume", action="store_true", help="go on from the last checkpoint")
 BASE = arg("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
 LABELER = arg(
@@ -106,7 +109,7 @@ TABLE = (
     ),
     Command(
         "evaluate", "decode a split, score it, write predictions.jsonl and evaluation.json",
-        "evaluate runs/phantom/config.toml --split val", "mrg_grpo.evaluation.evaluate:run_evaluate",
+        "evaluate runs/phantom --split val", "mrg_grpo.evaluation.evaluate:run_evaluate",
         (
             CONFIG, SET,
             arg("--adapter", type=path,
@@ -122,7 +125,7 @@ TABLE = (
         (
             arg("images", nargs="+", metavar="IMAGE", type=path, help="PNG or JPG, the views of one study"),
             arg("--config", dest="config_path", type=path,
-                help="model and prompt settings; default is the embedded policy"),
+                help="model and prompt settings, or a run's folder; default is the embedded policy"),
             arg("--adapter", type=path, help="a PEFT adapter; without it that of the --config's run, if there is one"),
             BASE,
             arg("--json", dest="as_json", action="store_true", help="JSON instead of text"),

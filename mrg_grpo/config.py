@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mrg_grpo.errors import UserError
+from mrg_grpo.files import at_home
 from mrg_grpo.toml import build, check_rules, ruled
 
 FORMS = ("phantom", "phantom_rare", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr")
@@ -266,19 +267,32 @@ PATHS = (
 """Settings that are paths: ~ is resolved in them, which a shell does not do behind an equals sign."""
 
 
-def at_home(path: str, name: str) -> str:
-    """A path with the home folder in place of ~; UserError for one of a user that is not there."""
-    whole = os.path.expanduser(path)
-    if whole.startswith("~"):
-        raise UserError(f"{name}: {path} names a home folder that is not here; write the whole path, or ./{path}")
-    return whole
+RUN_HEADERS = ("# run of ", "# mrg_grpo ")
+"""How the first line of a config.toml begins that a run wrote; the second is of the first versions."""
+
+
+def written_by_run(path: Path) -> bool:
+    """Whether this is the config.toml of a run, and not one that somebody wrote."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return path.name == "config.toml" and file.readline().startswith(RUN_HEADERS)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The tables of a TOML file. `include = "other.toml"` on top takes that file's, changed by this one's.
+    """The tables of a TOML file, or of the config.toml of a run's folder.
 
+    `include = "other.toml"` on top takes that file's, changed by this one's. A run is its folder: run.output_dir in a
+    file that a run wrote is where it began, and it may have been moved or copied, or be read from elsewhere.
     above: the files, outermost first, that include this one. UserError names a circle.
     """
+    if path.is_dir():
+        if not written_by_run(path / "config.toml"):
+            raise UserError(
+                f"config {path}: a folder without the config.toml of a run; name a TOML file, or a run's folder"
+            )
+        path = path / "config.toml"
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -287,6 +301,8 @@ def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"config {path}: cannot be read ({error})") from error
     except (ValueError, RecursionError) as error:  # TOML, numbers of thousands of digits, tables nested for ever
         raise UserError(f"config {path}: not valid TOML ({error})") from error
+    if written_by_run(path) and isinstance(tree.setdefault("run", {}), dict):
+        tree["run"]["output_dir"] = str(path.parent)
     included = tree.pop("include", None)
     if included is None:
         return tree

@@ -31,6 +31,14 @@ def writing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
 
 
+def at_home(path: str, name: str) -> str:
+    """A path with the home folder in place of ~; UserError, which calls it `name`, if that is not there."""
+    whole = os.path.expanduser(path)
+    if whole.startswith("~"):
+        raise UserError(f"{name}: {path} names a home folder that is not here; write the whole path, or ./{path}")
+    return whole
+
+
 def require_folder(path: Path | str) -> None:
     """UserError if no file can be at `path`: asked before the work whose result goes there, not after."""
     if Path(path).is_dir():

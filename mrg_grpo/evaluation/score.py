@@ -263,6 +263,7 @@ def run_score(
     if output:
         with writing(output, "name another file with -o"):
             Path(output).write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
+        print(f"metrics: {output}")
     return 0
 
 

@@ -43,6 +43,7 @@ from mrg_grpo.preflight.result import CheckResult, result_of
 from mrg_grpo.prompt import parse_completion, question, target_text
 from mrg_grpo.rewards import require_terms
 from mrg_grpo.run.checkpoint import KEEP
+from mrg_grpo.run.folder import holds_run, require_no_strangers
 from mrg_grpo.sft import targets
 
 STUDIES = 8
@@ -62,8 +63,12 @@ ANSWERS = (
 def check_folder(config: Config) -> CheckResult:
     """The output folder can be written and does not hold another run."""
     folder = Path(config.run.output_dir)
-    if (folder / "config.toml").exists():
+    if holds_run(folder):
         return CheckResult("folder", "fail", f"{folder} already holds a run", "train --resume, or name another folder")
+    try:
+        require_no_strangers(folder)
+    except UserError as error:
+        return CheckResult("folder", "fail", first_line(error), "name another folder")
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=nearest):

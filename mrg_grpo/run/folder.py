@@ -21,7 +21,7 @@ import torch
 import transformers
 
 from mrg_grpo import __version__, distributed
-from mrg_grpo.config import Config, load_config
+from mrg_grpo.config import Config, load_config, written_by_run
 from mrg_grpo.data.credentialed import banner, mark
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import locked, sync, write_whole, writing
@@ -44,8 +44,23 @@ OWN = (*LOGS, "checkpoints", "adapter", "faults", "predictions_before.jsonl", "p
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has begun in this folder."""
-    return (folder / "config.toml").exists()
+    """Whether a run has begun in this folder; a config.toml that somebody wrote is none."""
+    return written_by_run(folder / "config.toml")
+
+
+def require_no_strangers(folder: Path) -> None:
+    """UserError where a run would write over what is no run's, its configuration included."""
+    strangers = [name for name in OWN if (folder / name).exists()]
+    if (folder / "config.toml").exists():
+        raise UserError(
+            f"run.output_dir {folder}: has a config.toml that no run wrote, and a run would write its own over it; "
+            "name another folder, for example one in it"
+        )
+    if strangers:
+        raise UserError(
+            f"run.output_dir {folder}: has {', '.join(strangers)} but no config.toml, so it is no run's, and a "
+            "run would write over it; name another folder"
+        )
 
 
 def adapter_of(config: Config, adapter: str | None, base: bool) -> str | None:
@@ -81,12 +96,8 @@ class RunFolder:
         existing = holds_run(self.path)
         if existing and not resume:
             raise UserError(f"run.output_dir {self.path}: already holds a run; add --resume or name another folder")
-        strangers = [name for name in OWN if (self.path / name).exists()]
-        if strangers and not existing:
-            raise UserError(
-                f"run.output_dir {self.path}: has {', '.join(strangers)} but no config.toml, so it is no run's, and a "
-                "run would write over it; name another folder"
-            )
+        if not existing:
+            require_no_strangers(self.path)
         if existing:
             self._compare(load_config(self.path / "config.toml"))
         remedy = "set run.output_dir to a folder of yours, on a disk with room"

@@ -54,6 +54,8 @@ class RunConfig:
 class ModelConfig:
     path: str = ""
     """Checkpoint folder or hub id; "" is the embedded base policy."""
+    revision: str = ""
+    """Of a hub id: the branch, tag or commit; "" is the newest."""
     dtype: str = ruled("auto", "auto", "float32", "bfloat16", "float64")
     """Of the base weights: "float32", "bfloat16", "float64"; "auto" is bfloat16 on a GPU and float32 on the CPU."""
     device: str = "auto"

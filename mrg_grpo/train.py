@@ -35,6 +35,7 @@ from mrg_grpo.run.checkpoint import resume as load_checkpoint
 from mrg_grpo.run.checkpoint import save_adapter, save_checkpoint
 from mrg_grpo.run.faults import Guard, took_none
 from mrg_grpo.run.folder import RunFolder
+from mrg_grpo.run.inputs import start_adapter
 from mrg_grpo.run.process import StopSignal, give_back_freed_memory, settle_heap
 from mrg_grpo.run.progress import Progress, Sample, first_sample, require_tensorboard
 from mrg_grpo.run.rewards_of import rewards_of
@@ -101,7 +102,9 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):
         require_images(studies)  # now, not after hours
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
-    policy, labeler = Policy.load(config), config_labeler(config)
+    start = start_adapter(run.path, config) if resume else None  # the run's own copy, whatever lies at the path now
+    policy, labeler = Policy.load(config, start), config_labeler(config)
+    run.settle_inputs(splits)
     print(f"policy: {parameter_counts(policy.model)}")
     note_other_lora(policy, config)
     if distributed.world_size() > 1:

@@ -125,7 +125,7 @@ def is_plain_lora(model: Any) -> bool:
         for config in configs
     ):
         return False
-    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     return not any(isinstance(layer, ParamWrapper) or layer.lora_variant for layer in layers)
 
 

@@ -43,19 +43,23 @@ def load_pretrained(config: Config) -> Pretrained:
     """Load model.path in the configured dtype, frozen, on the configured device. UserError says what does not fit."""
     torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds a float32 tower's convolution of patches to ten bits
     path, trust = config.model.resolved_path(), config.model.trust_remote_code
+    revision = config.model.revision or "main"
     try:
-        model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust)
+        model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust, revision=revision)
         family = family_of(model_config)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-        processor = family.image_processor(path, config.data.max_pixels or None)
-        prepare_tokenizer(tokenizer, family, path)
-        stops = stop_ids(path, tokenizer)  # before the weights: transformers reads the file too, and would not name it
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust, revision=revision)
+        processor = family.image_processor(path, config.data.max_pixels or None, revision)
+        prepare_tokenizer(tokenizer, family, path, revision)
+        stops = stop_ids(
+            path, tokenizer, revision
+        )  # before the weights: transformers reads the file too, and would not name it
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             path,
             dtype=config.model.resolved_dtype(),
             attn_implementation=attention.NAME,
             trust_remote_code=trust,
             use_safetensors=True,
+            revision=revision,
             output_loading_info=True,
         )
     except UserError:
@@ -85,12 +89,12 @@ def explain(path: str, error: Exception) -> str:
     )
 
 
-def prepare_tokenizer(tokenizer: Any, family: Family, path: str) -> None:
+def prepare_tokenizer(tokenizer: Any, family: Family, path: str, revision: str) -> None:
     """Give it the checkpoint's chat template and a padding token, and check that it speaks of images as the model does.
 
     Which id pads does not matter, padding is masked everywhere.
     """
-    tokenizer.chat_template = chat_template(path, tokenizer)
+    tokenizer.chat_template = chat_template(path, tokenizer, revision)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     want, have = family.config.image_token_id, tokenizer.get_vocab().get(family.image_token)
@@ -109,10 +113,10 @@ def prepare_tokenizer(tokenizer: Any, family: Family, path: str) -> None:
         raise UserError(f"model.path {path}: the chat template does not write {family.placeholder} for an image")
 
 
-def chat_template(path: str, tokenizer: Any) -> str:
+def chat_template(path: str, tokenizer: Any, revision: str) -> str:
     """As transformers' own processors have it: chat_template.jinja, else chat_template.json, else the tokenizer's."""
     jinja, old = (
-        cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
         for name in ("chat_template.jinja", "chat_template.json")
     )
     if old and not jinja:
@@ -122,13 +126,13 @@ def chat_template(path: str, tokenizer: Any) -> str:
     return tokenizer.chat_template  # AutoTokenizer has read chat_template.jinja where there is one
 
 
-def stop_ids(path: str, tokenizer: Any) -> list[int]:
+def stop_ids(path: str, tokenizer: Any, revision: str) -> list[int]:
     """What ends a report: the token that closes an answer, then generation_config's (its only setting we read), then
     the tokenizer's end of sequence."""
     name = "generation_config.json"
     try:
-        there = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-        stops = GenerationConfig.from_pretrained(path).eos_token_id if there else None
+        there = cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        stops = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id if there else None
     except Exception as error:  # as in load_pretrained
         raise UserError(f"model.path {path}: {name} cannot be read ({first_line(error)}); fetch it again") from error
     stops = stops if isinstance(stops, list) else [stops]

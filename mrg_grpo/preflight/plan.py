@@ -45,7 +45,7 @@ def model_sizes(config: Config) -> Model:
     """Build base and adapter on the meta device and count. UserError where config.json is not to be had."""
     path = config.model.resolved_path()
     try:
-        model_config = AutoConfig.from_pretrained(path)
+        model_config = AutoConfig.from_pretrained(path, revision=config.model.revision or "main")
     except (OSError, ValueError) as error:
         reason = first_line(error)
         raise UserError(f"model.path {path}: no usable config.json ({reason}); plan needs that file alone") from error

@@ -1,6 +1,7 @@
 """What a run leaves behind, and the only place that writes it.
 
-config.toml  metrics.jsonl  rollouts.jsonl  validation.jsonl  followed.jsonl  checkpoints/  adapter/
+config.toml  inputs.json  start_adapter/
+metrics.jsonl  rollouts.jsonl  validation.jsonl  followed.jsonl  checkpoints/  adapter/
 predictions_before.jsonl  predictions.jsonl  evaluation.json
 Of credentialed data also CREDENTIALED.txt, see mrg_grpo.data.credentialed.
 """
@@ -23,10 +24,22 @@ import transformers
 from mrg_grpo import __version__, distributed
 from mrg_grpo.config import Config, load_config, written_by_run
 from mrg_grpo.data.credentialed import banner, mark
+from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import locked, sync, write_whole, writing
 from mrg_grpo.grpo import StepResult
 from mrg_grpo.run.checkpoint import saved_steps, step_number
+from mrg_grpo.run.inputs import (
+    RECORD,
+    START,
+    adapter_folder,
+    inputs_of,
+    keep_start,
+    read_record,
+    require_same,
+    start_adapter,
+    write_record,
+)
 from mrg_grpo.toml import changed_keys, to_toml
 
 MAY_CHANGE = {
@@ -39,7 +52,8 @@ ROUNDING = {"model.device", "grpo.micro_batch", "sampling.batch"}
 """Of these the ones that sum the same numbers in another order: the run goes on, but not bit for bit."""
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl", "followed.jsonl")
 """Files of lines, each with its step."""
-OWN = (*LOGS, "checkpoints", "adapter", "faults", "predictions_before.jsonl", "predictions.jsonl", "evaluation.json")
+OWN = (*LOGS, "checkpoints", "adapter", "faults", "predictions_before.jsonl", "predictions.jsonl", "evaluation.json",
+       RECORD, START)  # fmt: skip
 """What a run would write over."""
 
 
@@ -76,6 +90,8 @@ def adapter_of(config: Config, adapter: str | None, base: bool) -> str | None:
                 f"{folder}: holds a run without an adapter, so it has not ended; go on with --resume, or say --base "
                 "for the policy it started from"
             )
+    if not adapter and (folder / START).is_dir():
+        adapter = start_adapter(folder, config)
     if distributed.is_first():
         print(f"policy: {adapter or config.model.adapter or 'the base, without an adapter'}", file=sys.stderr)
     return adapter
@@ -116,6 +132,19 @@ class RunFolder:
     def close(self) -> None:
         """Leave the folder to other processes; the end of this one does it too."""
         self.lock.close()
+
+    @distributed.first_only
+    def settle_inputs(self, splits: dict[str, list[Study]]) -> None:
+        """Record what a new run was given and keep its start adapter; hold a resumed one to its record. UserError."""
+        named = self.config.model.adapter
+        if not holds_run(self.path):
+            start = keep_start(adapter_folder(named), self.path) if named else None
+            write_record(self.path, inputs_of(self.config, splits, start))
+            return
+        before = read_record(self.path)
+        if before is not None:
+            start = self.path / START if named else None
+            require_same(before, inputs_of(self.config, splits, start), self.path)
 
     @distributed.first_only
     def begin(self) -> None:

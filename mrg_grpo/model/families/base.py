@@ -60,7 +60,7 @@ class Family(ABC):
         self.config = config
 
     @abstractmethod
-    def image_processor(self, path: str, max_pixels: int | None):
+    def image_processor(self, path: str, max_pixels: int | None, revision: str = "main"):
         """The PIL image processor of the checkpoint at `path` (no torchvision), with at most max_pixels an image."""
 
     @abstractmethod

@@ -87,7 +87,7 @@ class Grpo:
             mask = mask & prompts.counts.repeat_interleave(grpo.group_size).unsqueeze(1)
 
         with timer("reward"):  # label, compare, weigh; then each report against its own group
-            table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists())
+            table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists(), rollout.special_counts())
             rewards = distributed.gather_rows(table.total.view(-1, grpo.group_size), prompts.filler)  # of all ranks
             advantages = distributed.own_rows(group_advantages(rewards, grpo.scale), len(prompts.studies))  # (N, G)
             advantages = advantages.to(policy.device)

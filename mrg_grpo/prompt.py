@@ -10,7 +10,7 @@ Deliberate choices (the paper states the tags, nothing else):
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, UNCERTAIN
 
@@ -64,6 +64,11 @@ def parse_completion(text: str, think: bool = True) -> Completion:
     opened = _FIRST_REPORT.search(text)
     report = opened.group(1) if opened else rest
     return Completion(_ANY_TAG.sub(" ", thought).strip(), _ANY_TAG.sub(" ", report).strip(), False)
+
+
+def without_form(completion: Completion) -> Completion:
+    """The same, not compliant: it holds tokens that its text does not show."""
+    return replace(completion, compliant=False)
 
 
 def has_tags(text: str) -> bool:

@@ -26,6 +26,7 @@ from torch import nn
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.files import require_local
 from mrg_grpo.model.families import Family
 
 
@@ -51,20 +52,34 @@ def attach(model: Any, family: Family, config: Config, adapter: str | None, trai
 def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
     """The base with a saved PEFT adapter: a folder, or an id on the hub."""
     folder = Path(adapter)
+    require_local(adapter, "adapter")
     if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {adapter}: has no adapter_model.safetensors; other formats can hold code")
     try:
         adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
         require_own_forward(adapted, adapter)
         found, own = set(load_peft_weights(adapter, device="cpu")), set(get_peft_model_state_dict(adapted))
+        unfit = [] if found == own else unfit_tensors(adapted, adapter, trainable)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"adapter {adapter}: does not fit this base or is no PEFT adapter ({first_line(error)})"
         ) from error
-    if found != own:
-        counts = f"{len(own - found)} of its tensors are missing, {len(found - own)} are unknown to it"
-        raise UserError(f"adapter {adapter}: does not fit this base ({counts}: {min(found ^ own)} ...)")
+    if unfit:
+        version = getattr(adapted.active_peft_config, "peft_version", None) or "of an early version"
+        raise UserError(
+            f"adapter {adapter}: does not fit this base ({len(unfit)} of its tensors are missing or unknown: "
+            f"{unfit[0]} ...); PEFT {version} wrote it: load it there with the base it was made for and save it anew, "
+            "or take that base as model.path"
+        )
     return adapted
+
+
+def unfit_tensors(model: PeftModel, adapter: str, trainable: bool) -> list[str]:
+    """What PEFT itself cannot place, or misses, where the names of a file are not today's: other versions of PEFT and
+    transformers wrote them otherwise, and PEFT translates what it knows."""
+    result: Any = model.load_adapter(adapter, model.active_adapter, is_trainable=trainable)
+    parts = (getattr(model.base_model, "prefix", "lora_"), "modules_to_save.", "trainable_tokens")
+    return [*result.unexpected_keys, *(key for key in result.missing_keys if any(part in key for part in parts))]
 
 
 def save(model: PeftModel, folder: Path) -> None:
@@ -127,6 +142,14 @@ def is_plain_lora(model: Any) -> bool:
         return False
     layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     return not any(isinstance(layer, ParamWrapper) or layer.lora_variant for layer in layers)
+
+
+def not_finite(model: nn.Module) -> str:
+    """Why logits are not finite: the first weight that is not, or that all are."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not bool(tensor.detach().isfinite().all()):
+            return f"the weight {name} is not finite: fetch or train what it belongs to again"
+    return "all weights are: numbers overflow on the way, set model.dtype to bfloat16 or float32"
 
 
 class Reference:

@@ -21,9 +21,10 @@ class PromptEncoder:
     def __init__(self, tokenizer, image_processor, family: Family, text: str = "", think: bool = True) -> None:
         self.tokenizer, self.image_processor, self.family = tokenizer, image_processor, family
         self.question = question(text, think)
-        found = [token for token in getattr(family, "vision_tokens", ()) if token in self.question]
+        special = {*getattr(family, "vision_tokens", ()), *getattr(tokenizer, "all_special_tokens", ())}
+        found = sorted(token for token in special if token in self.question)
         if found:
-            raise UserError(f"prompt.text: must not hold {found[0]}; images are put in front of the question")
+            raise UserError(f"prompt.text: must not hold {found[0]}; the chat template writes images and turns")
 
     def encode(self, studies: list[Study], filler: int = 0, keys: list[str] | None = None) -> PromptBatch:
         """keys: of the studies' random streams, where they are a share of a step."""

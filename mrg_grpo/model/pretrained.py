@@ -13,6 +13,9 @@ Deliberate choices:
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,11 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file
+from transformers.utils import logging as transformers_log
 
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.files import require_local
 from mrg_grpo.model import attention
 from mrg_grpo.model.families import Family, family_of
 
@@ -44,24 +49,25 @@ def load_pretrained(config: Config) -> Pretrained:
     torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds a float32 tower's convolution of patches to ten bits
     path, trust = config.model.resolved_path(), config.model.trust_remote_code
     revision = config.model.revision or "main"
+    require_local(path, "model.path")
     try:
-        model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust, revision=revision)
-        family = family_of(model_config)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust, revision=revision)
-        processor = family.image_processor(path, config.data.max_pixels or None, revision)
-        prepare_tokenizer(tokenizer, family, path, revision)
-        stops = stop_ids(
-            path, tokenizer, revision
-        )  # before the weights: transformers reads the file too, and would not name it
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            path,
-            dtype=config.model.resolved_dtype(),
-            attn_implementation=attention.NAME,
-            trust_remote_code=trust,
-            use_safetensors=True,
-            revision=revision,
-            output_loading_info=True,
-        )
+        with quiet():
+            model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust, revision=revision)
+            require_unquantised(model_config, path)
+            family = family_of(model_config)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust, revision=revision)
+            processor = family.image_processor(path, config.data.max_pixels or None, revision)
+            prepare_tokenizer(tokenizer, family, path, revision)
+            stops = stop_ids(path, tokenizer, revision)  # before the weights: transformers would not name the file
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                path,
+                dtype=config.model.resolved_dtype(),
+                attn_implementation=attention.NAME,
+                trust_remote_code=trust,
+                use_safetensors=True,
+                revision=revision,
+                output_loading_info=True,
+            )
     except UserError:
         raise
     except Exception as error:  # a damaged file of JSON may bring any exception out of transformers
@@ -76,12 +82,47 @@ def load_pretrained(config: Config) -> Pretrained:
     return Pretrained(model, tokenizer, processor, family, stops)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within: no bars, reports and warnings of the libraries, which would stand before the one line of a refusal."""
+    before, bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
+    transformers_log.set_verbosity_error()
+    transformers_log.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers_log.set_verbosity(before)
+        if bars:
+            transformers_log.enable_progress_bar()
+
+
+def require_unquantised(model_config: Any, path: str) -> None:
+    """UserError for a quantised checkpoint, before any weight is read: its layers are no plain linear layers."""
+    for part in (model_config, model_config.get_text_config()):
+        found = getattr(part, "quantization_config", None) or getattr(part, "compression_config", None)
+        if found:
+            method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+            method = getattr(method, "value", method) or "an unnamed method"
+            raise UserError(
+                f"model.path {path}: its weights are quantised ({method}, see quantization_config in config.json); "
+                "take the unquantised checkpoint of the same model"
+            )
+
+
 def explain(path: str, error: Exception) -> str:
     """An exception of from_pretrained as one line with the remedy."""
     if "trust_remote_code" in str(error):
         return (
             f"model.path {path}: the checkpoint wants to run code of its own; "
             "read it, then set model.trust_remote_code = true, or use a checkpoint without"
+        )
+    if not Path(path).exists() and any(word in str(error) for word in ("couldn't connect", "offline", "LocalEntry")):
+        return (
+            f"model.path {path}: it is not on this machine and the hub cannot be reached; connect, or fetch it "
+            f"elsewhere (hf download {path}) and name the folder; mrg-grpo plan needs config.json alone: "
+            "model.path=experiments/huatuo_7b"
         )
     return (
         f"model.path {path}: no usable checkpoint ({first_line(error)}); it takes config.json, tokenizer.json, "

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
+from mrg_grpo.errors import UserError
+from mrg_grpo.model import adapters
 from mrg_grpo.model.batch import pad_rows
 from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.policy import Policy, Prefix
@@ -45,6 +47,7 @@ class Rollout:
     logps: Tensor  # (B, T), at sampling time, 0 where masked
     finished: Tensor  # (B,), False where the length limit cut the report
     texts: list[str]  # B completions, special tokens left out
+    special: Tensor | None = None  # (B,), how many special tokens that end nothing a completion holds
 
     @property
     def lengths(self) -> Tensor:
@@ -53,6 +56,10 @@ class Rollout:
     def trained_mask(self, mask_truncated: bool) -> Tensor:
         """(B, T): the tokens that train; with mask_truncated none of a report that the length limit cut."""
         return self.mask & self.finished.unsqueeze(1) if mask_truncated else self.mask
+
+    def special_counts(self) -> list[int]:
+        """B numbers: special tokens other than the stop, which the texts leave out."""
+        return [0] * len(self.texts) if self.special is None else self.special.tolist()
 
     def token_lists(self) -> list[list[int]]:
         return [row[:n] for row, n in zip(self.tokens.tolist(), self.lengths.tolist())]
@@ -148,8 +155,18 @@ def decode(
     width = int(mask.sum(0).max())
     tokens, mask, chances, stopping = (x[:width].t().contiguous() for x in (tokens, mask, chances, stopping))
     rollout = Rollout(tokens * mask, mask, chances.log().masked_fill(~mask, 0), (stopping & mask).any(dim=1), [])
+    rollout.special = (torch.isin(rollout.tokens, torch.tensor(policy.special_ids, device=device)) & mask).sum(dim=1)
     rollout.texts = policy.tokenizer.batch_decode(rollout.token_lists(), skip_special_tokens=True)
     return rollout
+
+
+def require_finite(policy: Policy, rollout: Rollout) -> None:
+    """UserError where the logits that reports were decoded from are not finite: what they say is then no report.
+
+    One look at the end of a decode, which has waited for the device anyway. A step of training looks for itself.
+    """
+    if not bool(rollout.logps.isfinite().all()):
+        raise UserError(f"the policy's logits are not finite; {adapters.not_finite(policy.model)}")
 
 
 def sample_groups(policy: Policy, prefix: Prefix, keys: list[str], config: Config, step: int) -> Rollout:
@@ -189,5 +206,10 @@ def joined(parts: list[Rollout], places: Tensor) -> Rollout:
 
     texts = [text for part in parts for text in part.texts]
     return Rollout(
-        column("tokens"), column("mask"), column("logps"), column("finished"), [texts[i] for i in order.tolist()]
+        column("tokens"),
+        column("mask"),
+        column("logps"),
+        column("finished"),
+        [texts[i] for i in order.tolist()],
+        column("special"),
     )

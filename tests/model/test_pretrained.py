@@ -1,6 +1,7 @@
 """Checkpoints in the form of the hub: both config forms, real vocabulary, the real 7B's arithmetic, and refusals."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -347,3 +348,50 @@ def test_gemma3_refuses_a_pixel_limit_it_cannot_keep(tmp_path):
     config.data.max_pixels = 1000
     with pytest.raises(UserError, match=r"data.max_pixels 1000: Gemma 3 sees every image at 3,136 pixels"):
         Policy.load(config)
+
+
+@pytest.mark.parametrize(
+    "quantisation",
+    [
+        {"quant_method": "bitsandbytes", "load_in_4bit": True}, {"quant_method": "awq", "bits": 4},
+        {"quant_method": "gptq", "bits": 4}, {"quant_method": "compressed-tensors"}, {"quant_method": "fp8"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_quantised_checkpoint_is_refused_before_a_weight_is_read(quantisation, nested, tmp_path):
+    write_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+
+    def put(config):
+        (config["text_config"] if nested else config)["quantization_config"] = quantisation
+
+    edit(tmp_path, "config.json", put)
+    with pytest.raises(UserError, match=rf"quantised \({quantisation['quant_method']}, .*take the unquantised"):
+        Policy.load(setting(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["/no/such", "./base", "~nobody/base", "a/b/c", "tests/no-base"])
+def test_a_folder_that_is_not_there_is_refused_at_once(path, monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    monkeypatch.setattr("mrg_grpo.model.pretrained.AutoConfig", None)  # the hub is not asked
+    with pytest.raises(UserError, match=f"model.path {path}: no such file or folder"):
+        Policy.load(setting(path))
+
+
+def test_offline_the_line_says_what_to_do_and_nothing_stands_before_it(request, tmp_path):
+    command = [sys.executable, "-m", "mrg_grpo", "report", "x.png", "--set", "model.path=org/some-model-7b"]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=request.config.rootpath, env=offline, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    for words in ("hub cannot be reached", "hf download org/some-model-7b", "experiments/huatuo_7b"):
+        assert words in line
+
+
+def test_no_noise_of_the_libraries_stands_before_a_refusal(tmp_path, request):
+    write_checkpoint(tmp_path)
+    missing_tensor(tmp_path)
+    command = [sys.executable, "-m", "mrg_grpo", "report", "x.png", "--set", f"model.path={tmp_path}"]
+    done = subprocess.run(command, cwd=request.config.rootpath, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert [line[:20] for line in done.stderr.splitlines()] == ["mrg-grpo: model.path"]

@@ -46,6 +46,7 @@ def test_an_overwritten_start_adapter_changes_no_reference(tmp_path, capsys):
     kept = tmp_path / "run" / "start_adapter"
     assert sorted(path.name for path in kept.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     weights = load_file(adapter / "adapter_model.safetensors")
+    other = {name: torch.randn_like(weight) for name, weight in weights.items()}
     save_file(
         {name: torch.randn_like(weight) for name, weight in weights.items()}, adapter / "adapter_model.safetensors"
     )

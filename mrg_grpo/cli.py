@@ -21,6 +21,7 @@ from typing import Any
 
 from mrg_grpo import __version__
 from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.files import at_home
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 """What argparse's add_argument is given."""
@@ -46,18 +47,31 @@ class Command:
     """What takes less memory when it is lowered."""
 
 
+def path(text: str) -> str:
+    """An argument that is a path, ~ resolved: a shell leaves it as it is in quotes and behind an equals sign."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; name a file or folder")
+    try:
+        return at_home(text, "a path")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 SET = arg(
     "--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting"
 )  # fmt: skip
-CONFIG = arg("config", metavar="CONFIG", help="a TOML file, for example experiments/phantom.toml")
+CONFIG = arg(
+    "config", metavar="CONFIG", type=path, help="a TOML file, for example experiments/phantom.toml, or a run's folder"
+)
 RESUME = arg("--resume", action="store_true", help="go on from the last checkpoint")
 BASE = arg("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
 LABELER = arg(
-    "--labeler", dest="labeler_path", help="chexbert.pth or a folder of ours; default is the embedded labeler"
+    "--labeler", dest="labeler_path", type=path,
+    help="chexbert.pth or a folder of ours; default is the embedded labeler",
 )  # fmt: skip
-TOKENIZER = arg("--tokenizer", help="folder or hub id; default bert-base-uncased")
+TOKENIZER = arg("--tokenizer", type=path, help="folder or hub id; default bert-base-uncased")
 COMPARE = arg(
-    "--compare", action="append", default=[], metavar="OTHER",
+    "--compare", action="append", default=[], metavar="OTHER", type=path,
     help="another system's prediction file on the same studies: paired p-values; may be given several times",
 )  # fmt: skip
 LANGUAGE = arg(
@@ -97,8 +111,8 @@ TABLE = (
     Command(
         "view", "write one HTML page that shows a run", "view runs/phantom", "mrg_grpo.view:view",
         (
-            arg("run_dir", metavar="RUN_DIR", help="the run.output_dir of a run, done or still going on"),
-            arg("-o", "--output", metavar="HTML", help="default is RUN_DIR/page.html"),
+            arg("run_dir", metavar="RUN_DIR", type=path, help="the run.output_dir of a run, done or still going on"),
+            arg("-o", "--output", type=path, metavar="HTML", help="default is RUN_DIR/page.html"),
             arg("--watch", dest="watching", action="store_true",
                 help="write it anew while the run goes on; the page reloads itself"),
             arg("--plain", action="store_true", help="leave findings in texts uncoloured: needs no labeler"),
@@ -106,23 +120,25 @@ TABLE = (
     ),
     Command(
         "evaluate", "decode a split, score it, write predictions.jsonl and evaluation.json",
-        "evaluate runs/phantom/config.toml --split val", "mrg_grpo.evaluation.evaluate:run_evaluate",
+        "evaluate runs/phantom --split val", "mrg_grpo.evaluation.evaluate:run_evaluate",
         (
             CONFIG, SET,
-            arg("--adapter", help="a PEFT adapter; without it RUN_DIR/adapter, or the base if there is none"),
+            arg("--adapter", type=path,
+                help="a PEFT adapter; without it RUN_DIR/adapter, or the base if there is none"),
             BASE,
             arg("--split", default="test"),
             COMPARE, LANGUAGE, METRIC,
-            arg("-o", "--output", help="folder for the two files; default is RUN_DIR/evaluate-SPLIT"),
+            arg("-o", "--output", type=path, help="folder for the two files; default is RUN_DIR/evaluate-SPLIT"),
         ),
         on_ranks=True, lower="run.decode_batch or data.max_pixels",
     ),
     Command(
         "report", "write one report for your own X-ray", "report my_xray.png", "mrg_grpo.evaluation.report:run_report",
         (
-            arg("images", nargs="+", metavar="IMAGE", help="PNG or JPG, the views of one study"),
-            arg("--config", dest="config_path", help="model and prompt settings; default is the embedded policy"),
-            arg("--adapter", help="a PEFT adapter; without it that of the --config's run, if there is one"),
+            arg("images", nargs="+", metavar="IMAGE", type=path, help="PNG or JPG, the views of one study"),
+            arg("--config", dest="config_path", type=path,
+                help="model and prompt settings, or a run's folder; default is the embedded policy"),
+            arg("--adapter", type=path, help="a PEFT adapter; without it that of the --config's run, if there is one"),
             BASE,
             arg("--json", dest="as_json", action="store_true", help="JSON instead of text"),
             arg("--each", action="store_true", help="every image is a study of its own"),
@@ -133,7 +149,8 @@ TABLE = (
         "score", "score any system's prediction files", "score predictions.csv --labeler chexbert.pth",
         "mrg_grpo.evaluation.score:run_score",
         (
-            arg("paths", nargs="+", metavar="PREDICTIONS", help="one file, or references, then predictions"),
+            arg("paths", nargs="+", metavar="PREDICTIONS", type=path,
+                help="one file, or references, then predictions"),
             LABELER, TOKENIZER,
             COMPARE,
             arg("--preset", help="r2gencmn, f1chexbert, promptmrg or cxrmate: print that code's numbers"),
@@ -141,15 +158,15 @@ TABLE = (
             arg("--margin", type=float, help="m of MCCS, at least 0 and below 1; default 0.6"),
             arg("--allow-unlabeled", action="store_true", help="go on where most references carry no label"),
             arg("--duplicates", choices=("error", "first", "last"), default="error"),
-            arg("-o", "--output", metavar="JSON", help="write every metric with its interval"),
+            arg("-o", "--output", type=path, metavar="JSON", help="write every metric with its interval"),
         ),
     ),
     Command(
         "label", "label reports with CheXbert, its CSV in and out", "label reports.csv -o labels.csv",
         "mrg_grpo.labelers:run_label",
         (
-            arg("reports_path", metavar="REPORTS.csv", help='a CSV with the column "Report Impression"'),
-            arg("-o", "--output", required=True, metavar="LABELS.csv"),
+            arg("reports_path", metavar="REPORTS.csv", type=path, help='a CSV with the column "Report Impression"'),
+            arg("-o", "--output", type=path, required=True, metavar="LABELS.csv"),
             LABELER, TOKENIZER,
         ),
         on_ranks=True,
@@ -158,7 +175,7 @@ TABLE = (
         "replay", "take a skipped step again, from the file that the run left of it",
         "replay runs/phantom/faults/step-000041.pt", "mrg_grpo.run.replay:run_replay",
         (
-            arg("path", metavar="FILE", help="RUN_DIR/faults/step-*.pt"),
+            arg("path", metavar="FILE", type=path, help="RUN_DIR/faults/step-*.pt"),
             arg("--trust", action="store_true", help="run what the file names, rewards and code: of your own runs"),
         ),
     ),
@@ -166,7 +183,7 @@ TABLE = (
         "phantom", "the phantom data set: studies as files, or its label table",
         "phantom --export my_data --split train --count 100", "mrg_grpo.data.phantom.dataset:run_phantom",
         (
-            arg("--export", dest="folder", metavar="DIR", help="write studies in R2Gen's form"),
+            arg("--export", dest="folder", metavar="DIR", type=path, help="write studies in R2Gen's form"),
             arg("--split", default="test", help="train, val or test; default test"),
             arg("--count", type=int, default=100, help="studies; default 100"),
             arg("--table", action="store_true", help="per cent positive, uncertain, negative, blank; words"),
@@ -210,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     values = vars(parser().parse_args(argv))
     command = COMMANDS[values.pop("command")]
     try:
-        if {"WORLD_SIZE", "RANK"} <= os.environ.keys():
+        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
             return run_on_ranks(command, values)
         code = run(command, values)
         if sys.stdout:
@@ -273,10 +290,13 @@ def run_on_ranks(command: Command, values: dict[str, Any]) -> int:
     """A command as one of the processes that torchrun has started: an error is said once, and ends this one at once."""
     from mrg_grpo import distributed
 
+    distributed.launched()
+    if not command.on_ranks and os.environ["WORLD_SIZE"] != "1":  # before it waits for the others
+        if os.environ["RANK"] == "0":
+            print(f"mrg-grpo: {command.name} is for one process: start it without torchrun", file=sys.stderr)
+        return 2
     distributed.init_process_group()
     try:
-        if not command.on_ranks and distributed.world_size() > 1:
-            raise UserError(f"{command.name} is for one process: start it without torchrun")
         code = run(command, values)
     except UserError as error:
         text = " ".join(str(error).split())

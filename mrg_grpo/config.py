@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mrg_grpo.errors import UserError
+from mrg_grpo.files import at_home
 from mrg_grpo.toml import build, check_rules, ruled
 
 FORMS = ("phantom", "phantom_rare", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr")
@@ -53,6 +54,8 @@ class RunConfig:
 class ModelConfig:
     path: str = ""
     """Checkpoint folder or hub id; "" is the embedded base policy."""
+    revision: str = ""
+    """Of a hub id: the branch, tag or commit; "" is the newest."""
     dtype: str = ruled("auto", "auto", "float32", "bfloat16", "float64")
     """Of the base weights: "float32", "bfloat16", "float64"; "auto" is bfloat16 on a GPU and float32 on the CPU."""
     device: str = "auto"
@@ -257,11 +260,43 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
     tree = {} if path is None else read_tree(Path(path))
     for override in overrides or []:
         apply_override(tree, override)
-    return check(build(Config, tree, "--set" if path is None else str(path)))
+    config: Config = build(Config, tree, "--set" if path is None else str(path))
+    for table, key in PATHS:
+        setattr(getattr(config, table), key, at_home(getattr(getattr(config, table), key), f"{table}.{key}"))
+    return check(config)
 
 
-def read_tree(path: Path, nested: bool = False) -> dict[str, Any]:
-    """The tables of a TOML file. `include = "other.toml"` on top takes that file's, changed by this one's."""
+PATHS = (
+    ("run", "output_dir"), ("model", "path"), ("model", "adapter"), ("data", "root"), ("data", "split_file"),
+    ("labeler", "path"), ("labeler", "tokenizer"),
+)  # fmt: skip
+"""Settings that are paths: ~ is resolved in them, which a shell does not do behind an equals sign."""
+
+
+RUN_HEADERS = ("# run of ", "# mrg_grpo ")
+"""How the first line of a config.toml begins that a run wrote; the second is of the first versions."""
+
+
+def written_by_run(path: Path) -> bool:
+    """Whether this is the config.toml of a run, and not one that somebody wrote."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return path.name == "config.toml" and file.readline().startswith(RUN_HEADERS)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tables of a TOML file, or of the config.toml of a run's folder.
+
+    `include = "other.toml"` on top takes that file's, changed by this one's. A run is its folder: run.output_dir in a
+    file that a run wrote is where it began, and it may have been moved or copied, or be read from elsewhere.
+    above: the files, outermost first, that include this one. UserError names a circle.
+    """
+    if path.is_dir():
+        if not written_by_run(path / "config.toml"):
+            raise UserError(f"config {path}: a folder without a run's config.toml; name a TOML file or a run's folder")
+        path = path / "config.toml"
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -270,12 +305,18 @@ def read_tree(path: Path, nested: bool = False) -> dict[str, Any]:
         raise UserError(f"config {path}: cannot be read ({error})") from error
     except (ValueError, RecursionError) as error:  # TOML, numbers of thousands of digits, tables nested for ever
         raise UserError(f"config {path}: not valid TOML ({error})") from error
+    if written_by_run(path) and isinstance(tree.setdefault("run", {}), dict):
+        tree["run"]["output_dir"] = str(path.parent)
     included = tree.pop("include", None)
     if included is None:
         return tree
-    if nested or not isinstance(included, str):
-        raise UserError(f"config {path}: include = {included!r} must be one TOML file that includes no other")
-    return merged(read_tree(path.parent / included, nested=True), tree)
+    if not isinstance(included, str) or not included:
+        raise UserError(f"config {path}: include = {included!r} must be one TOML file")
+    chain, other = (*above, path), path.parent / included
+    if other.resolve() in [one.resolve() for one in chain]:
+        circle = " includes ".join(str(one) for one in (*chain, other))
+        raise UserError(f"config {path}: include goes round in a circle ({circle}); take one of them out")
+    return merged(read_tree(other, chain), tree)
 
 
 WEIGHTS = "reward.weights"
@@ -327,6 +368,8 @@ def keys_of(name: str) -> list[str]:
 def check(config: Config) -> Config:
     """Values and combinations that cannot work, each refused with the remedy."""
     check_rules(config)
+    if not config.run.output_dir.strip():
+        raise UserError("run.output_dir: is empty; name a folder for the run")
     if config.run.seed >= 2**32:
         raise UserError(f"run.seed: {config.run.seed} must be below 2**32 = {2**32}")
     if config.grpo.group_size < 2:

@@ -24,6 +24,7 @@ import hashlib
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from mrg_grpo.errors import NotFiniteError, UserError, first_line
 
 TIMEOUT = timedelta(minutes=30)
 """Of one exchange. Waiting is legitimate (another rank's studies are longer); a closed connection fails at once."""
+PATIENCE = 15.0
+"""Seconds until a process that is alone says for whom it waits."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -48,6 +51,26 @@ class PeerLostError(UserError):
 
 
 # ---- begin and end
+
+
+def launched() -> bool:
+    """Whether torchrun, or a launcher that sets its variables, has started this process.
+
+    UserError where RANK and WORLD_SIZE alone are there, left in a shell or a container by something else: no one has
+    started the ranks that they speak of.
+    """
+    if not {"WORLD_SIZE", "RANK"} <= os.environ.keys():
+        return False
+    missing = [name for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UserError(
+            f"RANK and WORLD_SIZE are set in the environment, {' and '.join(missing)} not, so no launcher has started "
+            "this process: start it with torchrun, or unset RANK and WORLD_SIZE"
+        )
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
+        if not os.environ[name].isdecimal():
+            raise UserError(f"{name} in the environment is {os.environ[name]!r}, not a number: start with torchrun")
+    return True
 
 
 def init_process_group() -> None:
@@ -61,8 +84,16 @@ def init_process_group() -> None:
             raise UserError(f"--nproc-per-node: {local + 1} ranks or more on a node of {cards} GPUs; one rank a GPU")
         torch.cuda.set_device(local)  # "cuda" without a number is this rank's own from here on
         backend = "cpu:gloo,cuda:nccl"
-    with _exchange():
-        dist.init_process_group(backend, timeout=TIMEOUT)
+    alone = f"mrg-grpo: waits for {os.environ['WORLD_SIZE']} ranks; if no launcher has started the others, stop this "
+    alone += "and unset RANK and WORLD_SIZE"
+    waiting = threading.Timer(PATIENCE, print, (alone,), {"file": sys.stderr, "flush": True})
+    waiting.daemon = True
+    waiting.start()
+    try:
+        with _exchange():
+            dist.init_process_group(backend, timeout=TIMEOUT)
+    finally:
+        waiting.cancel()
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (rank 0 speaks for all; errors go to stderr)
 

@@ -82,12 +82,12 @@ class Grpo:
             prefix = policy.prefill(prompts)
 
         with timer("sample"):  # G reports of each study, from that prefix
-            rollout = sample_groups(policy, prefix, prompts.study_ids, self.config, number)
+            rollout = sample_groups(policy, prefix, prompts.keys, self.config, number)
             mask = rollout.trained_mask(self.config.sampling.mask_truncated)  # (B, T)
             mask = mask & prompts.counts.repeat_interleave(grpo.group_size).unsqueeze(1)
 
         with timer("reward"):  # label, compare, weigh; then each report against its own group
-            table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists())
+            table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists(), rollout.special_counts())
             rewards = distributed.gather_rows(table.total.view(-1, grpo.group_size), prompts.filler)  # of all ranks
             advantages = distributed.own_rows(group_advantages(rewards, grpo.scale), len(prompts.studies))  # (N, G)
             advantages = advantages.to(policy.device)

@@ -11,7 +11,7 @@ Deliberate choices (the paper states the tags, nothing else):
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, UNCERTAIN
 
@@ -77,6 +77,11 @@ def parse_completion(text: str, think: bool = True) -> Completion:
     opened = _FIRST_REPORT.search(rest) or _FIRST_REPORT.search(text)
     report = opened.group(1) if opened else rest
     return Completion(_without_marks(thought), _without_marks(report), False)
+
+
+def without_form(completion: Completion) -> Completion:
+    """The same, not compliant: it holds tokens that its text does not show."""
+    return replace(completion, compliant=False)
 
 
 def has_tags(text: str) -> bool:

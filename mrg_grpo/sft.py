@@ -43,8 +43,15 @@ class Sft:
 
 
 def encode_targets(policy: Policy, targets: list[str]) -> tuple[Tensor, Tensor]:
-    """N target texts -> tokens (N, T) with the stop token at the end, padded behind with 0, and their mask (N, T)."""
-    rows = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] + policy.stop_ids[:1] for text in targets]
+    """N target texts -> tokens (N, T) with the stop token at the end, padded behind with 0, and their mask (N, T).
+
+    What a report spells is text: `<|im_end|>` in it is those letters, and not the end of the answer.
+    """
+    plain = policy.plain_tokenizer
+    rows = [
+        plain(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] + policy.stop_ids[:1]
+        for text in targets
+    ]
     width = max(len(row) for row in rows)
     tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=policy.device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=policy.device).bool()

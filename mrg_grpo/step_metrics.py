@@ -92,7 +92,10 @@ class StepLog:
             **(self.of_trained(whole, sampling_gap) if whole["trained"] else {}),
             "tokens": reports["length"].sum(),
             "length_max": reports["length"].max(),
-            **{name: reports[name].mean() for name in ("length", "truncated", "mentioned", "uncertain")},
+            **{
+                name: reports[name].mean()
+                for name in ("length", "truncated", "special_tokens", "mentioned", "uncertain")
+            },
         }
         numbers = {name: float(value) for name, value in values.items()}
         seconds = {f"seconds/{phase}": round(spent, 4) for phase, spent in timer.seconds.items()}
@@ -136,6 +139,7 @@ class StepLog:
             "groups_without_spread": (self.advantages == 0).all(dim=1).repeat_interleave(self.group),
             "length": self.rollout.lengths,
             "truncated": ~self.rollout.finished,
+            "special_tokens": torch.tensor(self.rollout.special_counts()),
             "mentioned": (labels[:, :13] != BLANK).sum(dim=1),
             "uncertain": (labels[:, :13] == UNCERTAIN).sum(dim=1),
         }
@@ -180,6 +184,7 @@ METRICS = (
     Metric(("tokens",), "report tokens of the step, stop tokens included"),
     Metric(("length", "length_max"), "mean and largest length of a completion in tokens", "steady", "shrinking to nothing or growing to the limit: the reward is being hacked; read `rollouts.jsonl`"),
     Metric(("truncated",), "share of completions that the length limit cut", "below 0.05", "raise `sampling.max_tokens`, or set `sampling.mask_truncated = true`"),
+    Metric(("special_tokens",), "special tokens that end nothing, such as `<|im_start|>`, in a completion; texts do not show them, and a completion with any is not compliant", "0", "warm-start longer; look at the base's chat template"),
     Metric(("mentioned", "uncertain"), "conditions a report mentions, and calls uncertain, of 13", "steady", '"everything is possible": the policy hedges'),
     Metric(("skipped",), "1 where the step was not taken because logits, rewards, loss or gradient were not finite ([resume.md](resume.md)); such a line has no other metric", "0", "read the file in `RUN_DIR/faults`; lower the learning rate; five in a row end the run"),
     Metric(("seconds/<phase>",), "prefill, sample, reward, reference, train, and the whole step", "", "the largest one is where to look"),

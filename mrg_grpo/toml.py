@@ -17,6 +17,8 @@ def ruled(default: Any, *choices: str, above: float | None = None, least: float 
     return field(default=default, metadata={"choices": choices, "above": above, "least": least})
 
 
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""Of what fp32 holds with all its bits: a setting beyond them would be 0 or infinite where it is used."""
 RENAMED = {"merge_lora": "fast_decode"}
 """Keys that runs begun by older versions have, and what they are called now."""
 
@@ -46,6 +48,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return {str(k): convert(get_args(hint)[1], item, f"{where}.{k}") for k, item in value.items()}
     if hint is float and isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: expected a finite number, got {value!r}")
+    if hint is float and isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+        raise UserError(f"{where}: {value!r} is not a number that fp32 holds, {SMALLEST:.1e} to {LARGEST:.1e}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         if abs(value) > 2**63:
             raise UserError(f"{where}: {str(value)[:20]}... is too large")

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from peft import LoraConfig
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.data.credentialed import banner
 from mrg_grpo.data.load import load_splits, require_images, studies_of, test_studies, validation_studies
 from mrg_grpo.data.study import Study
+from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.before_after import before_after
 from mrg_grpo.evaluation.clinical import metrics_from_sums
 from mrg_grpo.evaluation.decode import Judged, judge, predict, prediction_record, read_decoded, write_decoded
@@ -31,8 +33,9 @@ from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import require_terms
 from mrg_grpo.run.checkpoint import resume as load_checkpoint
 from mrg_grpo.run.checkpoint import save_adapter, save_checkpoint
-from mrg_grpo.run.faults import Guard
+from mrg_grpo.run.faults import Guard, took_none
 from mrg_grpo.run.folder import RunFolder
+from mrg_grpo.run.inputs import start_adapter
 from mrg_grpo.run.process import StopSignal, give_back_freed_memory, settle_heap
 from mrg_grpo.run.progress import Progress, Sample, first_sample, require_tensorboard
 from mrg_grpo.run.rewards_of import rewards_of
@@ -99,7 +102,9 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):
         require_images(studies)  # now, not after hours
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
-    policy, labeler = Policy.load(config), config_labeler(config)
+    start = start_adapter(run.path, config) if resume else None  # the run's own copy, whatever lies at the path now
+    policy, labeler = Policy.load(config, start), config_labeler(config)
+    run.settle_inputs(splits)
     print(f"policy: {parameter_counts(policy.model)}")
     note_other_lora(policy, config)
     note_unread(labeler, splits["train"], config)
@@ -113,7 +118,9 @@ def note_other_lora(policy: Policy, config: Config) -> None:
     """An adapter that is continued keeps its own rank; [lora] is then not read."""
     if config.model.adapter:
         own = policy.model.peft_config["default"]
-        if (own.r, own.lora_alpha) != (config.lora.rank, config.lora.alpha):
+        if not isinstance(own, LoraConfig):
+            print(f"adapter: {own.peft_type.value}, of {config.model.adapter}; [lora] is not read")
+        elif (own.r, own.lora_alpha) != (config.lora.rank, config.lora.alpha):
             print(f"lora: rank {own.r} and alpha {own.lora_alpha}, of {config.model.adapter}; [lora] is not read")
 
 
@@ -191,6 +198,11 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             if stopped:
                 progress.write(f"stopped after step {number}; go on with: {way_on(run)}")
                 return 128 + stopped
+    if distributed.broadcast(distributed.is_first() and took_none(run.path / "metrics.jsonl")):
+        raise UserError(
+            f"{run.path}: every step was skipped, so nothing was learned; read the files in {run.path / 'faults'}, "
+            "lower the learning rate, and begin a new run"
+        )
     return 0
 
 

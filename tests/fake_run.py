@@ -23,7 +23,7 @@ def write_run(folder: Path, steps=6, studies=2, group=4, tests=5, every=1, hosti
         table, _, key = name.partition("_")
         setattr(getattr(config, table), key, value)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(to_toml(config))
+    (folder / "config.toml").write_text("# run of train\n" + to_toml(config))
     pool = load(sizes={"train": steps * studies + group, "val": 2, "test": tests})
     lines(folder / "metrics.jsonl", [metrics(step) for step in range(1, steps + 1)])
     lines(folder / "validation.jsonl", [{"step": step, "studies": 2, "clinical_cosine": 0.5} for step in (2, 4)])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from command import CONFIG, run
 
-from mrg_grpo.cli import main
+from mrg_grpo.cli import main, parser
+from mrg_grpo.config import load_config
 from mrg_grpo.step_metrics import find
 
 SMALL = [
@@ -151,3 +152,57 @@ def test_report_on_every_real_xray(shared, capsys):
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["images"] for record in records] == [[image] for image in images]
     assert all(len(record["report"].split()) > 3 for record in records)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "1"}, "LOCAL_RANK and MASTER_ADDR and MASTER_PORT not, so no launcher"),
+        ({"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "LOCAL_RANK not"),
+        ({"RANK": "x", "WORLD_SIZE": "4", "MASTER_ADDR": "h", "MASTER_PORT": "1", "LOCAL_RANK": "0"}, "RANK in the"),
+    ],
+)
+@pytest.mark.parametrize("command", [["label", "x.csv", "-o", "y.csv"], ["score", "x.csv"]])
+def test_ranks_that_no_launcher_started_are_said_and_not_waited_for(command, variables, words, monkeypatch, capsys):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(command) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_command_for_one_process_does_not_wait_for_the_others(monkeypatch, capsys):
+    ranks = {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "0"}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    assert main(["score", "x.csv"]) == 2
+    assert capsys.readouterr().err == "mrg-grpo: score is for one process: start it without torchrun\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", ""], ["evaluate", "experiments/phantom.toml", "--adapter", ""], ["view", ""], ["report", ""],
+        ["evaluate", "experiments/phantom.toml", "-o", " "], ["score", ""], ["label", "", "-o", "x"], ["replay", ""],
+        ["report", "x.png", "--config", ""], ["report", "x.png", "--adapter", "~no-such-user/adapter"],
+        ["train", "experiments/phantom.toml", "--set", "run.output_dir="],
+        ["train", "experiments/phantom.toml", "--set", "run.output_dir=~no-such-user/run"],
+    ],
+)  # fmt: skip
+def test_paths_that_are_empty_or_of_no_home_are_refused(arguments, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "is empty" in line or "home folder that is not here" in line
+
+
+def test_a_home_folder_is_resolved_in_settings_and_arguments(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.toml").write_text('[model]\npath = "~/base"\n')
+    settings = ["run.output_dir=~/runs/x", "data.form=iu_xray_r2gen", "data.root=~"]
+    config = load_config(tmp_path / "own.toml", settings)
+    assert config.run.output_dir == f"{tmp_path}/runs/x" and config.data.root == str(tmp_path)
+    assert config.model.path == f"{tmp_path}/base" and config.model.adapter == ""
+    assert parser().parse_args(["evaluate", "~/own.toml", "--adapter=~/a"]).adapter == f"{tmp_path}/a"

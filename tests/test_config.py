@@ -102,10 +102,33 @@ def test_a_file_may_include_one_other_and_change_it(tmp_path):
     assert config.reward.weights == {"format": 0.5}  # a file with that table has the terms that it names and no others
     (tmp_path / "margin.toml").write_text('include = "whole.toml"\n[reward.mccs]\nmargin = 0.2\n')
     assert load_config(tmp_path / "margin.toml").reward.weights == {"mccs": 1.0}  # without it, the included file's
-    for text in ('include = "small.toml"', 'include = ["whole.toml"]', 'include = "none.toml"'):
-        (tmp_path / "chain.toml").write_text(text)
-        with pytest.raises(UserError, match=r"includes no other|no such file"):
-            load_config(tmp_path / "chain.toml")
+    for text, words in (('include = ["whole.toml"]', "one TOML file"), ('include = "none.toml"', "no such file")):
+        (tmp_path / "bad.toml").write_text(text)
+        with pytest.raises(UserError, match=words):
+            load_config(tmp_path / "bad.toml")
+
+
+def test_includes_chain_and_a_circle_is_named(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.toml").write_text("[grpo]\ngroup_size = 4\nbeta = 0.5\n[lora]\nrank = 2\n")
+    (tmp_path / "sub" / "b.toml").write_text('include = "../a.toml"\n[grpo]\nbeta = 0.25\n')
+    (tmp_path / "c.toml").write_text('include = "sub/b.toml"\n[lora]\nrank = 8\n')
+    config = load_config(tmp_path / "c.toml")
+    assert (config.grpo.group_size, config.grpo.beta, config.lora.rank) == (4, 0.25, 8)
+    (tmp_path / "a.toml").write_text('include = "./c.toml"')
+    with pytest.raises(UserError, match=r"circle .*c.toml includes .*b.toml includes .*a.toml includes .*c.toml"):
+        load_config(tmp_path / "c.toml")
+    (tmp_path / "own.toml").write_text('include = "own.toml"')
+    with pytest.raises(UserError, match="circle"):
+        load_config(tmp_path / "own.toml")
+
+
+@pytest.mark.parametrize("name", ["iu_xray_24gb", "iu_xray_40gb", "mimic_cxr_24gb", "mimic_cxr_40gb"])
+def test_a_file_of_ones_own_may_include_those_for_smaller_cards(name, tmp_path, request):
+    (tmp_path / "own.toml").write_text(
+        f'include = "{request.config.rootpath}/experiments/{name}.toml"\n[data]\nroot = "/data"\n'
+    )
+    assert load_config(tmp_path / "own.toml").data.root == "/data"
 
 
 @pytest.mark.parametrize("text", ["a\x0bb\x00".strip("\0"), "\x7f", 'say "so"\\', "\u2028 \x85 é\n\t\r\b"])
@@ -126,3 +149,11 @@ def test_one_gpu_is_not_given_to_many_ranks(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r'model.device: cuda:1 .*set "cuda"'):
         config.model.resolved_device()
+
+
+@pytest.mark.parametrize("value", ["1e39", "-1e300", "1e-46", "1e-39"])
+def test_numbers_that_fp32_does_not_hold_are_refused(value):
+    with pytest.raises(UserError, match=r"learning_rate: .* is not a number that fp32 holds"):
+        load_config(None, [f"grpo.learning_rate={value}"])
+    assert load_config(None, ["grpo.learning_rate=2e-38", "grpo.beta=0.0"]).grpo.learning_rate == 2e-38
+    assert load_config(None, ["grpo.max_grad_norm=3e38"]).grpo.max_grad_norm == 3e38

@@ -74,7 +74,7 @@ def engine(config: Config) -> Grpo:
 def sample(grpo: Grpo, study: Study) -> Sampled:
     prompts = grpo.policy.encoder.encode([study])
     prefix = grpo.policy.prefill(prompts)
-    rollout = sample_groups(grpo.policy, prefix, prompts.study_ids, grpo.config, step=1)
+    rollout = sample_groups(grpo.policy, prefix, prompts.keys, grpo.config, step=1)
     return Sampled(study, prompts, prefix, rollout, grpo.rewards.score(rollout.texts, [study], rollout.token_lists()))
 
 

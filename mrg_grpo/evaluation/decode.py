@@ -25,8 +25,8 @@ from mrg_grpo.evaluation.clinical import clinical_statistics
 from mrg_grpo.files import write_whole
 from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.policy import Policy
-from mrg_grpo.model.rollout import decode
-from mrg_grpo.prompt import Completion, parse_completion
+from mrg_grpo.model.rollout import decode, require_finite
+from mrg_grpo.prompt import Completion, parse_completion, without_form
 
 
 @dataclass
@@ -60,16 +60,23 @@ def predict(policy: Policy, studies: list[Study], config: Config, progress: str 
     size, own = config.run.decode_batch, distributed.share(studies)
     batches = [own.items[i : i + size] for i in range(0, len(own.items), size)]
     texts: list[str] = []
+    special: list[int] = []
     hidden = None if progress and distributed.is_first() else True
     encoded = prefetch(batches, policy.encoder.encode, workers=2, ahead=3)
     sampler = Sampler(policy)
     with tqdm(total=len(own.items), desc=progress, disable=hidden, leave=False) as bar:
         for prompts in encoded:
             prefix = policy.prefill(prompts.to(policy.device))
-            texts += decode(sampler, prefix, config.sampling.max_tokens).texts
+            rollout = decode(sampler, prefix, config.sampling.max_tokens)
+            require_finite(policy, rollout)
+            texts += rollout.texts
+            special += rollout.special_counts()
             bar.update(len(prompts.studies))
-    texts = [text for part in distributed.all_gather(texts[: len(texts) - own.filler]) for text in part]
-    return Decoded(studies, texts, [parse_completion(text, config.prompt.think) for text in texts])
+    pairs = list(zip(texts, special))[: len(texts) - own.filler]
+    pairs = [pair for part in distributed.all_gather(pairs) for pair in part]
+    parsed = [parse_completion(text, config.prompt.think) for text, _ in pairs]
+    parsed = [without_form(one) if count else one for one, (_, count) in zip(parsed, pairs)]
+    return Decoded(studies, [text for text, _ in pairs], parsed)
 
 
 def judge(predictions: Decoded, labeler, config: Config) -> Judged:
@@ -108,7 +115,9 @@ def read_decoded(path: Path, studies: list[Study], think: bool) -> Decoded | Non
         raise UserError(f"{path} is damaged ({error}); remove it, and --resume decodes these studies again") from error
     if [record.get("study_id") for record in records] != [study.id for study in studies] or None in texts:
         return None
-    return Decoded(studies, texts, [parse_completion(text, think) for text in texts])
+    parsed = [parse_completion(text, think) for text in texts]
+    hidden = [record.get("compliant") is False for record in records]  # special tokens, which the text does not show
+    return Decoded(studies, texts, [without_form(one) if odd else one for one, odd in zip(parsed, hidden)])
 
 
 def prediction_record(judged: Judged, i: int, config: Config) -> dict[str, Any]:

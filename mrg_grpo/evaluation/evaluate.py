@@ -79,6 +79,7 @@ def evaluate_split(
         record = {**banner(config), **what, **evaluation.to_json()}
         write_whole(output / "evaluation.json", json.dumps(record, indent=1))
     print(evaluation.table())
+    print(f"predictions and evaluation: {output}")
 
 
 def _other(path: str, studies: list[Study]) -> Predictions:
@@ -99,8 +100,14 @@ def refuse_other(output: Path, what: dict[str, str]) -> None:
         before = {name: before[name] for name in what}
     except (OSError, ValueError, KeyError, TypeError):  # none there, or none of ours
         return
-    if {name: Path(value).resolve() for name, value in before.items()} != {
-        name: Path(value).resolve() for name, value in what.items()
-    }:  # one adapter may be named in two ways
+    if before["split"] != what["split"] or not same_place(before["adapter"], what["adapter"]):
         policy = f"adapter {before['adapter']}" if before["adapter"] else "the base"
         raise UserError(f"{output}: holds the evaluation of {policy} on {before['split']}; name another folder with -o")
+
+
+def same_place(before: str, now: str) -> bool:
+    """Whether two paths name one adapter: written in two ways, or where a run was before its folder was moved."""
+    if bool(before) != bool(now):
+        return False
+    moved = not Path(before).exists() and Path(before).name == Path(now).name == "adapter"
+    return moved or Path(before).resolve() == Path(now).resolve()

@@ -311,6 +311,7 @@ def run_score(
     print(evaluation.table(preset))
     if output:
         write_whole(Path(output), json.dumps(evaluation.to_json(), indent=1) + "\n", "name another file with -o")
+        print(f"metrics: {output}")
     return 0
 
 

@@ -8,6 +8,7 @@ Deliberate choices:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,12 +18,15 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import nn
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.files import require_local
 from mrg_grpo.model.families import Family
 
 
@@ -48,19 +52,60 @@ def attach(model: Any, family: Family, config: Config, adapter: str | None, trai
 def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
     """The base with a saved PEFT adapter: a folder, or an id on the hub."""
     folder = Path(adapter)
+    require_local(adapter, "adapter")
     if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {adapter}: has no adapter_model.safetensors; other formats can hold code")
     try:
         adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        require_own_forward(adapted, adapter)
         found, own = set(load_peft_weights(adapter, device="cpu")), set(get_peft_model_state_dict(adapted))
+        unfit = [] if found == own else unfit_tensors(adapted, adapter, trainable)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"adapter {adapter}: does not fit this base or is no PEFT adapter ({first_line(error)})"
         ) from error
-    if found != own:
-        counts = f"{len(own - found)} of its tensors are missing, {len(found - own)} are unknown to it"
-        raise UserError(f"adapter {adapter}: does not fit this base ({counts}: {min(found ^ own)} ...)")
+    if unfit:
+        version = getattr(adapted.active_peft_config, "peft_version", None) or "of an early version"
+        raise UserError(
+            f"adapter {adapter}: does not fit this base ({len(unfit)} of its tensors are missing or unknown: "
+            f"{unfit[0]} ...); PEFT {version} wrote it: load it there with the base it was made for and save it anew, "
+            "or take that base as model.path"
+        )
     return adapted
+
+
+def unfit_tensors(model: PeftModel, adapter: str, trainable: bool) -> list[str]:
+    """What PEFT itself cannot place, or misses, where the names of a file are not today's: other versions of PEFT and
+    transformers wrote them otherwise, and PEFT translates what it knows."""
+    result: Any = model.load_adapter(adapter, model.active_adapter, is_trainable=trainable)
+    parts = (getattr(model.base_model, "prefix", "lora_"), "modules_to_save.", "trainable_tokens")
+    return [*result.unexpected_keys, *(key for key in result.missing_keys if any(part in key for part in parts))]
+
+
+def save(model: PeftModel, folder: Path) -> None:
+    """The adapter in PEFT's own form, of the same bytes in every process: PEFT writes sets in the order of a hash."""
+    model.save_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    written, config = json.loads(path.read_text(encoding="utf-8")), model.active_peft_config
+    for name in written:
+        if isinstance(getattr(config, name, None), set):
+            written[name] = sorted(written[name])
+    path.write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def require_own_forward(model: PeftModel, adapter: str) -> None:
+    """UserError for adapters that act only where PEFT's own forward pass steers them, which none of ours goes through.
+
+    An activated LoRA is switched on by tokens of the prompt, Arrow mixes other adapters, prompt tuning and its like add
+    to the input: without that pass all of them would be the base, without a word.
+    """
+    config: Any = model.active_peft_config
+    steered = next((name for name in ("alora_invocation_tokens", "arrow_config") if getattr(config, name, None)), None)
+    if steered or config.is_prompt_learning:
+        raise UserError(
+            f"adapter {adapter}: {steered or config.peft_type.value} works only through PEFT's own forward pass; "
+            "take an adapter of the layers themselves, such as plain LoRA"
+        )
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -83,24 +128,45 @@ def broadcast(model: nn.Module) -> None:
 
 
 def is_plain_lora(model: Any) -> bool:
-    """Whether weight + scaled B A is all that the adapter does: DoRA, LoRA with biases and trained tokens do more."""
+    """Whether weight + scaled B A is all that the adapter does, as our own layers compute it.
+
+    DoRA, KaSA, block-diagonal LoRA and their like are entries in a layer's `lora_variant`; LoRA with biases, trained
+    tokens, LoRA on bare parameters and PEFT's other methods have layers or settings of their own.
+    """
     configs: Any = model.peft_config.values() if isinstance(model, PeftModel) else ()
-    return not any(
-        lora.use_dora or lora.lora_bias or lora.bias != "none" or lora.trainable_token_indices for lora in configs
-    )
+    settings = ("use_dora", "lora_bias", "trainable_token_indices")
+    if any(
+        not isinstance(config, LoraConfig) or config.bias != "none" or any(getattr(config, name) for name in settings)
+        for config in configs
+    ):
+        return False
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    return not any(isinstance(layer, ParamWrapper) or layer.lora_variant for layer in layers)
+
+
+def not_finite(model: nn.Module) -> str:
+    """Why logits are not finite: the first weight that is not, or that all are."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not bool(tensor.detach().isfinite().all()):
+            return f"the weight {name} is not finite: fetch or train what it belongs to again"
+    return "all weights are: numbers overflow on the way, set model.dtype to bfloat16 or float32"
 
 
 class Reference:
     """The frozen start policy: the adapter as it is when this is made. `with reference():` puts it in its place."""
 
     def __init__(self, model: nn.Module) -> None:
-        """fresh: the adapter changes nothing yet. Every LoRA B is 0 then; of an embedding PEFT starts A at 0."""
+        """fresh: the adapter changes nothing yet. Every plain LoRA B is 0 then; of an embedding PEFT starts A at 0."""
         adapted = isinstance(model, PeftModel)
         self.model = model
         self.start = [(p, p.detach().clone()) for p in trainable(model)] if adapted else []
         zero = ("lora_B", "lora_embedding_A")
-        self.fresh = adapted and not any(
-            parameter.any() for name, parameter in model.named_parameters() if any(part in name for part in zero)
+        self.fresh = (
+            adapted
+            and is_plain_lora(model)
+            and not any(
+                parameter.any() for name, parameter in model.named_parameters() if any(part in name for part in zero)
+            )
         )
 
     @contextmanager

@@ -3,7 +3,8 @@
 N studies, P prompt tokens, D hidden size.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +23,10 @@ class PromptBatch:
     pixels: dict[str, Tensor]  # what the image processor made, images of all studies in order
     features: Tensor | None = None  # (image tokens, D)
     filler: int = 0  # studies at the end that count for nothing, see mrg_grpo.distributed
+    keys: list[str] = field(default_factory=list)  # of the N studies' random streams; by default those of `stream_keys`
+
+    def __post_init__(self) -> None:
+        self.keys = self.keys or stream_keys(self.study_ids)
 
     @property
     def study_ids(self) -> list[str]:
@@ -35,7 +40,18 @@ class PromptBatch:
     def to(self, device: torch.device | str) -> "PromptBatch":
         pixels = {name: tensor.to(device) for name, tensor in self.pixels.items()}
         ids, mask = self.input_ids.to(device), self.attention_mask.to(device)
-        return PromptBatch(self.studies, ids, mask, pixels, filler=self.filler)
+        return PromptBatch(self.studies, ids, mask, pixels, filler=self.filler, keys=self.keys)
+
+
+def stream_keys(study_ids: list[str]) -> list[str]:
+    """The studies of one step, over all ranks -> keys of their random streams: the id, and from the second time on the
+    place behind it. Two groups of one key would be copies, and count twice."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for study in study_ids:
+        keys.append(f"{study}\n{seen[study]}" if seen[study] else study)
+        seen[study] += 1
+    return keys
 
 
 def pad_rows(parts: list[Tensor]) -> Tensor:

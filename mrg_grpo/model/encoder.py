@@ -21,11 +21,13 @@ class PromptEncoder:
     def __init__(self, tokenizer, image_processor, family: Family, text: str = "", think: bool = True) -> None:
         self.tokenizer, self.image_processor, self.family = tokenizer, image_processor, family
         self.question = question(text, think)
-        found = [token for token in getattr(family, "vision_tokens", ()) if token in self.question]
+        special = {*getattr(family, "vision_tokens", ()), *getattr(tokenizer, "all_special_tokens", ())}
+        found = sorted(token for token in special if token in self.question)
         if found:
-            raise UserError(f"prompt.text: must not hold {found[0]}; images are put in front of the question")
+            raise UserError(f"prompt.text: must not hold {found[0]}; the chat template writes images and turns")
 
-    def encode(self, studies: list[Study], filler: int = 0) -> PromptBatch:
+    def encode(self, studies: list[Study], filler: int = 0, keys: list[str] | None = None) -> PromptBatch:
+        """keys: of the studies' random streams, where they are a share of a step."""
         texts, parts = [], []
         for study in studies:
             images = [open_image(path) for path in study.images]
@@ -45,7 +47,7 @@ class PromptEncoder:
         attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         names = {name for part in parts for name in part}
         pixels = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
-        return PromptBatch(studies, input_ids, attention_mask, pixels, filler=filler)
+        return PromptBatch(studies, input_ids, attention_mask, pixels, filler=filler, keys=keys or [])
 
     def process(self, images: list) -> dict[str, Tensor]:
         return dict(self.image_processor(images, return_tensors="pt")) if images else {}

@@ -19,8 +19,10 @@ Deliberate choices:
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,6 +68,11 @@ class Policy:
         self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.device = next(self.base.parameters()).device
         self.suppressed = torch.tensor(family.suppressed_ids(tokenizer), device=self.device)
+        self.plain_tokenizer = copy.deepcopy(
+            tokenizer
+        )  # reads special tokens as text: a state that threads would share
+        stops = set(stop_ids)
+        self.special_ids = [i for i in getattr(tokenizer, "all_special_ids", []) if i not in stops]
         self.reference = adapters.Reference(model)
         self.temperature = 1.0
         self.sharded = False  # True: every forward and backward pass is an exchange, so all ranks must make the same
@@ -90,6 +97,12 @@ class Policy:
         policy.fast_decode = config.sampling.fast_decode and not policy.sharded and plain
         return policy
 
+    @cached_property
+    def plain_tokenizer(self) -> Any:
+        """A copy for texts from outside, in which special tokens are read as text: to the tokenizers library that is a
+        state, which the worker threads that encode prompts would see."""
+        return copy.deepcopy(self.tokenizer)
+
     def trainable(self) -> list[torch.nn.Parameter]:
         """The parameters that an optimiser moves."""
         return adapters.trainable(self.model)
@@ -97,13 +110,14 @@ class Policy:
     # ---- move 1: the prompt, once per study
 
     def encode_images(self, prompts: PromptBatch) -> Tensor | None:
-        """Vision features; of a frozen tower computed once and kept in the batch for every later phase.
+        """Vision features; of frozen modules computed once and kept in the batch for every later phase.
 
-        A tower with LoRA moves: it runs anew in every call, and its graph is part of the prefix (moves 1 and 3).
+        Where any part of what makes them trains, tower or projector, they move: all of it runs anew in every call, the
+        reference's with the start's weights, and its graph is part of the prefix (moves 1 and 3).
         """
         if not prompts.pixels:
             return None
-        if any(p.requires_grad for p in self.family.vision_tower(self.base).parameters()):
+        if any(p.requires_grad for part in self.family.vision_modules(self.base) for p in part.parameters()):
             return self.family.vision_features(self.base, prompts)
         if prompts.features is None:
             with torch.no_grad():

@@ -5,13 +5,17 @@ Deliberate choices:
 * Every tensor of the model must come from the checkpoint. transformers only warns and makes the missing ones up.
 * What would fail later, or never, is asked here: does the tokenizer know the image token under the id that the model
   looks for, and does the chat template write one per image?
-* Of generation_config only the stop ids count, all of them.
+* A report stops at any stop id of generation_config or at the tokenizer's own end. What a warm start teaches is the
+  one that the chat template closes an answer with, whatever those lists begin with.
 * Code that lies in a checkpoint runs only where `model.trust_remote_code = true` asks for it.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +23,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file
+from transformers.utils import logging as transformers_log
 
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.files import require_local
 from mrg_grpo.model import attention
 from mrg_grpo.model.families import Family, family_of
 
@@ -34,28 +40,33 @@ class Pretrained:
     tokenizer: Any
     image_processor: Any
     family: Family
-    stop_ids: list[int]
+    stop_ids: list[int]  # the one that closes an answer first
 
 
 def load_pretrained(config: Config) -> Pretrained:
     """Load model.path in the configured dtype, frozen, on the configured device. UserError says what does not fit."""
     torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds a float32 tower's convolution of patches to ten bits
     path, trust = config.model.resolved_path(), config.model.trust_remote_code
+    revision = config.model.revision or "main"
+    require_local(path, "model.path")
     try:
-        model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust)
-        family = family_of(model_config)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-        processor = family.image_processor(path, config.data.max_pixels or None)
-        prepare_tokenizer(tokenizer, family, path)
-        stops = stop_ids(path, tokenizer)  # before the weights: transformers reads the file too, and would not name it
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            path,
-            dtype=config.model.resolved_dtype(),
-            attn_implementation=attention.NAME,
-            trust_remote_code=trust,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with quiet():
+            model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust, revision=revision)
+            require_unquantised(model_config, path)
+            family = family_of(model_config)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust, revision=revision)
+            processor = family.image_processor(path, config.data.max_pixels or None, revision)
+            prepare_tokenizer(tokenizer, family, path, revision)
+            stops = stop_ids(path, tokenizer, revision)  # before the weights: transformers would not name the file
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                path,
+                dtype=config.model.resolved_dtype(),
+                attn_implementation=attention.NAME,
+                trust_remote_code=trust,
+                use_safetensors=True,
+                revision=revision,
+                output_loading_info=True,
+            )
     except UserError:
         raise
     except Exception as error:  # a damaged file of JSON may bring any exception out of transformers
@@ -70,6 +81,35 @@ def load_pretrained(config: Config) -> Pretrained:
     return Pretrained(model, tokenizer, processor, family, stops)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within: no bars, reports and warnings of the libraries, which would stand before the one line of a refusal."""
+    before, bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
+    transformers_log.set_verbosity_error()
+    transformers_log.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers_log.set_verbosity(before)
+        if bars:
+            transformers_log.enable_progress_bar()
+
+
+def require_unquantised(model_config: Any, path: str) -> None:
+    """UserError for a quantised checkpoint, before any weight is read: its layers are no plain linear layers."""
+    for part in (model_config, model_config.get_text_config()):
+        found = getattr(part, "quantization_config", None) or getattr(part, "compression_config", None)
+        if found:
+            method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+            method = getattr(method, "value", method) or "an unnamed method"
+            raise UserError(
+                f"model.path {path}: its weights are quantised ({method}, see quantization_config in config.json); "
+                "take the unquantised checkpoint of the same model"
+            )
+
+
 def explain(path: str, error: Exception) -> str:
     """An exception of from_pretrained as one line with the remedy."""
     if "trust_remote_code" in str(error):
@@ -77,18 +117,24 @@ def explain(path: str, error: Exception) -> str:
             f"model.path {path}: the checkpoint wants to run code of its own; "
             "read it, then set model.trust_remote_code = true, or use a checkpoint without"
         )
+    if not Path(path).exists() and any(word in str(error) for word in ("couldn't connect", "offline", "LocalEntry")):
+        return (
+            f"model.path {path}: it is not on this machine and the hub cannot be reached; connect, or fetch it "
+            f"elsewhere (hf download {path}) and name the folder; mrg-grpo plan needs config.json alone: "
+            "model.path=experiments/huatuo_7b"
+        )
     return (
         f"model.path {path}: no usable checkpoint ({first_line(error)}); it takes config.json, tokenizer.json, "
         "preprocessor_config.json and safetensors as the hub has them"
     )
 
 
-def prepare_tokenizer(tokenizer: Any, family: Family, path: str) -> None:
+def prepare_tokenizer(tokenizer: Any, family: Family, path: str, revision: str) -> None:
     """Give it the checkpoint's chat template and a padding token, and check that it speaks of images as the model does.
 
     Which id pads does not matter, padding is masked everywhere.
     """
-    tokenizer.chat_template = chat_template(path, tokenizer)
+    tokenizer.chat_template = chat_template(path, tokenizer, revision)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     want, have = family.config.image_token_id, tokenizer.get_vocab().get(family.image_token)
@@ -107,10 +153,10 @@ def prepare_tokenizer(tokenizer: Any, family: Family, path: str) -> None:
         raise UserError(f"model.path {path}: the chat template does not write {family.placeholder} for an image")
 
 
-def chat_template(path: str, tokenizer: Any) -> str:
+def chat_template(path: str, tokenizer: Any, revision: str) -> str:
     """As transformers' own processors have it: chat_template.jinja, else chat_template.json, else the tokenizer's."""
     jinja, old = (
-        cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
         for name in ("chat_template.jinja", "chat_template.json")
     )
     if old and not jinja:
@@ -120,19 +166,39 @@ def chat_template(path: str, tokenizer: Any) -> str:
     return tokenizer.chat_template  # AutoTokenizer has read chat_template.jinja where there is one
 
 
-def stop_ids(path: str, tokenizer: Any) -> list[int]:
-    """All stop ids of generation_config (its only setting we read), else the tokenizer's end of sequence."""
+def stop_ids(path: str, tokenizer: Any, revision: str) -> list[int]:
+    """What ends a report: the token that closes an answer, then generation_config's (its only setting we read), then
+    the tokenizer's end of sequence."""
     name = "generation_config.json"
     try:
-        there = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-        stops = GenerationConfig.from_pretrained(path).eos_token_id if there else None
+        there = cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        stops = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id if there else None
     except Exception as error:  # as in load_pretrained
         raise UserError(f"model.path {path}: {name} cannot be read ({first_line(error)}); fetch it again") from error
-    if stops is None:
-        stops = tokenizer.eos_token_id
-    if stops is None:
-        raise UserError(f"model.path {path}: neither generation_config nor tokenizer names a stop token")
     stops = stops if isinstance(stops, list) else [stops]
-    if not stops or not all(isinstance(stop, int) for stop in stops):
+    if not stops or not all(isinstance(stop, int | None) for stop in stops):
         raise UserError(f"model.path {path}: {name} has eos_token_id {stops}; it must be one whole number or several")
-    return stops
+    known = [stop for stop in (closing_id(tokenizer), *stops, tokenizer.eos_token_id) if stop is not None]
+    if not known:
+        raise UserError(f"model.path {path}: neither generation_config nor tokenizer names a stop token")
+    return list(dict.fromkeys(known))
+
+
+def closing_id(tokenizer: Any) -> int | None:
+    """The special token that the chat template writes behind an answer; None where it writes none.
+
+    `<eos>` ends a Gemma document, `<end_of_turn>` its answers: a model that is taught the wrong one learns a form in
+    which it never saw an answer end.
+    """
+    answer = "The lungs are clear."
+    turns = [("user", "?"), ("assistant", answer)]
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": role, "content": [{"type": "text", "text": part}]} for role, part in turns], tokenize=False
+        )
+    except Exception:  # a template that writes prompts alone raises whatever it likes
+        return None
+    _, found, behind = text.rpartition(answer)
+    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"] if found else []
+    return next((i for i in ids if i in special), None)

@@ -5,7 +5,8 @@ N studies, G group, B = N * G reports, T report tokens, V vocabulary; n, g, b = 
 Deliberate choices:
 * One uniform number per (report, token), taken beforehand from a generator keyed by (seed, step, study, sample), turned
   into a token by the inverse of the cumulative distribution. The same study gets the same samples on any number of
-  ranks, in any batch and after a resume, and no random state has to be saved.
+  ranks, in any batch and after a resume, and no random state has to be saved. A study that comes twice in one step has
+  a key of its own each time.
 * The loop never asks the device for a number per token; every CHECK_EVERY tokens it looks which reports have ended,
   and these leave the batch. The batch stays n equal groups: the largest group of unfinished reports sets g.
 * The stop token is part of the report. What follows it is masked.
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
+from mrg_grpo.errors import UserError
+from mrg_grpo.model import adapters
 from mrg_grpo.model.batch import pad_rows
 from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.policy import Policy, Prefix
@@ -44,6 +47,7 @@ class Rollout:
     logps: Tensor  # (B, T), at sampling time, 0 where masked
     finished: Tensor  # (B,), False where the length limit cut the report
     texts: list[str]  # B completions, special tokens left out
+    special: Tensor | None = None  # (B,), how many special tokens that end nothing a completion holds
 
     @property
     def lengths(self) -> Tensor:
@@ -52,6 +56,10 @@ class Rollout:
     def trained_mask(self, mask_truncated: bool) -> Tensor:
         """(B, T): the tokens that train; with mask_truncated none of a report that the length limit cut."""
         return self.mask & self.finished.unsqueeze(1) if mask_truncated else self.mask
+
+    def special_counts(self) -> list[int]:
+        """B numbers: special tokens other than the stop, which the texts leave out."""
+        return [0] * len(self.texts) if self.special is None else self.special.tolist()
 
     def token_lists(self) -> list[list[int]]:
         return [row[:n] for row, n in zip(self.tokens.tolist(), self.lengths.tolist())]
@@ -80,7 +88,7 @@ class Rollout:
 
 
 def uniforms(seed: int, step: int, keys: list[tuple[str, int]], tokens: int) -> Tensor:
-    """(B, tokens) uniform numbers in [0, 1), float64, one independent stream per (study id, sample number)."""
+    """(B, tokens) uniform numbers in [0, 1), float64, one independent stream per (study key, sample number)."""
     rows = []
     for study, sample in keys:
         digest = hashlib.sha256(f"{seed}/{step}/{study}/{sample}".encode()).digest()
@@ -147,19 +155,29 @@ def decode(
     width = int(mask.sum(0).max())
     tokens, mask, chances, stopping = (x[:width].t().contiguous() for x in (tokens, mask, chances, stopping))
     rollout = Rollout(tokens * mask, mask, chances.log().masked_fill(~mask, 0), (stopping & mask).any(dim=1), [])
+    rollout.special = (torch.isin(rollout.tokens, torch.tensor(policy.special_ids, device=device)) & mask).sum(dim=1)
     rollout.texts = policy.tokenizer.batch_decode(rollout.token_lists(), skip_special_tokens=True)
     return rollout
 
 
-def sample_groups(policy: Policy, prefix: Prefix, study_ids: list[str], config: Config, step: int) -> Rollout:
-    """G reports per study at the policy's temperature, at most `sampling.batch` at once."""
+def require_finite(policy: Policy, rollout: Rollout) -> None:
+    """UserError where the logits that reports were decoded from are not finite: what they say is then no report.
+
+    One look at the end of a decode, which has waited for the device anyway. A step of training looks for itself.
+    """
+    if not bool(rollout.logps.isfinite().all()):
+        raise UserError(f"the policy's logits are not finite; {adapters.not_finite(policy.model)}")
+
+
+def sample_groups(policy: Policy, prefix: Prefix, keys: list[str], config: Config, step: int) -> Rollout:
+    """G reports per study, drawn by its key, at the policy's temperature, at most `sampling.batch` at once."""
     group, limit = config.grpo.group_size, config.sampling.max_tokens
-    size = config.sampling.batch or group * len(study_ids)
+    size = config.sampling.batch or group * len(keys)
     sampler, parts, places = Sampler(policy), [], []
-    for studies in torch.arange(len(study_ids)).split(max(1, size // group)):
+    for studies in torch.arange(len(keys)).split(max(1, size // group)):
         for samples in torch.arange(group).split(size):
-            keys = [(study_ids[n], i) for n in studies.tolist() for i in samples.tolist()]
-            numbers = uniforms(config.run.seed, step, keys, limit)
+            streams = [(keys[n], i) for n in studies.tolist() for i in samples.tolist()]
+            numbers = uniforms(config.run.seed, step, streams, limit)
             device_studies = studies.to(prefix.lengths.device)
             parts.append(decode(sampler, prefix, limit, len(samples), device_studies, numbers))
             places.append((studies.unsqueeze(1) * group + samples).flatten())
@@ -188,5 +206,10 @@ def joined(parts: list[Rollout], places: Tensor) -> Rollout:
 
     texts = [text for part in parts for text in part.texts]
     return Rollout(
-        column("tokens"), column("mask"), column("logps"), column("finished"), [texts[i] for i in order.tolist()]
+        column("tokens"),
+        column("mask"),
+        column("logps"),
+        column("finished"),
+        [texts[i] for i in order.tolist()],
+        column("special"),
     )

@@ -43,7 +43,8 @@ from mrg_grpo.preflight.result import CheckResult, result_of
 from mrg_grpo.prompt import parse_completion, question, target_text
 from mrg_grpo.rewards import require_terms
 from mrg_grpo.run.checkpoint import KEEP
-from mrg_grpo.sft import targets
+from mrg_grpo.run.folder import holds_run, require_no_strangers
+from mrg_grpo.sft import encode_targets, targets
 
 STUDIES = 8
 """Studies that are sampled."""
@@ -62,8 +63,12 @@ ANSWERS = (
 def check_folder(config: Config) -> CheckResult:
     """The output folder can be written and does not hold another run."""
     folder = Path(config.run.output_dir)
-    if (folder / "config.toml").exists():
+    if holds_run(folder):
         return CheckResult("folder", "fail", f"{folder} already holds a run", "train --resume, or name another folder")
+    try:
+        require_no_strangers(folder)
+    except UserError as error:
+        return CheckResult("folder", "fail", first_line(error), "name another folder")
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=nearest):
@@ -201,10 +206,8 @@ def check_tokens(config: Config, policy: Policy, studies: list[Study]) -> tuple[
 def check_targets(config: Config, policy: Policy, labeler: Any, studies: list[Study]) -> CheckResult:
     """The references, written in the asked form, fit sampling.max_tokens."""
     sample = spread(studies, 2 * SAMPLE)
-    rows = policy.tokenizer(targets(sample, ReferenceLabels(labeler), config.prompt.think), add_special_tokens=False)[
-        "input_ids"
-    ]
-    lengths = torch.tensor([len(row) + 1.0 for row in rows])
+    _, mask = encode_targets(policy, targets(sample, ReferenceLabels(labeler), config.prompt.think))
+    lengths = mask.sum(dim=1).float().cpu()
     over = float((lengths > config.sampling.max_tokens).float().mean())
     found = f"answers of {len(sample)} references: median {lengths.median():.0f} tokens, longest {lengths.max():.0f}"
     remedy = f"{over:.0%} are longer than sampling.max_tokens = {config.sampling.max_tokens}: raise it"

@@ -25,7 +25,7 @@ from mrg_grpo.evaluation.decode import predict
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
-from mrg_grpo.model.rollout import Rollout, sample_groups
+from mrg_grpo.model.rollout import Rollout, require_finite, sample_groups
 from mrg_grpo.objective import group_advantages
 from mrg_grpo.preflight.result import CheckResult, result_of
 from mrg_grpo.prompt import foreign_note
@@ -49,8 +49,11 @@ def sample(config: Config, policy: Policy, labeler: Any, studies: list[Study]) -
     prompts = policy.encoder.encode(studies).to(policy.device)
     rewards = rewards_of(config, studies, policy, labeler)
     with torch.no_grad():
-        rollout = sample_groups(policy, policy.prefill(prompts), prompts.study_ids, config, 0)
-    return Sampled(prompts, rollout, rewards.score(rollout.texts, studies, rollout.token_lists()))
+        rollout = sample_groups(policy, policy.prefill(prompts), prompts.keys, config, 0)
+        require_finite(policy, rollout)
+    return Sampled(
+        prompts, rollout, rewards.score(rollout.texts, studies, rollout.token_lists(), rollout.special_counts())
+    )
 
 
 @torch.no_grad()
@@ -81,7 +84,8 @@ def check_logprobs(config: Config, policy: Policy, studies: list[Study]) -> Chec
     """Sampling and training compute the same log-probability of every token, with an adapter that does something."""
     prompts = policy.encoder.encode(studies).to(policy.device)
     with nudged(policy), torch.no_grad():
-        rollout = sample_groups(policy, policy.prefill(prompts), prompts.study_ids, config, 0)
+        rollout = sample_groups(policy, policy.prefill(prompts), prompts.keys, config, 0)
+        require_finite(policy, rollout)
         logps = logps_of(policy, prompts, rollout, config.grpo.micro_batch)
     gaps = (logps - rollout.logps).abs()[rollout.mask]
     coarse = policy.base.dtype in (torch.bfloat16, torch.float16)

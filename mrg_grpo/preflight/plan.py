@@ -21,6 +21,7 @@ from mrg_grpo.data import PUBLISHED
 from mrg_grpo.data.load import read_splits, studies_of
 from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.evaluation.table import format_table
+from mrg_grpo.files import require_local
 from mrg_grpo.model.adapters import attach
 from mrg_grpo.model.encoder import PromptEncoder
 from mrg_grpo.model.families import family_of
@@ -44,11 +45,17 @@ from mrg_grpo.preflight.footprint import (
 def model_sizes(config: Config) -> Model:
     """Build base and adapter on the meta device and count. UserError where config.json is not to be had."""
     path = config.model.resolved_path()
+    require_local(path, "model.path")
     try:
-        model_config = AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+        model_config = AutoConfig.from_pretrained(
+            path, revision=config.model.revision or "main", trust_remote_code=config.model.trust_remote_code
+        )
     except (OSError, ValueError) as error:
         reason = first_line(error)
-        raise UserError(f"model.path {path}: no usable config.json ({reason}); plan needs that file alone") from error
+        raise UserError(
+            f"model.path {path}: no usable config.json ({reason}); plan needs that file alone, for example "
+            "model.path=experiments/huatuo_7b"
+        ) from error
     family, text, vision = family_of(model_config), model_config.get_text_config(), model_config.vision_config
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(model_config)

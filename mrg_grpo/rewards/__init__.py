@@ -20,7 +20,7 @@ from mrg_grpo.config import RewardConfig
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers.reference import ReferenceLabels
-from mrg_grpo.prompt import Completion, parse_completion
+from mrg_grpo.prompt import Completion, parse_completion, without_form
 from mrg_grpo.rewards.ce_f1 import ce_f1
 from mrg_grpo.rewards.external import ExternalReward, is_path, metric_from_path
 from mrg_grpo.rewards.format import format_reward
@@ -73,11 +73,22 @@ class Rewards:
         require_terms(config)
         self.terms = {name: self._term(name) for name, weight in config.weights.items() if weight != 0}
 
-    def score(self, completions: list[str], studies: list[Study], completion_ids: list[list[int]]) -> RewardTable:
-        """B completions of N studies, the G = B / N of one study next to each other -> RewardTable of B rows."""
+    def score(
+        self,
+        completions: list[str],
+        studies: list[Study],
+        completion_ids: list[list[int]],
+        special: list[int] | None = None,
+    ) -> RewardTable:
+        """B completions of N studies, the G = B / N of one study next to each other -> RewardTable of B rows.
+
+        special: how many special tokens, left out of its text, each completion holds; with any it is not compliant.
+        """
         group = len(completions) // len(studies)
         studies = [study for study in studies for _ in range(group)]
         parsed = [parse_completion(text, self.think) for text in completions]
+        if special:
+            parsed = [without_form(one) if count else one for one, count in zip(parsed, special)]
         labels = self.labeler.label([completion.report for completion in parsed])
         references = self.reference_labels([study.report for study in studies])
         reports = Reports(completions, parsed, labels, references, studies, completion_ids)

@@ -29,6 +29,7 @@ from torch import Tensor
 from mrg_grpo import distributed
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import sync, writing
+from mrg_grpo.model.adapters import save
 from mrg_grpo.model.policy import Policy
 
 KEEP = 2
@@ -67,7 +68,7 @@ def save_checkpoint(run_dir: Path, step: int, policy: Policy, optimizer: torch.o
     try:
         with writing(final):
             temporary.mkdir(parents=True)
-            policy.model.save_pretrained(str(temporary / "adapter"))
+            save(policy.model, temporary / "adapter")
             state = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
             torch.save(
                 canonical({"step": step, "ranks": distributed.world_size(), "optimizer": optimizer.state_dict()}), state
@@ -100,7 +101,7 @@ def save_adapter(run_dir: Path, policy: Policy) -> Path:
     with writing(final):
         for left in (temporary, before):  # by a kill
             shutil.rmtree(left, ignore_errors=True)
-        policy.model.save_pretrained(str(temporary))
+        save(policy.model, temporary)
         for path in [*temporary.iterdir(), temporary]:
             sync(path)
         if final.exists():

@@ -124,3 +124,9 @@ def skipped_last(metrics: Path) -> int:
     while count < len(lines) and json.loads(lines[-1 - count]).get("skipped"):
         count += 1
     return count
+
+
+def took_none(metrics: Path) -> bool:
+    """Whether metrics.jsonl has lines and all of them are of skipped steps."""
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    return bool(lines) and skipped_last(metrics) == len(lines)

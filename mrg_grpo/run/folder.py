@@ -1,6 +1,7 @@
 """What a run leaves behind, and the only place that writes it.
 
-config.toml  metrics.jsonl  rollouts.jsonl  validation.jsonl  followed.jsonl  checkpoints/  adapter/
+config.toml  inputs.json  start_adapter/
+metrics.jsonl  rollouts.jsonl  validation.jsonl  followed.jsonl  checkpoints/  adapter/
 predictions_before.jsonl  predictions.jsonl  evaluation.json
 Of credentialed data also CREDENTIALED.txt, see mrg_grpo.data.credentialed.
 """
@@ -21,12 +22,24 @@ import torch
 import transformers
 
 from mrg_grpo import __version__, distributed
-from mrg_grpo.config import Config, load_config
+from mrg_grpo.config import Config, load_config, written_by_run
 from mrg_grpo.data.credentialed import banner, mark
+from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import locked, sync, write_whole, writing
 from mrg_grpo.grpo import StepResult
 from mrg_grpo.run.checkpoint import saved_steps, step_number
+from mrg_grpo.run.inputs import (
+    RECORD,
+    START,
+    adapter_folder,
+    inputs_of,
+    keep_start,
+    read_record,
+    require_same,
+    start_adapter,
+    write_record,
+)
 from mrg_grpo.toml import changed_keys, to_toml
 
 MAY_CHANGE = {
@@ -39,13 +52,29 @@ ROUNDING = {"model.device", "grpo.micro_batch", "sampling.batch"}
 """Of these the ones that sum the same numbers in another order: the run goes on, but not bit for bit."""
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl", "followed.jsonl")
 """Files of lines, each with its step."""
-OWN = (*LOGS, "checkpoints", "adapter", "faults", "predictions_before.jsonl", "predictions.jsonl", "evaluation.json")
+OWN = (*LOGS, "checkpoints", "adapter", "faults", "predictions_before.jsonl", "predictions.jsonl", "evaluation.json",
+       RECORD, START)  # fmt: skip
 """What a run would write over."""
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has begun in this folder."""
-    return (folder / "config.toml").exists()
+    """Whether a run has begun in this folder; a config.toml that somebody wrote is none."""
+    return written_by_run(folder / "config.toml")
+
+
+def require_no_strangers(folder: Path) -> None:
+    """UserError where a run would write over what is no run's, its configuration included."""
+    strangers = [name for name in OWN if (folder / name).exists()]
+    if (folder / "config.toml").exists():
+        raise UserError(
+            f"run.output_dir {folder}: has a config.toml that no run wrote, and a run would write its own over it; "
+            "name another folder, for example one in it"
+        )
+    if strangers:
+        raise UserError(
+            f"run.output_dir {folder}: has {', '.join(strangers)} but no config.toml, so it is no run's, and a "
+            "run would write over it; name another folder"
+        )
 
 
 def adapter_of(config: Config, adapter: str | None, base: bool) -> str | None:
@@ -61,6 +90,8 @@ def adapter_of(config: Config, adapter: str | None, base: bool) -> str | None:
                 f"{folder}: holds a run without an adapter, so it has not ended; go on with --resume, or say --base "
                 "for the policy it started from"
             )
+    if not adapter and (folder / START).is_dir():
+        adapter = start_adapter(folder, config)
     if distributed.is_first():
         print(f"policy: {adapter or config.model.adapter or 'the base, without an adapter'}", file=sys.stderr)
     return adapter
@@ -81,12 +112,8 @@ class RunFolder:
         existing = holds_run(self.path)
         if existing and not resume:
             raise UserError(f"run.output_dir {self.path}: already holds a run; add --resume or name another folder")
-        strangers = [name for name in OWN if (self.path / name).exists()]
-        if strangers and not existing:
-            raise UserError(
-                f"run.output_dir {self.path}: has {', '.join(strangers)} but no config.toml, so it is no run's, and a "
-                "run would write over it; name another folder"
-            )
+        if not existing:
+            require_no_strangers(self.path)
         if existing:
             self._compare(load_config(self.path / "config.toml"))
         remedy = "set run.output_dir to a folder of yours, on a disk with room"
@@ -105,6 +132,19 @@ class RunFolder:
     def close(self) -> None:
         """Leave the folder to other processes; the end of this one does it too."""
         self.lock.close()
+
+    @distributed.first_only
+    def settle_inputs(self, splits: dict[str, list[Study]]) -> None:
+        """Record what a new run was given and keep its start adapter; hold a resumed one to its record. UserError."""
+        named = self.config.model.adapter
+        if not holds_run(self.path):
+            start = keep_start(adapter_folder(named), self.path) if named else None
+            write_record(self.path, inputs_of(self.config, splits, start))
+            return
+        before = read_record(self.path)
+        if before is not None:
+            start = self.path / START if named else None
+            require_same(before, inputs_of(self.config, splits, start), self.path)
 
     @distributed.first_only
     def begin(self) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
+import stat
 import sys
 
 M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1
 """glibc's numbers for them, malloc.h."""
 
 
+STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+"""Signals that end a run in good order; Windows has no SIGHUP."""
+
+
 class StopSignal:
-    """Within: at SIGTERM and Ctrl-C the step is finished and saved, then the run ends with 128 + signal.
+    """Within: at SIGTERM, Ctrl-C and the end of the terminal (SIGHUP, which nohup wards off) the step is finished and
+    saved, then the run ends with 128 + signal.
 
     A second one ends the run at once, which loses no more than a kill does. With `at_once` the first one does, and says
     that: there is no step to finish.
@@ -21,7 +28,8 @@ class StopSignal:
         self.number, self.at_once = 0, at_once
 
     def __enter__(self) -> StopSignal:
-        self.before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        self.before = {number: signal.signal(number, self._remember) for number in numbers}
         return self
 
     def __exit__(self, *_) -> None:
@@ -29,11 +37,23 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _frame) -> None:
+        leave_dead_terminal()
         if self.at_once:
             print(self.at_once, flush=True)
         if self.number or self.at_once:
             sys.exit(128 + number)
         self.number = number
+
+
+def leave_dead_terminal() -> None:
+    """Send what is still printed nowhere, where the terminal it went to is gone: a line must not end the run before
+    its state is saved."""
+    for descriptor in (1, 2):
+        try:
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        except OSError:  # it is closed
+            continue
 
 
 def settle_heap() -> None:

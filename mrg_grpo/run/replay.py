@@ -23,6 +23,7 @@ from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards.external import is_path
 from mrg_grpo.run.checkpoint import State
 from mrg_grpo.run.folder import holds_run
+from mrg_grpo.run.inputs import start_adapter
 from mrg_grpo.run.rewards_of import RARITY, rewards_of
 from mrg_grpo.toml import build
 
@@ -61,8 +62,8 @@ def replay(path: Path, trust: bool = False) -> Replay:
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} not in the training split; put the data back as they were")
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
-    policy, labeler = Policy.load(config), config_labeler(config)
-    run_dir = path.resolve().parent.parent  # the file lies in RUN_DIR/faults; the run's rarity weights count
+    run_dir = path.resolve().parent.parent  # the file lies in RUN_DIR/faults; the run's start and rarity weights count
+    policy, labeler = Policy.load(config, start_adapter(run_dir, config)), config_labeler(config)
     stored = run_dir if holds_run(run_dir) and (run_dir / RARITY).exists() else None
     grpo = Grpo(config, policy, rewards_of(config, splits["train"], policy, labeler, stored))
     State(fault["adapter"], fault["optimizer"]).restore(policy, grpo.optimizer)

@@ -12,7 +12,7 @@ import torch
 from mrg_grpo import distributed
 from mrg_grpo.data.prefetch import prefetch
 from mrg_grpo.data.study import Study
-from mrg_grpo.model.batch import PromptBatch
+from mrg_grpo.model.batch import PromptBatch, stream_keys
 from mrg_grpo.model.encoder import PromptEncoder
 
 
@@ -36,8 +36,10 @@ class StudyStream:
         """(step, this rank's PromptBatch) for steps first..last; worker threads decode the images ahead of the step."""
 
         def load(step: int) -> PromptBatch:
-            own = distributed.share(self.batch(step))
-            return encoder.encode(own.items, own.filler)
+            studies = self.batch(step)
+            own = distributed.share(studies)
+            keys = distributed.share(stream_keys([study.id for study in studies]))
+            return encoder.encode(own.items, own.filler, keys.items)
 
         steps = range(first, last + 1)
         yield from zip(steps, prefetch(steps, load, workers=2, ahead=4))

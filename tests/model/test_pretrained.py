@@ -1,5 +1,6 @@
 """Checkpoints in the form of the hub: both config forms, real vocabulary, the real 7B's arithmetic, and refusals."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 from damage import blind_template, cut_shard, edit, foreign_tokenizer, missing_shard, missing_tensor, text_template
 from peft.tuners.lora import LoraLayer
 from PIL import Image
+from tiny import tokenizer, write_checkpoint
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from mrg_grpo.config import Config
@@ -19,7 +21,9 @@ from mrg_grpo.grpo import Grpo
 from mrg_grpo.model.adapters import attach
 from mrg_grpo.model.families import FAMILIES, family_of
 from mrg_grpo.model.policy import Policy
+from mrg_grpo.model.pretrained import closing_id
 from mrg_grpo.rewards import Rewards
+from mrg_grpo.sft import encode_targets
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +225,43 @@ def test_without_generation_config_the_tokenizers_end_is_the_stop(own_checkpoint
     assert policy.stop_ids == [policy.tokenizer.eos_token_id]
 
 
+@pytest.mark.parametrize(
+    ("family", "stops", "expected"),
+    [
+        ("gemma3", ["<eos>", "<end_of_turn>"], ["<end_of_turn>", "<eos>"]),
+        ("gemma3", ["<eos>"], ["<end_of_turn>", "<eos>"]),
+        ("qwen3_vl", ["<|endoftext|>"], ["<|im_end|>", "<|endoftext|>"]),
+        ("qwen2_5_vl", ["<|endoftext|>", "<|im_end|>"], ["<|im_end|>", "<|endoftext|>"]),
+    ],
+)
+def test_the_token_that_closes_an_answer_comes_first_and_all_ends_stop(family, stops, expected, tmp_path):
+    """Whatever generation_config lists, and in which order: the warm start teaches the first."""
+    write_checkpoint(tmp_path, family=family)
+    policy = Policy.load(setting(tmp_path))
+    ids = policy.tokenizer.convert_tokens_to_ids(stops)
+    edit(tmp_path, "generation_config.json", lambda c: c.update(eos_token_id=ids))
+    policy = Policy.load(setting(tmp_path))
+    assert policy.tokenizer.convert_ids_to_tokens(policy.stop_ids) == expected
+    tokens, mask = encode_targets(policy, ["<report>Clear.</report>", "No"])
+    assert [int(row[keep][-1]) for row, keep in zip(tokens, mask)] == [policy.stop_ids[0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("behind", "closing"),
+    [("<|im_end|>", "<|im_end|>"), ("\n<|endoftext|>", "<|endoftext|>"), ("\n", None), ("", None)],
+)
+def test_what_closes_an_answer_is_read_from_the_template(behind, closing, tmp_path):
+    fast = tokenizer()
+    fast.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {% for p in m['content'] %}{{ p['text'] }}{% endfor %}"
+        + behind.replace("\n", "{{ '\\n' }}")
+        + "{% endfor %}"
+    )
+    assert closing_id(fast) == (closing and fast.convert_tokens_to_ids(closing))
+    fast.chat_template = "{{ raise_exception('answers are not for me') }}"
+    assert closing_id(fast) is None
+
+
 def test_the_processors_template_comes_before_the_tokenizers(own_checkpoint):
     (own_checkpoint / "chat_template.jinja").rename(own_checkpoint / "was.jinja")
     good = (own_checkpoint / "was.jinja").read_text()
@@ -252,3 +293,50 @@ def test_gemma3_refuses_a_pixel_limit_it_cannot_keep(tiny_checkpoint):
     config.data.max_pixels = 1000
     with pytest.raises(UserError, match=r"data.max_pixels 1000: Gemma 3 sees every image at 3,136 pixels"):
         Policy.load(config)
+
+
+@pytest.mark.parametrize(
+    "quantisation",
+    [
+        {"quant_method": "bitsandbytes", "load_in_4bit": True}, {"quant_method": "awq", "bits": 4},
+        {"quant_method": "gptq", "bits": 4}, {"quant_method": "compressed-tensors"}, {"quant_method": "fp8"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_quantised_checkpoint_is_refused_before_a_weight_is_read(quantisation, nested, tmp_path):
+    write_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+
+    def put(config):
+        (config["text_config"] if nested else config)["quantization_config"] = quantisation
+
+    edit(tmp_path, "config.json", put)
+    with pytest.raises(UserError, match=rf"quantised \({quantisation['quant_method']}, .*take the unquantised"):
+        Policy.load(setting(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["/no/such", "./base", "~nobody/base", "a/b/c", "tests/no-base"])
+def test_a_folder_that_is_not_there_is_refused_at_once(path, monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    monkeypatch.setattr("mrg_grpo.model.pretrained.AutoConfig", None)  # the hub is not asked
+    with pytest.raises(UserError, match=f"model.path {path}: no such file or folder"):
+        Policy.load(setting(path))
+
+
+def test_offline_the_line_says_what_to_do_and_nothing_stands_before_it(request, tmp_path):
+    command = [sys.executable, "-m", "mrg_grpo", "report", "x.png", "--set", "model.path=org/some-model-7b"]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=request.config.rootpath, env=offline, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    for words in ("hub cannot be reached", "hf download org/some-model-7b", "experiments/huatuo_7b"):
+        assert words in line
+
+
+def test_no_noise_of_the_libraries_stands_before_a_refusal(tmp_path, request):
+    write_checkpoint(tmp_path)
+    missing_tensor(tmp_path)
+    command = [sys.executable, "-m", "mrg_grpo", "report", "x.png", "--set", f"model.path={tmp_path}"]
+    done = subprocess.run(command, cwd=request.config.rootpath, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert [line[:20] for line in done.stderr.splitlines()] == ["mrg-grpo: model.path"]

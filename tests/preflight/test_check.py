@@ -58,12 +58,14 @@ def test_the_embedded_default_passes(config, tmp_path, capsys, request):
 
 
 def test_a_folder_that_holds_a_run_fails_and_ends_with_2(config, tmp_path, capsys, request):
-    (tmp_path / "config.toml").write_text("")
+    (tmp_path / "config.toml").write_text("# run of train\n")
     path = str(request.config.rootpath / "experiments" / "phantom.toml")
     arguments = ["--set", f"run.output_dir={tmp_path}", "--set", "model.path=/nowhere"]
     assert main(["check", path, *arguments]) == 2
     printed = capsys.readouterr().out
     assert "already holds a run" in printed and "--resume" in printed
+    (tmp_path / "config.toml").write_text("# my notes\n")
+    assert main(["check", path, *arguments]) == 2 and "a config.toml that no run wrote" in capsys.readouterr().out
     assert "fail  model" in printed and "skip  all others" in printed and "2 fail" in printed
 
 

@@ -134,7 +134,7 @@ def test_a_run_keeps_its_rarity_weights(tmp_path):
     # what a start that failed has left behind is not believed
     assert not torch.equal(rarity(config, train[:3], labeler, tmp_path), first)
     assert torch.equal(rarity(config, train, labeler, tmp_path), first)
-    (tmp_path / "config.toml").touch()  # the run has begun
+    (tmp_path / "config.toml").write_text("# run of train\n")  # the run has begun
     # a resumed run asks no labeler, so its reward cannot change under way
     assert torch.equal(rarity(config, train, None, tmp_path), first)
     rows = [[1.0] * 13] * 2

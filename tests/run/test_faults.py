@@ -266,3 +266,10 @@ def test_the_warm_start_skips_too(request, tmp_path, monkeypatch):
         sft(small(request, tmp_path / "run", 9, "sft.batch_size=2"))
     with pytest.raises(UserError, match="only steps of train"):
         replay(tmp_path / "run" / "faults" / "step-000001.pt")
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_run_that_took_no_step_is_no_success(request, tmp_path, steps):
+    with pytest.raises(UserError, match=r"every step was skipped, so nothing was learned"):
+        train(small(request, tmp_path / "run", steps, *OVERFLOW))
+    assert not (tmp_path / "run" / "adapter").exists() and not (tmp_path / "run" / "evaluation.json").exists()

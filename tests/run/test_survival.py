@@ -298,7 +298,7 @@ def test_what_cannot_be_decoded_is_refused_before_the_training(tmp_path, capsys,
 def test_evaluate_names_the_policy_and_refuses_a_run_that_has_not_ended(tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.toml").write_text(to_toml(load_config(CONFIG, [f"run.output_dir={run}"])))
+    (run / "config.toml").write_text("# run of train\n" + to_toml(load_config(CONFIG, [f"run.output_dir={run}"])))
     assert main(["evaluate", str(run / "config.toml")]) == 2
     assert "it has not ended; go on with --resume, or say --base" in capsys.readouterr().err
     assert adapter_of(load_config(run / "config.toml"), "", base=True) == ""

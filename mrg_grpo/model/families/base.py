@@ -60,7 +60,7 @@ class Family(ABC):
         self.config = config
 
     @abstractmethod
-    def image_processor(self, path: str, max_pixels: int | None):
+    def image_processor(self, path: str, max_pixels: int | None, revision: str = "main"):
         """The PIL image processor of the checkpoint at `path` (no torchvision), with at most max_pixels an image."""
 
     @abstractmethod
@@ -81,6 +81,10 @@ class Family(ABC):
 
     def vision_tower(self, model: Any) -> nn.Module:
         return model.model.visual
+
+    def vision_modules(self, model: Any) -> list[nn.Module]:
+        """All modules that make vision features: the tower with the mergers in it, and what stands behind it."""
+        return [self.vision_tower(model)]
 
     def text_model(self, model: Any) -> nn.Module:
         return model.model.language_model

@@ -38,8 +38,8 @@ class Gemma3(Family):
     plain_norms = False  # by 1 + weight
     vision_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
-    def image_processor(self, path: str, max_pixels: int | None) -> Gemma3ImageProcessorPil:
-        processor = Gemma3ImageProcessorPil.from_pretrained(path, do_pan_and_scan=False)
+    def image_processor(self, path: str, max_pixels: int | None, revision: str = "main") -> Gemma3ImageProcessorPil:
+        processor = Gemma3ImageProcessorPil.from_pretrained(path, revision=revision, do_pan_and_scan=False)
         pixels = processor.size["height"] * processor.size["width"]
         if max_pixels is not None and max_pixels < pixels:
             raise UserError(f"data.max_pixels {max_pixels}: Gemma 3 sees every image at {pixels:,} pixels; set it to 0")
@@ -51,6 +51,9 @@ class Gemma3(Family):
 
     def vision_tower(self, model: Any) -> nn.Module:
         return model.model.vision_tower
+
+    def vision_modules(self, model: Any) -> list[nn.Module]:
+        return [self.vision_tower(model), model.model.multi_modal_projector]
 
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
         pixels = batch.pixels["pixel_values"].to(model.dtype)

@@ -31,8 +31,8 @@ class Qwen25VL(Family):
         "mlp.down_proj",
     )
 
-    def image_processor(self, path: str, max_pixels: int | None) -> Qwen2VLImageProcessorPil:
-        processor = Qwen2VLImageProcessorPil.from_pretrained(path)
+    def image_processor(self, path: str, max_pixels: int | None, revision: str = "main") -> Qwen2VLImageProcessorPil:
+        processor = Qwen2VLImageProcessorPil.from_pretrained(path, revision=revision)
         size = processor.size
         low, high = size["shortest_edge"], size["longest_edge"]
         if max_pixels is not None:

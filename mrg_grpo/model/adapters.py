@@ -67,7 +67,8 @@ def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
     if unfit:
         version = getattr(adapted.active_peft_config, "peft_version", None) or "of an early version"
         raise UserError(
-            f"adapter {adapter}: does not fit this base ({len(unfit)} of its tensors are missing or unknown: "
+            f"adapter {adapter}: does not fit this base ({len(own - found)} of its tensors are missing, "
+            f"{len(found - own)} are unknown to it: "
             f"{unfit[0]} ...); PEFT {version} wrote it: load it there with the base it was made for and save it anew, "
             "or take that base as model.path"
         )

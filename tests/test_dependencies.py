@@ -46,7 +46,8 @@ NAMES = {
     "model/families/qwen3_vl.py": ["transformers.models.qwen3_vl.modeling_qwen3_vl.Qwen3VLModel.get_image_features"],
     "model/adapters.py": [
         "peft.LoraConfig", "peft.PeftModel", "peft.get_peft_model", "peft.get_peft_model_state_dict",
-        "peft.load_peft_weights", "peft.tuners.lora.LoraLayer",
+        "peft.load_peft_weights", "peft.tuners.lora.LoraLayer", "peft.tuners.lora.layer.ParamWrapper",
+        "peft.tuners.tuners_utils.BaseTunerLayer",
     ],
     "model/decoder.py": [
         "peft.tuners.lora", "torch.ops.mkldnn._linear_pointwise.default", "torch.ops.mkldnn._reorder_linear_weight",

@@ -28,7 +28,7 @@ NAMES = {
     ],
     "model/pretrained.py": [
         "transformers.AutoConfig", "transformers.AutoModelForImageTextToText", "transformers.AutoTokenizer",
-        "transformers.GenerationConfig", "transformers.utils.cached_file",
+        "transformers.GenerationConfig", "transformers.utils.cached_file", "transformers.utils.logging",
     ],
     "model/families/__init__.py": ["transformers.PretrainedConfig"],
     "model/families/base.py": ["transformers.PretrainedConfig"],

@@ -67,6 +67,7 @@ NAMES = {
     ],
     "run/checkpoint.py": ["peft.set_peft_model_state_dict"],
     "run/folder.py": ["peft.__version__", "transformers.__version__"],
+    "run/inputs.py": ["transformers.utils.cached_file"],
     "distributed.py": ["torch.distributed.distributed_c10d._get_default_store"],
 }  # fmt: skip
 

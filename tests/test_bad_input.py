@@ -414,6 +414,7 @@ def test_an_output_is_never_its_own_input(tmp_path, capsys):
     assert Path(path).read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
 def test_standard_output_on_a_full_disk_is_one_line(tmp_path, request):
     path = table(tmp_path / "x.csv", ["Report Impression"], ["clear"])

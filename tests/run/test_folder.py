@@ -82,5 +82,5 @@ def test_a_configuration_in_its_own_output_folder_is_never_replaced(tmp_path, ca
     assert main(["train", str(own), *more]) == 2
     assert "a config.toml that no run wrote" in capsys.readouterr().err
     assert own.read_bytes() == before and list(tmp_path.iterdir()) == [own]
-    with pytest.raises(UserError, match="without a run's config.toml"):
+    with pytest.raises(UserError, match=r"without a run's config\.toml"):
         load_config(tmp_path)

@@ -265,10 +265,8 @@ def test_seeds_are_summed_study_by_study(written):
     assert both.shape == one.shape and torch.equal(both, one + two)
 
 
-@pytest.mark.parametrize(
-    "module", [ablate_group, *(pytest.param(m, marks=pytest.mark.slow) for m in (ablate_rewards, ablate_rare,
-                                                                                ablate_margin, ablate_format))],
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [ablate_group, ablate_rewards, ablate_rare, ablate_margin, ablate_format])
 def test_the_page_shows_what_is_kept(module):
     """Text of tables and pictures; not the bytes of pictures, which versions of matplotlib draw differently."""
     bench = Bench(module.EXPERIMENT)

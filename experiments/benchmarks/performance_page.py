@@ -216,13 +216,13 @@ def products(record: dict) -> str:
     patches = two_ways(record["patches"], "patches", "convolution", "product")
     tables = (
         table(head, rows),
-        table(["tokens trained together", "PEFT's layers", "quickened", "times as fast"], training),
-        table(["patches projected", "convolution", "quickened", "times as fast"], patches),
+        table(["tokens trained together", "PEFT's layers", "ours", "times as fast"], training),
+        table(["patches projected", "convolution", "one product", "times as fast"], patches),
     )
     return "\n\n".join([f"{record['threads']} threads.", *tables])
 
 
-def two_ways(rows: list[dict], size: str, slow: str, quick: str = "quickened") -> list[list[str]]:
+def two_ways(rows: list[dict], size: str, slow: str, quick: str = "ours") -> list[list[str]]:
     """Cells of rows that hold milliseconds of two ways: size, each way, how many times the second is as fast."""
     return [
         [f"{row[size]:,}", f"{row[slow]:.1f} ms", f"{row[quick]:.1f} ms", f"{row[slow] / row[quick]:.2f}"]

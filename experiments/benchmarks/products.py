@@ -6,8 +6,8 @@ All linear layers of the benchmark's text model and its projection, one after th
 they lie and not from the nearest cache. First as one token of every report has them: torch's own product, as it stands
 and with the few rows as columns, and mrg_grpo.model.decoder.FusedLinear, each layer for itself ("packed") and those
 of the same rows together ("joined", as sampling runs). Then as training has them, forward and backward with LoRA:
-PEFT's layers, and the same quickened (mrg_grpo.model.lora). Last the projection of a picture's patches in the vision
-tower, as the convolution it is written as and quickened. Rounds go through the ways in turn; the median counts. Writes
+PEFT's layers, and those of mrg_grpo.model.lora. Last the projection of a picture's patches in the vision
+tower, as the convolution it is written as and as one product. Rounds go through the ways in turn; the median counts. Writes
 results/products.json.
 """
 
@@ -67,7 +67,7 @@ def measure_training(rows: int, rounds: int) -> dict[str, float]:
         for layer in model.base_model.model:
             layer(inputs[layer.in_features]).sum().backward()
 
-    return medians({"peft": lambda: run(slow), "quickened": lambda: run(quick)}, rounds)
+    return medians({"peft": lambda: run(slow), "ours": lambda: run(quick)}, rounds)
 
 
 def measure_patches(patches: int, rounds: int) -> dict[str, float]:

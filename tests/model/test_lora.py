@@ -24,7 +24,7 @@ class Two(nn.Module):
 
 
 def pair(bias=True, dtype=torch.float32, wide=False, **settings):
-    """The same model with PEFT's layers and quickened; B is not 0, which would hide the gradient of A.
+    """The same model with PEFT's layers and with those of lora.py; B is not 0, which would hide the gradient of A.
 
     wide: the adapter is in fp32, as PEFT has it beside a base in bf16.
     """

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several workers: one thread each, and so for all that it starts
@@ -14,6 +15,8 @@ import torch
 # process, which has not asked for one yet, and for all that it starts
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
+if hasattr(signal, "SIGHUP"):  # tests started under nohup ignore it, and so would every command that they start
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -7,8 +7,8 @@ they lie and not from the nearest cache. First as one token of every report has 
 and with the few rows as columns, and mrg_grpo.model.decoder.FusedLinear, each layer for itself ("packed") and those
 of the same rows together ("joined", as sampling runs). Then as training has them, forward and backward with LoRA:
 PEFT's layers, and those of mrg_grpo.model.lora. Last the projection of a picture's patches in the vision
-tower, as the convolution it is written as and as one product. Rounds go through the ways in turn; the median counts. Writes
-results/products.json.
+tower, as the convolution it is written as and as one product. Rounds go through the ways in turn; the median counts.
+Writes results/products.json.
 """
 
 from __future__ import annotations

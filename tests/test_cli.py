@@ -114,7 +114,7 @@ def test_saved_adapter_is_pefts_own_format(tmp_path):
     [
         (["train", "none.toml"], "no such file"),
         (["train", CONFIG, "--set", "grpo.group_siz=3"], 'did you mean "group_size"'),
-        (["train", CONFIG, "--set", "model.path=/nowhere"], "no usable checkpoint"),
+        (["train", CONFIG, "--set", "model.path=/nowhere"], "/nowhere: no such file or folder"),
         (["evaluate", CONFIG, "--adapter", "/nowhere"], "adapter /nowhere"),
         (["evaluate", CONFIG, "--split", "dev"], 'split "dev" is not in the data'),
         (["report", "none.png"], "none.png"),

@@ -261,7 +261,7 @@ def test_batches_of_new_shapes_leave_nothing_behind(folder):
 
 def test_heads_are_independent_as_in_chexbert(folder, monkeypatch):
     """A finding and No Finding may stand together: each head's largest logit counts, and nothing reconciles them."""
-    labeler = CheXbert.load(folder)
+    labeler = load(folder)
     sure = tuple(torch.eye(classes)[1:2].repeat(2, 1) for classes in CLASSES)  # every head says class 1
     monkeypatch.setattr(labeler, "logits", lambda reports: sure)
     assert labeler.label(["a", "b"]).tolist() == [[1] * 14] * 2

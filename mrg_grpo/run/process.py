@@ -28,7 +28,8 @@ class StopSignal:
         self.number, self.at_once = 0, at_once
 
     def __enter__(self) -> StopSignal:
-        numbers = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        # a shell's background job ignores Ctrl-C, but one that is sent to it is meant for it; nohup means what it says
+        numbers = [n for n in STOPPING if n.name != "SIGHUP" or signal.getsignal(n) is not signal.SIG_IGN]
         self.before = {number: signal.signal(number, self._remember) for number in numbers}
         return self
 

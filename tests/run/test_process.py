@@ -54,6 +54,16 @@ def test_under_nohup_the_end_of_the_terminal_ends_nothing():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_job_in_the_background_of_a_script_hears_an_interrupt_that_is_sent_to_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the shell begins it
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.number == signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_what_is_printed_to_a_terminal_that_is_gone_ends_nothing():
     """A line for a closed terminal is an error; the state behind it would not be saved."""
     code = (

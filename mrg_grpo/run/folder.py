@@ -63,8 +63,12 @@ def holds_run(folder: Path) -> bool:
 
 
 def require_no_strangers(folder: Path) -> None:
-    """UserError where a run would write over what is no run's, its configuration included."""
-    strangers = [name for name in OWN if (folder / name).exists()]
+    """UserError where a run would write over what is no run's, its configuration included.
+
+    A run that was killed before `begin` has left .config and perhaps its record and start: those are no strangers.
+    """
+    left = (RECORD, START) if (folder / ".config").exists() else ()
+    strangers = [name for name in OWN if name not in left and (folder / name).exists()]
     if (folder / "config.toml").exists():
         raise UserError(
             f"run.output_dir {folder}: has a config.toml that no run wrote, and a run would write its own over it; "

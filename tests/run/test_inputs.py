@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tiny import write_checkpoint
 
 from mrg_grpo.cli import main
 from mrg_grpo.data.study import Study
+from mrg_grpo.run.folder import RunFolder
 from mrg_grpo.run.inputs import END, LARGE, digest, digest_of_studies
 
 SMALL = [
@@ -63,6 +65,21 @@ def test_an_overwritten_start_adapter_changes_no_reference(tmp_path, capsys):
     save_file(other, file)
     assert train(tmp_path / "run", 4, given, "--resume") == 2
     assert "model.adapter (adapter_model.safetensors) changed since the run began" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_before_it_began_begins(tmp_path, capsys, monkeypatch):
+    assert train(tmp_path / "warm", 1) == 0
+    given, run = f"model.adapter={tmp_path / 'warm' / 'adapter'}", tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(RunFolder, "begin", lambda self: sys.exit("killed"))
+        train(run, 1, given)
+    assert (run / "inputs.json").exists() and (run / "start_adapter").exists() and not (run / "config.toml").exists()
+    assert train(run, 1, given) == 0
+    capsys.readouterr()
+    for name in ("inputs.json", "start_adapter"):  # without a run's beginning beside them they are somebody's
+        (tmp_path / "own" / name).mkdir(parents=True)
+        assert train(tmp_path / "own", 1) == 2 and f"has {name}" in capsys.readouterr().err
+        (tmp_path / "own" / name).rmdir()
 
 
 def write_data(root, order="abcdef", report="Clear lungs."):

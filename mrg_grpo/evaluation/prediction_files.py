@@ -21,13 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mrg_grpo.data.records import first_names
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.columns import OF_ONE_FILE, OF_TWO_FILES, column_names, id_columns, shown, text_column
 from mrg_grpo.evaluation.record_files import RecordFile, is_nothing, read_records
 
 _HEADING = re.compile(r"\b(findings|impression)\s*:\s*", re.IGNORECASE)
-NAMED = 10
-"""Studies named in a message; all are counted."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,7 @@ class Predictions:
             (self.without_reference, "predictions without a reference: cannot be scored, left out"),
         )
         lines = [f"{len(self.rows)} studies, layout: {self.layout}"]
-        return lines + [f"{len(ids)} {what} ({named(ids)})" for ids, what in kinds if ids]
-
-
-def named(ids: list[str]) -> str:
-    """The first ten of them."""
-    return ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
+        return lines + [f"{len(ids)} {what} ({first_names(ids)})" for ids, what in kinds if ids]
 
 
 def read_predictions(paths: list[str | Path], duplicates: str = "error") -> Predictions:
@@ -231,8 +225,8 @@ def _refuse_duplicates(twice: list[str], duplicates: str, path: Path) -> None:
     if twice and duplicates == "error":
         ids = list(dict.fromkeys(twice))
         raise UserError(
-            f"{path} holds {len(ids)} studies more than once ({named(ids)}); say which counts with --duplicates first "
-            "or --duplicates last"
+            f"{path} holds {len(ids)} studies more than once ({first_names(ids)}); say which counts with --duplicates "
+            "first or --duplicates last"
         )
 
 

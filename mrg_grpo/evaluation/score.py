@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from mrg_grpo.config import MARGIN
+from mrg_grpo.data.records import first_names
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.baselines import Baseline, baselines_from_labels
 from mrg_grpo.evaluation.clinical import PRESETS, WIDTH, clinical_statistics, conditions_from_sums, metrics_from_sums
 from mrg_grpo.evaluation.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
 from mrg_grpo.evaluation.language import language_from_sums, language_statistics
-from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, named, read_predictions
+from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, read_predictions
 from mrg_grpo.evaluation.summary import RESAMPLES, Comparison, Evaluation
 from mrg_grpo.evaluation.table import Number
 from mrg_grpo.files import require_output, write_whole
@@ -185,7 +186,9 @@ def require_same_studies(first: list[str], second: list[str], names: tuple[str, 
     here, there = set(first), set(second)
     only = [key for key in first if key not in there] + [key for key in second if key not in here]
     if only:
-        raise UserError(f"{names[0]} and {names[1]} differ in {len(only)} studies ({named(only)}): score the same ones")
+        raise UserError(
+            f"{names[0]} and {names[1]} differ in {len(only)} studies ({first_names(only)}): score the same ones"
+        )
 
 
 def require_same_references(first: Predictions, second: Predictions, paths: tuple[str, str]) -> None:
@@ -198,8 +201,9 @@ def require_same_references(first: Predictions, second: Predictions, paths: tupl
     differ = [row.study_id for row in first.rows if row.study_id in other and truth(row) != other[row.study_id]]
     if differ:
         raise UserError(
-            f"{paths[0]} and {paths[1]} hold other references for {len(differ)} studies ({named(differ)}), so their "
-            "scores cannot be compared; give references that are right for both as a file of their own, before them"
+            f"{paths[0]} and {paths[1]} hold other references for {len(differ)} studies ({first_names(differ)}), so "
+            "their scores cannot be compared; give references that are right for both as a file of their own, before "
+            "them"
         )
 
 
@@ -330,7 +334,7 @@ def _stored(rows: Sequence[Any], side: str) -> Tensor:
     stored = [getattr(row, side) for row in rows]
     lacking = [row.study_id for row, labels in zip(rows, stored) if labels is None]
     if lacking:
-        raise UserError(f"{len(lacking)} studies have neither text nor {side} ({named(lacking)})")
+        raise UserError(f"{len(lacking)} studies have neither text nor {side} ({first_names(lacking)})")
     return torch.tensor(stored, dtype=torch.long)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mrg_grpo.data.records import first_names
 from mrg_grpo.errors import UserError
 from mrg_grpo.labels import BLANK, POSITIVE
 
@@ -86,4 +87,4 @@ def _sees_nothing(labels: list[int], text: str) -> bool:
 
 
 def _first(names: Sequence[str], places: list[int]) -> str:
-    return ", ".join(names[place] for place in places[:NAMED]) + (", ..." if len(places) > NAMED else "")
+    return first_names([names[place] for place in places], NAMED)

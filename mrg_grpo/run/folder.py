@@ -116,10 +116,10 @@ class RunFolder:
         existing = holds_run(self.path)
         if existing and not resume:
             raise UserError(f"run.output_dir {self.path}: already holds a run; add --resume or name another folder")
-        if not existing:
-            require_no_strangers(self.path)
         if existing:
             self._compare(load_config(self.path / "config.toml"))
+        else:
+            require_no_strangers(self.path)
         remedy = "set run.output_dir to a folder of yours, on a disk with room"
         with writing(f"run.output_dir {self.path}", remedy):
             self.path.mkdir(parents=True, exist_ok=True)

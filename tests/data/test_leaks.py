@@ -106,9 +106,7 @@ def test_one_patient_may_have_many_images_in_one_split(tmp_path):
     assert len(load_studies("mimic_cxr_r2gen", dataset(tmp_path / "d", edit))["train"]) == 2
 
 
-def test_the_published_iu_x_ray_has_none(request):
-    root = request.config.rootpath.parent / "shared" / "data" / "iu_xray"
-    if not root.is_dir():
-        pytest.skip("needs the real data set")
+def test_the_published_iu_x_ray_has_none(shared):
+    root = shared / "data" / "iu_xray"
     notes = load_studies("iu_xray_r2gen", root, allow_missing=True).notes
     assert not any("two splits" in note or "copies" in note for note in notes)

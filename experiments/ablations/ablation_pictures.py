@@ -16,9 +16,9 @@ from experiments.ablations.ablation_results import (
     curves_of,
     differences,
     judges,
+    only,
 )
 from experiments.docs import charts
-from mrg_grpo.evaluation.clinical import metrics_from_sums
 from mrg_grpo.evaluation.intervals import Interval, bootstrap
 
 SHOWN: tuple[Column, ...] = (
@@ -53,7 +53,7 @@ def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
     counted = f"{counts[0]} to {counts[-1]} seeds an arm" if len(counts) > 1 else f"seeds an arm: {counts[0]}"
     note = f"{studies:,} test studies, 95% intervals over studies; {counted}, taken together"
     question = bench.experiment.question
-    groups = {r.arm.title: [bar(bootstrap(r.statistics(judge, sorted(r.records)), metrics_from_sums)[name])
+    groups = {r.arm.title: [bar(bootstrap(r.statistics(judge, sorted(r.records)), only([name]))[name])
                             for judge, name, _ in shown] for r in results}  # fmt: skip
     over = (
         "blue: this arm, its mean and its seeds; grey: the others; across: share of the run's steps; -: no such number"

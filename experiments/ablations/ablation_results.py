@@ -9,8 +9,9 @@ Deliberate choices
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from experiments.ablations.ablation_origin import same
 from experiments.ablations.ablation_record import MARGIN, unpacked
 from mrg_grpo.data.phantom.case import SEED, case_labels, sample_case
 from mrg_grpo.evaluation.clinical import clinical_statistics, metrics_from_sums
-from mrg_grpo.evaluation.intervals import Interval, bootstrap_difference
+from mrg_grpo.evaluation.intervals import Interval, MetricFunction, bootstrap_difference
 
 F1, COSINE = "f1_micro_13_uncertain_positive", "clinical_cosine"
 Column = tuple[str, str, str]
@@ -37,16 +38,20 @@ class Result:
 
     arm: Arm
     records: dict[int, dict[str, Any]]  # by seed
+    known: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # statistics by judge and seed
 
     def statistics(self, judge: str, seeds: Sequence[int]) -> Tensor:
         """(S, K) of all the seeds together. judge: "labeler" or "reader"."""
-        return torch.stack([study_statistics(self.records[seed], judge) for seed in seeds]).sum(dim=0)
+        for seed in seeds:
+            if (judge, seed) not in self.known:
+                self.known[judge, seed] = study_statistics(self.records[seed], judge)
+        return torch.stack([self.known[judge, seed] for seed in seeds]).sum(dim=0)
 
 
 def study_statistics(record: dict[str, Any], judge: str) -> Tensor:
     """A record -> clinical statistics of each test study (S, K), as the judge sees it."""
     if judge == "reader":
-        return clinical_statistics(unpacked(record["reader_labels"]), generator_labels(record["studies"]))
+        return clinical_statistics(unpacked(record["reader_labels"]), generator_labels(tuple(record["studies"])))
     return clinical_statistics(
         unpacked(record["labels"]),
         unpacked(record["reference_labels"]),
@@ -56,7 +61,8 @@ def study_statistics(record: dict[str, Any], judge: str) -> Tensor:
     )
 
 
-def generator_labels(studies: Sequence[str]) -> Tensor:
+@cache
+def generator_labels(studies: tuple[str, ...]) -> Tensor:
     """Phantom ids ("test-00012") -> what the generator wrote (S, 14)."""
     places = [study.rsplit("-", 1) for study in studies]
     return torch.tensor([case_labels(sample_case(split, int(index), SEED)) for split, index in places])
@@ -112,10 +118,20 @@ def differences(
     """After minus before in each of the columns, paired over studies; studies (S,): of those that are True."""
     kept = slice(None) if studies is None else studies
     of_judge = {
-        judge: bootstrap_difference(*(arm.statistics(judge, seeds)[kept] for arm in (before, after)), metrics_from_sums)
-        for judge in {judge for judge, _, _ in columns}
+        judge: bootstrap_difference(*(arm.statistics(judge, seeds)[kept] for arm in (before, after)), only(names))
+        for judge, names in by_judge(columns).items()
     }
     return [of_judge[judge][name] for judge, name, _ in columns]
+
+
+def by_judge(columns: Sequence[Column]) -> dict[str, list[str]]:
+    """The metrics that each judge gives."""
+    return {judge: [name for one, name, _ in columns if one == judge] for judge, _, _ in columns}
+
+
+def only(names: Iterable[str]) -> MetricFunction:
+    """These of the clinical metrics: quantiles of all of them take longer than the resamples."""
+    return lambda sums: {name: value for name, value in metrics_from_sums(sums).items() if name in names}
 
 
 def with_interval(number: Interval, sign: str = "") -> str:

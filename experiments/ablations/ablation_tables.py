@@ -21,11 +21,12 @@ from experiments.ablations.ablation_results import (
     curve,
     differences,
     judges,
+    only,
     shared_seeds,
     with_interval,
 )
 from mrg_grpo.config import Config
-from mrg_grpo.evaluation.clinical import clinical_statistics, metrics_from_sums
+from mrg_grpo.evaluation.clinical import clinical_statistics
 from mrg_grpo.evaluation.intervals import bootstrap, randomisation_test
 from mrg_grpo.labels import BLANK, POSITIVE, UNCERTAIN
 from mrg_grpo.toml import changed_keys
@@ -56,7 +57,7 @@ def efficacy_table(results: Sequence[Result], control: Result | None) -> list[st
         seeds = sorted(result.records)
         cells: list[str] = []
         for judge in judges(results):
-            numbers = bootstrap(result.statistics(judge, seeds), metrics_from_sums)
+            numbers = bootstrap(result.statistics(judge, seeds), only(columns[judge]))
             tests = p_values(result, control, judge) if control else {}
             for name in columns[judge]:
                 cells.append(with_interval(numbers[name]))
@@ -73,7 +74,7 @@ def p_values(result: Result, control: Result, judge: str) -> dict[str, float]:
     if result is control or not seeds:
         return {}
     tests = randomisation_test(
-        control.statistics(judge, seeds), result.statistics(judge, seeds), metrics_from_sums
+        control.statistics(judge, seeds), result.statistics(judge, seeds), only(TESTED)
     )  # fmt: skip
     return {name: float(p) for name, p in tests.items()}
 
@@ -168,7 +169,7 @@ def choice_table(results: Sequence[Result]) -> list[str]:
         if not kept:
             continue
         parts = [clinical_statistics(unpacked(v["labels"]), unpacked(v["reference_labels"])) for v in kept]
-        numbers = bootstrap(torch.stack(parts).sum(dim=0), metrics_from_sums)
+        numbers = bootstrap(torch.stack(parts).sum(dim=0), only((F1, COSINE)))
         cells = [with_interval(numbers[name]) for name in (F1, COSINE)]
         lines.append(f"| {result.arm.title} | {len(kept)} | {' | '.join(cells)} |")
     return lines if len(lines) > 2 else []

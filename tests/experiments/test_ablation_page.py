@@ -1,12 +1,14 @@
 """What is kept of a finished arm, and the page that is made of it."""
 
 import json
+import shlex
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from command import in_a_child
 from fake_run import write_run
 from scipy import stats
 from svg_text import texts
@@ -38,6 +40,17 @@ from mrg_grpo.evaluation.clinical import metrics_from_sums
 @pytest.fixture(autouse=True)
 def at_the_project_root(request, monkeypatch):
     monkeypatch.chdir(request.config.rootpath)
+
+
+@pytest.fixture
+def called_in_a_child(monkeypatch):
+    """Commands of an arm run in a fork of this process: a new interpreter would import for five seconds, ten times."""
+
+    def call(words, name=""):
+        done = in_a_child(shlex.join(["mrg-grpo", *words]), Path.cwd())
+        assert done.returncode == 0, done.stderr
+
+    monkeypatch.setattr(ablation, "call", call)
 
 
 def made_record(folder, arm, seed, wrong):
@@ -125,7 +138,9 @@ def test_a_record_scores_as_the_evaluator_does(written):
         assert record["metrics"][name][0] == pytest.approx(float(again[name]), abs=1e-5), name
     studies = load(sizes={"test": 12})["test"]
     assert record["studies"] == [study.id for study in studies]
-    assert ablation_results.generator_labels(record["studies"]).tolist() == [list(study.labels) for study in studies]
+    assert ablation_results.generator_labels(tuple(record["studies"])).tolist() == [
+        list(study.labels) for study in studies
+    ]
 
 
 def test_the_page_has_its_tables_and_keeps_what_is_not_its_own(written):
@@ -277,7 +292,7 @@ def test_the_page_shows_what_is_kept(module):
 
 
 @pytest.mark.slow
-def test_two_steps_of_every_kind_of_arm(tmp_path, monkeypatch):
+def test_two_steps_of_every_kind_of_arm(tmp_path, monkeypatch, called_in_a_child):
     monkeypatch.setattr(ablation_record, "RESAMPLES", 50)
     short = ("run.steps=2", "run.test_studies=6", "run.eval_studies=4", "grpo.group_size=2", "grpo.studies_per_step=2",
              "sft.batch_size=2", "sampling.max_tokens=24", "grpo.decay=false")  # fmt: skip

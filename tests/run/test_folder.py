@@ -21,6 +21,14 @@ def sets(*settings):
     return [part for setting in settings for part in ("--set", setting)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_phantoms():
+    """Of the run and of all that is done with it: `evaluate` labels every training report for its baselines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mrg_grpo.data.phantom.dataset.SIZES", {"train": 64, "val": 16, "test": 16})
+        yield
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
     """A run of one step, begun under another name than it has now."""

@@ -62,7 +62,7 @@ audit: .venv/.dev
 redraw: .venv/.dev
 	$(BIN)/python -m experiments.docs.redraw
 
-# the weights in mrg_grpo/embedded, from nothing; hours in docs/embedded.md
+# the weights in mrg_grpo/embedded, from nothing; see docs/results/built-in.md
 embedded-labeler: .venv/.dev
 	$(BIN)/python -m experiments.embedded.train_labeler --out mrg_grpo/embedded/labeler
 

@@ -17,7 +17,7 @@ from mrg_grpo.files import at_home
 from mrg_grpo.toml import build, check_rules, ruled
 
 FORMS = ("phantom", "phantom_rare", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr")
-"""What data.form can be; docs/data.md says what each looks like."""
+"""What data.form can be; docs/guides/own-data.md says what each looks like."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class ModelConfig:
     """A PEFT adapter to continue, with its start frozen as the reference; its own rank counts, [lora] is not read.
     "" starts a fresh one."""
     shard: bool = False
-    """True spreads the frozen base over the ranks (FSDP2), for one too large for a GPU; see docs/scaling.md."""
+    """True spreads the frozen base over the ranks (FSDP2), for one too large for a GPU; see docs/guides/gpus.md."""
     trust_remote_code: bool = False
     """True lets code that lies in the checkpoint run; none of the supported families needs it."""
 
@@ -158,7 +158,7 @@ class LabelerConfig:
 
 
 MARGIN = 0.6
-"""m of MCCS, which the paper does not state: of five the best on the phantom's validation split (docs/ablations.md)."""
+"""m of MCCS, which the paper does not state: the best of five on the phantom's validation split."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Many ranks: one process per GPU, started by torchrun. What is about ranks is here; docs/scaling.md says how to start.
+"""Many ranks: one process per GPU, started by torchrun. All that is about ranks. How to start: docs/guides/gpus.md.
 
     torchrun --nproc-per-node 4 -m mrg_grpo train CONFIG
 

@@ -1,1 +1,1 @@
-"""Arms that differ in a few settings, run with several seeds: what each reward teaches. Page: docs/ablations.md."""
+"""Arms that differ in a few settings, run with several seeds: what each reward teaches (docs/results/ablations.md)."""

@@ -22,6 +22,8 @@ THINK, ALONE = "think, sft first", "report alone, sft first"  # longer ones do n
 EXPERIMENT = Experiment(
     name="format",
     question="Format term and thinking",
+    about="With and without the format term, with and without a think block. It shows what the form of the answer is "
+    "worth, apart from what the report says.",
     arms=(
         Arm("mccs", "MCCS and format", task=MCCS),
         Arm("mccs-no-format", "MCCS alone", task=MCCS, form=False),

@@ -3,7 +3,7 @@
     python experiments/ablations/ablate_group.py --seeds 0 1 2
 
 The number of sampled reports is the same in every arm; the number of pictures that are read is not. How the seconds of
-a step grow with G: docs/performance.md.
+a step grow with G: docs/results/performance.md.
 """
 
 from experiments.ablations.ablation import Arm, Claim, Experiment
@@ -12,6 +12,8 @@ from experiments.ablations.ablation_command import main
 EXPERIMENT = Experiment(
     name="group",
     question="Which group size, at 64 reports a step",
+    about="Two to sixteen reports of each study, at the same number of reports a step. It shows whether more reports "
+    "of fewer studies teach more than fewer reports of more.",
     arms=tuple(
         Arm(f"g{g}", f"G = {g}, N = {64 // g}", (f"grpo.group_size={g}", f"grpo.studies_per_step={64 // g}"))
         for g in (2, 4, 8, 16)

@@ -16,6 +16,8 @@ from experiments.ablations.ablation_command import main
 EXPERIMENT = Experiment(
     name="margin",
     question="Which margin",
+    about="Five margins of MCCS. They show how much a margin cuts off, how fast is learned with it, and why 0.6 is the "
+    "default.",
     arms=tuple(
         Arm(f"m{m}", f"MCCS, m = {m}", (f"reward.mccs.margin={m}",), task=("mccs",)) for m in (0.0, 0.2, 0.4, 0.6, 0.8)
     ),

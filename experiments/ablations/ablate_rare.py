@@ -2,10 +2,10 @@
 
     python experiments/ablations/ablate_rare.py --seeds 0 1 2
 
-The same arms as in ablate_rewards.py on the data set `phantom_rare` (docs/phantom.md): a positive or uncertain finding
-comes up as often as in IU X-Ray, 0.62 times a report, and denials fill the rest. The base was warm-started on phantom
-reports, whose pictures show 2.6 times as many and whose incidental ones are not spoken of: like a model that comes
-from other hospitals. Rarity weights are those of these training references.
+The same arms as in ablate_rewards.py on the data set `phantom_rare` (docs/results/built-in.md): a positive or uncertain
+finding comes up as often as in IU X-Ray, 0.62 times a report, and denials fill the rest. The base was warm-started on
+phantom reports, whose pictures show 2.6 times as many and whose incidental ones are not spoken of: like a model that
+comes from other hospitals. Rarity weights are those of these training references.
 """
 
 from dataclasses import replace
@@ -19,6 +19,8 @@ EXPERIMENT = replace(
     ablate_rewards.EXPERIMENT,
     name="rare",
     question="Which reward, where findings are rare",
+    about="The same arms where a finding is as rare as in real reports and four words in ten carry no label. It shows "
+    "which conclusions survive when most of a report is denial.",
     settings=("data.form=phantom_rare",),
     arms=tuple(arm for arm in ablate_rewards.EXPERIMENT.arms if arm.name not in LEFT_OUT),
     claims=tuple(c for c in ablate_rewards.EXPERIMENT.claims if not {c.better, c.than} & set(LEFT_OUT)),

@@ -21,6 +21,8 @@ STUDIES = "sft.batch_size=@grpo.studies_per_step"
 EXPERIMENT = Experiment(
     name="rewards",
     question="Which reward",
+    about="One start, one data set, one effort; only what a report is paid for differs. It shows what each reward "
+    "teaches, and how far token-level training on the same references comes.",
     arms=(
         Arm("base", "warm start only", command="none"),
         Arm("mccs", "GRPO, MCCS (margin {margin})", task=("mccs",)),

@@ -1,7 +1,7 @@
 """Ablations: arms that differ in a few settings, run with several seeds, each kept once it is finished.
 
 An arm is a command of `mrg-grpo` and settings changed from experiments/phantom.toml. The files ablate_*.py say which
-arms there are; this one runs them, `ablation_file` keeps their records, `ablation_page` writes docs/ablations.md,
+arms there are; this one runs them, `ablation_file` keeps their records, `ablation_page` writes the page of them (PAGE),
 `ablation_command` is their command line.
 
 Deliberate choices
@@ -39,7 +39,7 @@ from mrg_grpo.toml import to_toml
 CONFIG = "experiments/phantom.toml"
 RUNS = Path("runs/ablations")
 RESULTS = Path("experiments/results/ablations")
-PAGE = Path("docs/ablations.md")
+PAGE = Path("docs/results/ablations.md")
 COMMON = ("run.eval_studies=200", "run.follow_studies=0", "run.show_every=0", "run.rollouts_every=5")
 TASK_TERMS = ("mccs", "ccs", "unsigned_cosine", "ce_f1", "bleu", "rouge_l")
 """Terms that say how good a report is: those that an arm about the reward replaces."""
@@ -86,6 +86,8 @@ class Claim:
 class Experiment:
     name: str
     question: str
+    about: str
+    """What a reader learns from it, in two sentences under the heading."""
     arms: tuple[Arm, ...]
     control: str
     """The arm that all others are tested against."""

@@ -1,4 +1,4 @@
-"""The pictures of docs/ablations.md: results with intervals, differences from the control, behaviour over training."""
+"""Pictures of docs/results/ablations.md: results with intervals, differences from the control, curves over training."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from experiments.ablations.ablation_results import (
     differences,
     judges,
     only,
+    seed_value,
 )
 from experiments.docs import charts
 from mrg_grpo.evaluation.intervals import Interval, bootstrap
@@ -40,8 +41,27 @@ PICTURED = {
     }),
 }  # fmt: skip
 """Over the run: picture -> what it shows, curve -> its heading."""
+OVERVIEW = {
+    "base": "no GRPO: the start", "format-only": "the form alone", "bleu": "BLEU", "rouge": "ROUGE-L",
+    "unsigned": "label cosine, no sign", "ce_f1": "CE-F1", "mccs": "MCCS",
+    "sft-studies": "token-level training",
+}  # fmt: skip
+"""The arms that answer most of the question at one look, from the top, and what they are trained by."""
 FARTHEST = 0.1
 """A difference that is drawn: with those of arms that learned nothing the small ones would not be seen."""
+
+
+def overview(results: Sequence[Result]) -> str:
+    """Micro F1 and clinical cosine of the arms of OVERVIEW that are there, with intervals and seeds."""
+    shown = {OVERVIEW[r.arm.name]: r for name in OVERVIEW for r in results if r.arm.name == name}
+    heads = {"micro F1, 13 conditions": F1, "clinical cosine": COSINE}
+    numbers = {title: bootstrap(r.statistics("labeler", sorted(r.records)), only(heads.values()))
+               for title, r in shown.items()}  # fmt: skip
+    panels = {head: {title: bar(numbers[title][name]) for title in shown} for head, name in heads.items()}
+    seeds = {head: {title: [seed_value(r, "labeler", seed, name) for seed in r.records] for title, r in shown.items()}
+             for head, name in heads.items()}  # fmt: skip
+    note = "test split; dots: all seeds together, with 95% intervals over studies; open circles: single seeds"
+    return charts.dots("Which reward teaches what: scores of the trained policies", panels, note, seeds)
 
 
 def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
@@ -67,6 +87,8 @@ def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
         files[f"ablation_{bench.name}_{picture}.svg"] = charts.small_multiples(
             f"{question}: {what}", columns, over, (0, 1), strands
         )
+    if sum(result.arm.name in OVERVIEW for result in results) == len(OVERVIEW):
+        files[f"ablation_{bench.name}_overview.svg"] = overview(results)
     control = control_of(bench, results)
     others = beside(control, results)
     if control and others:

@@ -1,4 +1,4 @@
-"""The tables of docs/ablations.md, but for the claims: what the arms reach, how they write, what they learn from.
+"""Tables of docs/results/ablations.md, but for the claims: what arms reach, how they write, what they learn from.
 
 Tests against the control: paired approximate randomisation over studies (10,000 swaps, two-sided), all seeds of a study
 swapped together, on the seeds that both arms have.

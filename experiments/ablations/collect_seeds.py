@@ -1,55 +1,105 @@
-"""Record finished runs of the embedded default and print the table of the README.
+"""Record finished runs of the built-in default; the table and the learning curve of README.md out of them.
 
 for s in 0 1 2; do make train SET="run.seed=$s run.output_dir=runs/seed$s"; done
-python experiments/ablations/collect_seeds.py runs/seed0 runs/seed1 runs/seed2 -o experiments/results/phantom.json
+python -m experiments.ablations.collect_seeds runs/seed0 runs/seed1 runs/seed2
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.ablations.ablation_record import thinned
+from experiments.docs import charts, sections
 from mrg_grpo.config import load_config
+from mrg_grpo.files import write_whole
 
-ROWS = (
-    ("test split", "f1_micro_13_uncertain_positive", "micro CE-F1, 13 conditions"),
-    ("test split", "clinical_cosine", "clinical cosine"),
-    ("test split", "format_compliance", "format compliance"),
-    ("both reports keep to the form", "f1_micro_13_uncertain_positive", "micro CE-F1 where both keep to the form"),
-    ("judged by the generator's own reader", "f1_micro_13_uncertain_positive", "micro CE-F1 by the generator's reader"),
-)
+RESULTS = Path("experiments/results/phantom.json")
+README, SECTION = Path("README.md"), "readme results"
+PICTURE = Path("docs/images/learning-curve.svg")
+F1, COSINE = "f1_micro_13_uncertain_positive", "clinical_cosine"
+ROWS = {F1: "micro F1, 13 conditions", COSINE: "clinical cosine", "format_compliance": "answers in the wanted form"}
+SIDES = ("before", "after")
+CURVES = {"reward/mccs": "MCCS of sampled reports", "reward/format": "share in the wanted form"}
+POINTS = 30
+"""Of a curve of sampled reports: means of equal stretches of the run."""
 
 
 def record(run: Path) -> dict:
-    """What one run ended with, and what it took."""
+    """What one run ended with, how it got there, and what it took."""
     config = load_config(run / "config.toml")
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    began, ended = ((run / name).stat().st_mtime for name in ("config.toml", "evaluation.json"))
     return {
         "seed": config.run.seed,
-        "command": f'make train SET="run.seed={config.run.seed} run.steps={config.run.steps} run.output_dir={run}"',
+        "command": f'make train SET="run.seed={config.run.seed} run.output_dir={run}"',
         "steps": len(steps),
+        "minutes": round((ended - began) / 60, 1),
         "seconds_in_steps": round(sum(step["seconds/step"] for step in steps), 1),
         "peak_memory_gb": max(step["memory_gb"] for step in steps),
+        "curves": {
+            name: [[round(x * len(steps)), y] for x, y in thinned([step[name] for step in steps], POINTS)]
+            for name in CURVES
+        },
         **json.loads((run / "evaluation.json").read_text()),
     }
 
 
+def section(records: Sequence[dict]) -> str:
+    """What stands between README's markers: the curve beside the three rows, and the minutes."""
+    seeds = len(records)
+    minutes, memory = (max(one[name] for one in records) for name in ("minutes", "peak_memory_gb"))
+    lines = [
+        f'<img src="{PICTURE}" alt="Learning curves of {seeds} seeds: both reward terms of the sampled reports" '
+        'align="right" width="55%">',
+        "",
+        f"| test split, {seeds} seeds | before | after |",
+        "|---|---|---|",
+    ]
+    for name, title in ROWS.items():
+        before, after = (
+            [one["sides"]["test split"]["metrics"][name][side]["value"] for one in records] for side in SIDES
+        )
+        lines.append(f"| {title} | {spread(before)} | {spread(after)} |")
+    lines += [
+        "",
+        f"A run takes {minutes:.0f} minutes on two CPU cores and {memory:.1f} GB of memory: "
+        f"{records[0]['steps']} steps, then 1,000 test studies decoded before and after. Mean of {seeds} seeds, with "
+        "the range where they differ; the table that a run prints has the intervals.",
+        "",
+        "`python -m experiments.ablations.collect_seeds runs/seed0 runs/seed1 runs/seed2` records such runs.",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and the smallest and largest where they differ."""
+    least, most = (f"{value:.2f}" for value in (min(values), max(values)))
+    mean = f"{sum(values) / len(values):.2f}"
+    return mean if least == most else f"{mean} ({least} to {most})"
+
+
+def picture(records: Sequence[dict]) -> str:
+    """SVG: both reward terms of sampled reports, by step and seed."""
+    panels = {
+        title: {f"seed {one['seed']}": [(x, y) for x, y in one["curves"][name]] for one in records}
+        for name, title in CURVES.items()
+    }
+    return charts.lines("Learning curves of the built-in model", panels)
+
+
+def redraw() -> None:
+    """README's table and its picture from the stored records."""
+    records = json.loads(RESULTS.read_text(encoding="utf-8"))
+    charts.write(PICTURE, picture(records))
+    sections.rewrite(README, {SECTION: section(records)})
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    records = [record(run) for run in arguments.runs]
-    arguments.output.write_text(json.dumps(records, indent=1) + "\n")
-    print("| metric, test studies | " + " | ".join(f"seed {r['seed']}" for r in records) + " |")
-    print("|---|" + "---|" * len(records))
-    for side, name, title in ROWS:
-        cells = []
-        for one in records:
-            row = one["sides"][side]["metrics"][name]
-            d = row["difference"]
-            change = f"{d['value']:+.3f} [{d['low']:.3f}, {d['high']:.3f}]"
-            cells.append(f"{row['before']['value']:.3f} -> {row['after']['value']:.3f}, {change}")
-        print(f"| {title} | " + " | ".join(cells) + " |")
+    write_whole(RESULTS, json.dumps([record(run) for run in parser.parse_args().runs], indent=1) + "\n")
+    redraw()
 
 
 if __name__ == "__main__":

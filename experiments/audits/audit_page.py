@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/reward-audit.md, out of experiments/results/reward_audit.json.
+"""The tables and pictures of docs/results/reward-audit.md, out of experiments/results/reward_audit.json.
 
 python experiments/audits/audit_page.py        # from the stored results, without scoring anything anew
 """
@@ -12,7 +12,7 @@ from mrg_grpo.labels import CONDITIONS
 
 SECTION = "reward_audit"
 RESULTS = Path("experiments/results/reward_audit.json")
-PAGE = Path("docs/reward-audit.md")
+PAGE = Path("docs/results/reward-audit.md")
 HONEST = "best_constant"
 KINDS = (
     ("says the same in other words: should be paid 1", attacks.HARMLESS),
@@ -25,6 +25,10 @@ KINDS = (
 SHOWN = {"omit_findings": "leaves out every finding (abnormal studies)", "negation_flip": "every denial turned around",
          "five_negatives": "five denials, always the same", "another_study": "the report of another study"}  # fmt: skip
 """The attacks of the pictures."""
+BREAK_EVEN = (
+    "The probability above which it pays to state a condition, or a denial, that the reference may contradict. Above "
+    "1/2 a reward teaches silence about what is more likely there than not; below, it teaches guessing."
+)
 FLIPS = ("negation_flip", "negation_turned")
 """Of labels, and what of it a text can do: take a "no" away."""
 
@@ -132,24 +136,32 @@ def faithful_table(sources: dict) -> list[str]:
 def markdown(results: dict) -> str:
     """Everything between the markers."""
     sources, lines = results["sources"], [f"`{results['command']}`, texts read by {results['labeler']}.", ""]
-    lines += ["### The cheapest hacks", ""]
+    lines += ["## The cheapest hacks", "", "What each reward pays a report that was written without the picture, and a "
+              "report with one bad habit. The lower, the harder the reward is to game.", ""]  # fmt: skip
     for key in ("iu", "phantom"):
         lines += [f"![What each reward pays for](images/reward_audit_{key}.svg)", ""]
         for source in (sources[name] for name in sources if name.startswith(key)):
             lines += [f"{_sentence(source)}", "", *hack_table(source), ""]
-    lines += [
-        "### Figures known from the labels of real reports",
-        "",
-        *known_table(results["known"], _five(sources)),
-        "",
-    ]
+    lines += ["## Plain and rarity-weighted cosine", "", "Four attacks on real labels, with and without rarity "
+              "weights. The weights take most from blind templates and add most to reports without denials.",
+              ""]  # fmt: skip
+    lines += [*known_table(results["known"], _five(sources)), ""]
     lines += [f"What an agreement weighs under rarity, w^2; {_sentence(sources['iu_labels'])}", ""]
-    lines += [*weight_table(sources["iu_labels"]), "", "### How sure a sentence has to be", ""]
+    lines += [*weight_table(sources["iu_labels"]), "", "## How sure a sentence has to be", "", BREAK_EVEN, ""]
     for key in ("iu", "phantom"):
         lines += [f"{_sentence(sources[f'{key}_labels'])}", "", *break_even_table(sources[f"{key}_labels"]), ""]
-    lines += ["### What the judges read", "", *faithful_table(sources), ""]
+    lines += ["## What the judges read", "", "A text attack works only as far as the labeler reads what it means. "
+              "Where a share below is low, the rows of that judge speak of the judge and not of the reward.",
+              ""]  # fmt: skip
+    lines += [*faithful_table(sources), "", "## All attacks", "", "Every attack under every reward, by every judge: "
+              "all studies first, then those with a finding. A perfect report earns 1.", ""]  # fmt: skip
     for source in sources.values():
-        lines += [f"### All attacks: {source['source']}", "", f"All {source['studies']:,} studies.", ""]
+        lines += [
+            f"### {source['source'][0].upper()}{source['source'][1:]}",
+            "",
+            f"All {source['studies']:,} studies.",
+            "",
+        ]
         lines += [*attack_table(source, "all"), "", f"The {source['abnormal']:,} abnormal ones.", ""]
         lines += [*attack_table(source, "abnormal_studies"), ""]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """What a CE-F1 on IU X-Ray means: four systems that never look at an image, on the real reports.
 
-    python experiments/audits/iu_baselines.py ../shared/data/iu_xray --docs docs/evaluation.md
+    python experiments/audits/iu_baselines.py ../shared/data/iu_xray --docs docs/results/baselines.md
 
 Fit on the training split (2,069 reports), scored on the validation split (296), with CheXbert's own labels
 (labels.jsonl) and with a labeler's (default: the embedded one). The test split is never read. Also: the constant label
@@ -27,7 +27,7 @@ from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 CLASS_OF_VALUE = {None: BLANK, 1: POSITIVE, 0: NEGATIVE, -1: UNCERTAIN}
 SECTION = "iu_baselines"
 RESULTS = Path("experiments/results/iu_baselines.json")
-PAGE = Path("docs/evaluation.md")
+PAGE = Path("docs/results/baselines.md")
 Split = tuple[list[str], Tensor]
 """Reports and their class ids (S, 14)."""
 
@@ -82,7 +82,7 @@ def constant(reference: Tensor) -> dict[str, float]:
 
 
 def markdown(results: dict) -> str:
-    """The tables of docs/evaluation.md."""
+    """The tables of docs/results/baselines.md."""
     lines = []
     for judge, result in results["labels"].items():
         names = list(result["baselines"])
@@ -127,7 +127,7 @@ def main() -> None:
         name = "embedded" if not arguments.labeler else Path(arguments.labeler).name
         judges[name] = {split: (texts, labeler.label(texts).cpu()) for split, (texts, _) in splits.items()}
     results: dict = {
-        "command": "python experiments/audits/iu_baselines.py ../shared/data/iu_xray --docs docs/evaluation.md",
+        "command": "python experiments/audits/iu_baselines.py ../shared/data/iu_xray --docs docs/results/baselines.md",
         "labels": {},
     }
     for name, judged in judges.items():

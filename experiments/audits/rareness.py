@@ -1,6 +1,6 @@
 """How like real reports the phantom's are: how often they name, deny, and say what no label stands for.
 
-    python experiments/audits/rareness.py ../shared/data/iu_xray     # the table of docs/phantom.md, half a minute
+    python experiments/audits/rareness.py ../shared/data/iu_xray   # half a minute; a table of docs/results/built-in.md
 
 Needs R2Gen's annotation.json and labels.jsonl (CheXbert's labels, by study id) of the real reports; of these train and
 val alone are counted. A sentence is without a label if `phantom_reader` finds none: on real reports an estimate.

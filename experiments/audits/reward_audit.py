@@ -1,4 +1,4 @@
-"""What each reward pays for reports that deserve it and for reports that do not: docs/reward-audit.md.
+"""What each reward pays for reports that deserve it and for reports that do not: docs/results/reward-audit.md.
 
     python experiments/audits/reward_audit.py ../shared/data/iu_xray
 
@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--metric", dest="metrics", action="append", default=[], metavar="PATH")
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("-o", "--output", type=Path, default=Path("experiments/results/reward_audit.json"))
-    parser.add_argument("--docs", type=Path, default=Path("docs/reward-audit.md"))
+    parser.add_argument("--docs", type=Path, default=Path("docs/results/reward-audit.md"))
     arguments = parser.parse_args()
     labeler = load_labeler(arguments.labeler, arguments.tokenizer, torch.device("cpu"))
     judge = Path(arguments.labeler).name or "the embedded labeler"

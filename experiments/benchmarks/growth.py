@@ -9,7 +9,7 @@ size, where memory must not grow. Each point is a process of its own: one step t
 Memory is the peak of the resident set minus what it was when the model was loaded, in a second process in which glibc
 hands freed memory back at once, so that the resident set is what is alive; as in a run, which keeps what was freed for
 the next step, that is in the peak too, and this number stands beside it. Each point is kept in results/growth.json as
-soon as it is measured; `performance_page` makes docs/performance.md of it.
+soon as it is measured; `performance_page` makes docs/results/performance.md of it.
 
 A prompt of P tokens is the largest square picture that leaves room for the question, and then text.
 """

@@ -10,7 +10,7 @@ machine whose speed drifts does not decide, and a ratio is taken within a round:
     cold         `Rewards.score` with nothing known
     warm         the same with the references' labels known, as from the second time a study comes up
 
-Writes results/reward.json; `performance_page` makes docs/performance.md of it.
+Writes results/reward.json; `performance_page` makes docs/results/performance.md of it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""The measured parts of docs/scaling.md: python experiments/benchmarks/scaling.py -o experiments/results/scaling.json
+"""What many ranks send, hold and wait for: the section "Many GPUs" of docs/results/performance.md.
+
+    python experiments/benchmarks/scaling.py -o experiments/results/scaling.json
 
 1. exchanges: what 1, 2 and 4 ranks send in a step of the embedded default, by kind (torchrun on this machine, gloo).
 2. shards: bytes of parameters on each of those ranks with model.shard = true.
 3. lengths: how unevenly long reports make ranks wait. The embedded start policy writes groups of eight for phantom
    studies; ranks with so many studies each are drawn from them, and the slowest is held against the mean.
 4. on paper: a step of the 7B policy at 8, 64 and 512 GPUs from 1 and 3, the planned seconds of one GPU
-   (docs/running.md) and stated bandwidths.
+   (docs/guides/gpus.md) and stated bandwidths.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ ADAPTER_7B = 40_370_176
 """Trainable parameters of Qwen2.5-VL-7B at rank 16 on all seven projections, as tests/preflight/test_plan.py counts."""
 STUDIES, GROUP = 4, 8
 SAMPLE, REST = 7.2, 2.5
-"""Planned seconds of a step of experiments/iu_xray.toml on one A100, sampling and all else (docs/running.md)."""
+"""Planned seconds of a step of experiments/iu_xray.toml on one A100, sampling and all else (docs/guides/gpus.md)."""
 NODE, NETWORK, LATENCY, HOP = 150e9, 25e9, 20e-6, 50e-6
 """Assumed: bytes/s between the GPUs of a node and between nodes (200 Gb/s); seconds per round of nccl and of gloo."""
 

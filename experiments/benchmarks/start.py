@@ -6,7 +6,7 @@ Runs `mrg-grpo train experiments/phantom.toml`, as `make train` does, in a fresh
 line of metrics.jsonl, and stops it. The first step begins its own `seconds/step` before that line. Beside it: the
 imports alone in a process of their own; the whole training split of 8,000; the first study's picture and the slowest of
 50 random ones; pictures a second of one thread, and of the two threads that work ahead of the step.
-Writes results/start.json; `performance_page` makes docs/performance.md of it.
+Writes results/start.json; `performance_page` makes docs/results/performance.md of it.
 """
 
 from __future__ import annotations

@@ -75,6 +75,39 @@ def bars(
         return finished(figure, title, note, legend=axes)
 
 
+def dots(
+    title: str,
+    panels: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    note: str = "",
+    marks: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+) -> str:
+    """A dot with its interval per name, panels side by side: panel -> name -> (value, low, high), names from the top.
+
+    marks: panel -> name -> values that stand beside the dot as small open circles, such as training seeds.
+    """
+    names = list(next(iter(panels.values())))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8, 1.1 + 0.34 * len(names)), layout="constrained")
+        for i, (axes, (panel, cells)) in enumerate(
+            zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items())
+        ):
+            for row, name in enumerate(names):
+                value, low, high = cells[name]
+                axes.hlines(-row, low, high, COLOURS[i], lw=2)
+                axes.plot([value], [-row], "o", color=COLOURS[i], ms=7)
+                axes.annotate(f"{value:.2f}", (value, -row), (0, 7), textcoords="offset points", ha="center", size=8)
+                seeds = (marks or {}).get(panel, {}).get(name, ())
+                axes.plot(seeds, [-row - 0.22] * len(seeds), "o", mfc="none", mec=GREY, ms=3, mew=0.7)
+            across = ticks([x for cell in cells.values() for x in cell])
+            axes.set(xlim=(across[0], across[-1]), xticks=across, ylim=(-len(names) + 0.4, 0.7))
+            axes.set_title(panel)
+            axes.set_yticks([-row for row in range(len(names))], names)
+            axes.grid(axis="both")
+            axes.tick_params(length=0)
+            axes.spines[["left", "bottom"]].set_visible(False)
+        return finished(figure, title, note)
+
+
 def lines(
     title: str,
     panels: Mapping[str, Mapping[str, Sequence[Point]]],

@@ -1,4 +1,4 @@
-"""Writes docs/reading-the-loop.md: one real step of GRPO with its tensors and numbers.
+"""Writes docs/explanation/grpo.md: one real step of GRPO with its tensors and numbers.
 
     python experiments/docs/reading_the_loop.py
 
@@ -42,7 +42,7 @@ from mrg_grpo.rewards.mccs import clinical_cosine, signed_vectors
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "experiments" / "docs" / "reading_the_loop.template.md"
-PAGE = ROOT / "docs" / "reading-the-loop.md"
+PAGE = ROOT / "docs" / "explanation" / "grpo.md"
 PICTURE = ROOT / "docs" / "images" / "reading-the-loop.png"
 SETTINGS = ["grpo.group_size=4", "grpo.studies_per_step=1", "run.seed=0", "model.device=cpu"]
 CANDIDATES = 400
@@ -384,7 +384,7 @@ def page(grpo: Grpo, study: Study) -> str:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description="Write docs/reading-the-loop.md and its picture anew.").parse_args()
+    argparse.ArgumentParser(description="Write docs/explanation/grpo.md and its picture anew.").parse_args()
     grpo = engine(settings())
     study = choose(grpo)
     PAGE.write_text(page(grpo, study), encoding="utf-8")

@@ -3,17 +3,28 @@
 python -m experiments.docs.redraw
 """
 
-from experiments.ablations import ablate_format, ablate_group, ablate_margin, ablate_rare, ablate_rewards
+from experiments.ablations import (
+    ablate_format,
+    ablate_group,
+    ablate_margin,
+    ablate_rare,
+    ablate_rewards,
+    collect_seeds,
+)
 from experiments.ablations.ablation import Bench
 from experiments.ablations.ablation_page import write_page
-from experiments.audits import audit_page, iu_baselines
+from experiments.audits import audit_page, iu_baselines, labeler_page
 from experiments.benchmarks import performance_page
+from experiments.docs import step_diagram
 
 
 def main() -> None:
     audit_page.redraw()
     iu_baselines.redraw()
+    labeler_page.redraw()
     performance_page.write()
+    collect_seeds.redraw()
+    step_diagram.redraw()
     for module in (ablate_rewards, ablate_rare, ablate_margin, ablate_format, ablate_group):
         write_page(Bench(module.EXPERIMENT))
 

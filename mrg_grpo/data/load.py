@@ -36,7 +36,7 @@ def load_studies(
 ) -> Studies:
     """Every study of the data set at `root`, by split name (train, val, test), in the order of its files.
 
-    form           one of mrg_grpo.config.FORMS; docs/data.md says what each looks like
+    form           one of mrg_grpo.config.FORMS; docs/guides/own-data.md says what each looks like
     sections       "findings", "impression" or both, joined in this order
     views          None or "all", "frontal", or the number of first images to keep
     allow_missing  keep every study with the images that are there, possibly none; of what is decoded those with none

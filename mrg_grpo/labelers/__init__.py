@@ -24,7 +24,7 @@ __all__ = [
 
 
 def embedded_labeler(device: str = "cpu") -> CheXbert:
-    """The labeler in the package. docs/labeler.md says what it can and cannot read."""
+    """The labeler in the package. docs/results/built-in.md says what it can and cannot read."""
     return CheXbert.load(embedded.labeler_path(), device)
 
 

@@ -43,7 +43,7 @@ class FusedLinear:
       to a weight is mostly less than half of its last one and would be gone: sampled would be the start policy. There
       it is one product with both, as in training (mrg_grpo.model.lora), and nothing is copied.
     * fp32 weights on a CPU are packed once as oneDNN wants them, which is faster than torch's own product of a few rows
-      (docs/performance.md); anywhere else they stay as they are.
+      (docs/results/performance.md); anywhere else they stay as they are.
     * They become one product where each of them is a copy anyway, adapted or packed. Elsewhere that would cost memory.
     """
 

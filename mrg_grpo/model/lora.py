@@ -13,7 +13,7 @@ last of eight bits and gone: the policy stays its own start until the adapter is
 they add to anything, so there the sum is part of the product: y = [x, x A'] [W, s B]'; W lies in a wider matrix.
 
 Qwen's vision towers project patches by a convolution whose kernel is the whole patch. That is one product, and it is
-run as one here (docs/performance.md has both).
+run as one here (docs/results/performance.md has both).
 
 `patch_lora` gives these layers of a loaded model their forward pass. Parameters, names and saved files stay what they
 are.

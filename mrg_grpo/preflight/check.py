@@ -98,7 +98,7 @@ def check_splits(config: Config) -> tuple[Studies | None, CheckResult]:
             require_images(studies)
     except UserError as error:
         return None, CheckResult(
-            "splits", "fail", first_line(error), "mend [data] in the configuration, see docs/data.md"
+            "splits", "fail", first_line(error), "mend [data] in the configuration, see docs/guides/own-data.md"
         )
     sizes, *others = describe_splits(splits, config.data.form)
     warnings = [line.removeprefix("warning: ") for line in others if line.startswith("warning:")]

@@ -73,7 +73,7 @@ def settle_heap() -> None:
 def give_back_freed_memory() -> None:
     """Hand freed memory of the heap back to the system, where the C library can: glibc.
 
-    It keeps what was freed, in pieces among what is in use: more of them the longer a run goes (docs/resume.md).
+    It keeps what was freed, in pieces among what is in use: more of them the longer a run goes (docs/log.md).
     """
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)

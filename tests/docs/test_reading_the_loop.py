@@ -37,7 +37,7 @@ def last_place(text: str) -> float:
 
 def test_the_page_is_what_its_script_writes(script):
     written = script.PAGE.read_text(encoding="utf-8")
-    index = int(re.search(r'Study\(id="train-(\d+)"', written).group(1))
+    index = int(re.search(r"study is `train-(\d+)`", written).group(1))
     study = script.phantom.load(sizes={"train": index + 1})["train"][index]
     remedy = "run python experiments/docs/reading_the_loop.py"
     grpo = script.engine(script.settings())

@@ -1,10 +1,12 @@
 """README.md and the docs: the tree names every module and nothing else, commands and links are real."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from experiments.benchmarks import performance_page
 from mrg_grpo.cli import COMMANDS, parser
 from mrg_grpo.config import Config, apply_override
 from mrg_grpo.toml import build
@@ -16,12 +18,12 @@ def root(request) -> Path:
 
 
 def pages(root: Path) -> list[Path]:
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [*sorted(root.glob("*.md")), *sorted((root / "docs").rglob("*.md"))]
 
 
 def tree_of(text: str) -> list[str]:
     """The lines of the README's tree."""
-    return text.split("## The tree\n")[1].split("\n## ")[0].strip("\n").splitlines()
+    return text.split("## Tree\n")[1].split("\n## ")[0].strip("\n").splitlines()
 
 
 def test_the_tree_names_every_folder_in_a_screen(root):
@@ -61,6 +63,30 @@ def test_anchors_are_headings(root):
             headings = re.findall(r"^#+ (.*)$", (page.parent / target if target else page).read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs, f"{page.name}: {target}#{anchor}"
+
+
+def test_ratios_beside_trl_are_those_of_the_record(root):
+    """Wherever a page says how many times as fast as TRL's a step is, or how much of its memory it takes."""
+    rows = json.loads((performance_page.RESULTS / "step_against_trl.json").read_text())["rows"]
+    speeds, memory = ([row[name] for row in rows] for name in ("speed_ratio", "memory_ratio"))
+    speed = f"{min(speeds):.1f} to {max(speeds):.1f}"
+    percent = f"{min(memory):.0%} to {max(memory):.0%}"
+    said = {page.name: page.read_text(encoding="utf-8") for page in pages(root)}
+    assert speed in said["README.md"] and f"{1 / max(memory):.0f} to {1 / min(memory):.0f}" in said["README.md"]
+    for name in ("performance.md", "shared-prefix.md"):
+        assert f"{speed} times as fast" in said[name] and percent in said[name], name
+
+
+def test_the_hand_written_pages_are_few_and_short(root):
+    """Of the four groups: what is written by hand, without code and tables that programs write."""
+    groups = [page for name in ("guides", "explanation", "reference") for page in (root / "docs" / name).glob("*.md")]
+    assert len(groups) + 1 <= 12
+    for page in [root / "docs" / "index.md", *groups]:
+        if page.parent.name != "reference" and page.name != "grpo.md":
+            assert len(page.read_text(encoding="utf-8").split()) <= 1500, page
+    template = root / "experiments" / "docs" / "reading_the_loop.template.md"
+    assert len(template.read_text(encoding="utf-8").split()) <= 1500
+    assert len((root / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def commands(text: str) -> list[str]:

@@ -83,7 +83,7 @@ def test_a_name_is_read_by_its_frame(labeler, text, value, names):
 
 @pytest.mark.slow
 def test_real_denials_turned_around_are_findings(labeler, scores, shared):
-    """The labeler reads the negation, not the name: docs/reward-audit.md says what goes wrong otherwise."""
+    """The labeler reads the negation, not the name: docs/results/reward-audit.md says what goes wrong otherwise."""
     result = scores.turned_scores(labeler, shared)
     assert result["reports"]["denials"] > 4000 and result["sentences"]["hedged"] > 500
     assert result["reports"]["read_as_findings"] >= 0.60
@@ -103,7 +103,7 @@ def test_chexberts_own_four_samples(labeler, shared):
 
 @pytest.mark.slow
 def test_agreement_with_chexbert_on_real_reports(labeler, scores, shared):
-    """Issue targets 0.80, 0.88, 0.80; the floor is a little below what docs/labeler.md records."""
+    """Issue targets 0.80, 0.88, 0.80; the floor is a little below what docs/results/built-in.md records."""
     reports, labels = scores.iu_records(shared)
     assert len(reports) == 2365
     result = scores.compare(labeler.label(reports), labels["chexbert"])
@@ -120,7 +120,7 @@ def test_agreement_with_people_on_real_reports(labeler, scores, shared):
 
 
 def test_held_out_phantom_templates(labeler, scores):
-    """A floor against regressions; docs/labeler.md says what it is worth; 0.97 is asked for."""
+    """A floor against regressions; docs/results/built-in.md says what it is worth; 0.97 is asked for."""
     assert scores.phantom_scores(labeler, count=1000)["mean_f1"] >= 0.98
 
 

@@ -41,7 +41,7 @@ ARMS = (
     Arm("short", "short sft", ("run.steps=3",), command="sft", shown=False),
     Arm("after", "from the short sft", start="short"),
 )
-TOY = Experiment("toy", "A question", ARMS, control="mccs", quick=("mccs",))
+TOY = Experiment("toy", "A question", "About it.", ARMS, control="mccs", quick=("mccs",))
 
 
 @pytest.fixture
@@ -157,7 +157,8 @@ def test_a_write_that_fails_leaves_the_records_there_were(tmp_path, monkeypatch)
 
 def test_an_arm_that_two_experiments_share_runs_once(bench, called):
     ablation.run_arm(bench, ARMS[1], 0)
-    other = Experiment("other", "Another", (Arm("m0.6", "margin 0.6", ("reward.mccs.margin=0.6",)),), control="m0.6")
+    arm = Arm("m0.6", "margin 0.6", ("reward.mccs.margin=0.6",))
+    other = Experiment("other", "Another", "About it.", (arm,), control="m0.6")
     beside = replace(bench, experiment=other)
     ablation.run_arm(beside, other.arms[0], 0)
     assert len(called) == 1

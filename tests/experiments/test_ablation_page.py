@@ -117,7 +117,7 @@ def written(tmp_path_factory, request):
         Claim("Bad beats good", "bad", "good"),
         Claim("?", "absent", "bad"),
     )
-    experiment = Experiment("toy", "A question", arms, control="bad", claims=claims)
+    experiment = Experiment("toy", "A question", "About it.", arms, control="bad", claims=claims)
     page = folder / "docs" / "ablations.md"
     bench = Bench(experiment, runs=folder / "runs", results=folder / "results", page=page)
     for arm, wrong in ((arms[0], 12), (arms[1], 1)):
@@ -147,7 +147,7 @@ def test_the_page_has_its_tables_and_keeps_what_is_not_its_own(written):
     bench, page = written
     text = page.read_text()
     assert text.startswith("# Head\n\n<!-- ablation other -->\nkept\n<!-- ablation other -->\n\nthe end\n")
-    assert "the good one" in text and "never run" not in text
+    assert "the good one" in text and "never run" not in text and "## A question\n\nAbout it.\n" in text
     claims = [line for line in text.splitlines() if line.startswith("| Good beats") or line.startswith("| Bad beats")]
     assert claims[0].endswith("holds, holds |") and claims[1].endswith("the opposite, the opposite |")
     ablation_page.write_page(bench)
@@ -299,7 +299,7 @@ def test_two_steps_of_every_kind_of_arm(tmp_path, monkeypatch, called_in_a_child
     mccs, sft = Arm("mccs", "MCCS"), Arm("sft", "token-level", command="sft", same_time_as="mccs")
     after = Arm("after", "rarity, from that", ("reward.mccs.weighting=rarity",), start="sft")
     hidden = Arm("hidden", "not to be shown", shown=False)  # the same as mccs: recorded, not run again
-    experiment = Experiment("toy", "A question", (mccs, sft, after, hidden), control="mccs")
+    experiment = Experiment("toy", "A question", "About it.", (mccs, sft, after, hidden), control="mccs")
     page = tmp_path / "docs" / "ablations.md"
     bench = Bench(experiment, short, runs=tmp_path / "runs", results=tmp_path / "results", page=page)
     for name in ("mccs", "sft", "after", "hidden"):
@@ -334,7 +334,7 @@ def test_the_same_arms_on_other_data_leave_the_projects_records_alone(tmp_path, 
         decay = false
         """
     )
-    own = [*Path("experiments/results").rglob("*"), Path("docs/ablations.md")]
+    own = [*Path("experiments/results").rglob("*"), Path("docs/results/ablations.md")]
     before = {path: path.stat().st_mtime_ns for path in own}
     words = ["--config", str(config), "--out", str(tmp_path / "out"), "--arms", "base", "mccs", "sft-studies", "nlg",
              "--set", "run.steps=2", "--set", "sampling.max_tokens=24", "--set", "sft.batch_size=2"]  # fmt: skip

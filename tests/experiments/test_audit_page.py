@@ -30,7 +30,7 @@ def test_known_figures_of_real_labels(shared, stored):
 
 
 def test_the_page_shows_what_is_stored(stored):
-    page = (ROOT / "docs" / "reward-audit.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "results" / "reward-audit.md").read_text(encoding="utf-8")
     assert audit_page.markdown(stored) in page
     for key in ("iu", "phantom"):
         picture = ROOT / "docs" / "images" / f"reward_audit_{key}.svg"

@@ -1,4 +1,4 @@
-"""The IU X-Ray table of docs/evaluation.md: the known height of "no finding", from the real reports."""
+"""The IU X-Ray table of docs/results/baselines.md: the known height of "no finding", from the real reports."""
 
 import json
 from pathlib import Path
@@ -24,5 +24,5 @@ def test_constant_no_finding_on_real_reports(shared):
 
 def test_the_page_shows_what_is_stored():
     stored = json.loads((ROOT / "experiments" / "results" / "iu_baselines.json").read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "results" / "baselines.md").read_text(encoding="utf-8")
     assert iu_baselines.markdown(stored) in page and stored["command"] in page

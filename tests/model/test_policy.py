@@ -391,7 +391,7 @@ def test_a_tower_that_trains_runs_anew(checkpoint, studies):
 
 
 def test_a_gpu_must_not_round_what_a_float32_tower_convolves(checkpoint, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default; measured in docs/running.md
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default; measured in docs/guides/gpus.md
     load(checkpoint)
     assert torch.backends.cudnn.allow_tf32 is False
 

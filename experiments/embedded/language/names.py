@@ -38,7 +38,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 OPACITY_UNLESS_DENIED = ("*infiltrate", "infiltrates", "*[focal|patchy|pulmonary|lung|acute|early|parenchymal|interstitial|alveolar|airspace|air space] infiltrate", "[focal|patchy|pulmonary|bilateral|acute] infiltrates", "infiltration", "*infiltrative process", "infiltrative changes")  # fmt: skip
-"""LO stated or doubted, CO denied: docs/labeler.md."""
+"""LO stated or doubted, CO denied: docs/results/built-in.md."""
 
 BEFORE: dict[str, tuple[str, ...]] = {
     "heart": ("{sev}", "{sev}", "borderline ", "apparent ", "generalized ", "global ", "definite ", "known ", "obvious "),

@@ -7,7 +7,8 @@ Deliberate choices
   life; prevalence is raised to 5-30 % so that each can be learned.
 * Severity goes down to invisible, and what is barely visible is reported as uncertain, or not at all: a perfect score
   is out of reach.
-* How often an absent condition is mentioned as negative follows real reports (docs/phantom.md). Site B is terser.
+* How often an absent condition is mentioned as negative follows real reports (docs/results/built-in.md); site B is
+  terser.
 * Everything follows from (seed, split, index), so any study of any split can be had at once, and nothing is stored.
 """
 

@@ -1,7 +1,7 @@
 """The phantom: procedural chest X-ray studies, so that the whole loop runs with no download.
 
 A case is drawn first (`phantom_case`); picture (`phantom_draw`) and report (`phantom_text`) are both made from it when
-they are asked for. A test bench, no medical data: docs/phantom.md says what it is and is not.
+they are asked for. A test bench, no medical data: docs/results/built-in.md says what it is and is not.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 A new family is one file with one subclass of `Family` and one line in FAMILIES (families/__init__.py). It answers six
 questions: image processor, image tokens in the text, vision features, prompt embeddings and positions, vision tokens
 that are never sampled, and where LoRA goes. Where its attention differs it overrides `prompt_masks`. tests/tiny.py then
-needs a tiny checkpoint of it, and tests/model/test_policy.py holds it to plain transformers. docs/models.md says what
-each family is like.
+needs a tiny checkpoint of it, and tests/model/test_policy.py holds it to plain transformers.
 """
 
 from __future__ import annotations

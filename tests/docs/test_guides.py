@@ -1,4 +1,4 @@
-"""docs/tutorial.md, followed: its files written, its commands run, in its order, by a stranger in an empty folder."""
+"""The guides, followed: their files written, their commands run, in their order, by a stranger in an empty folder."""
 
 import csv
 import json
@@ -11,16 +11,18 @@ import pytest
 from command import in_a_child
 
 pytestmark = pytest.mark.slow
+PAGES = ("own-data", "own-reward", "gpus")
 BLOCK = re.compile(r"^```(bash|python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def followed(request, tmp_path_factory):
     """The folder after the last block, and what each command printed."""
-    root, folder = request.config.rootpath, tmp_path_factory.mktemp("tutorial")
+    root, folder = request.config.rootpath, tmp_path_factory.mktemp("guides")
     (folder / "experiments").symlink_to(root / "experiments")
     printed = {}
-    for kind, body in BLOCK.findall((root / "docs" / "tutorial.md").read_text(encoding="utf-8")):
+    texts = [(root / "docs" / "guides" / f"{page}.md").read_text(encoding="utf-8") for page in PAGES]
+    for kind, body in BLOCK.findall("\n".join(texts)):
         if kind != "bash":
             (folder / body.splitlines()[0].removeprefix("# ")).write_text(body)
             continue
@@ -43,7 +45,7 @@ def shell(command, root, folder) -> str:
 
 def test_every_command_runs_and_leaves_what_the_page_says(followed):
     folder, printed = followed
-    run = folder / "runs" / "my_data"
+    run = folder / "runs" / "my_reward"
     assert {command.split()[1] for command in printed if command.startswith("mrg-grpo")} == {
         "phantom", "check", "train", "view", "evaluate", "score", "report", "plan",
     }  # fmt: skip
@@ -53,7 +55,8 @@ def test_every_command_runs_and_leaves_what_the_page_says(followed):
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [1, 2, 3, 4] and "reward/my_reward:no_prior" in steps[-1]
     assert "my_reward:no_prior" in (run / "page.html").read_text()
-    assert json.loads((run / "val" / "scores.json").read_text()) and (run / "evaluation.json").exists()
+    assert json.loads((folder / "runs" / "my_data" / "val" / "scores.json").read_text())
+    assert (run / "evaluation.json").exists()
 
 
 def test_a_table_becomes_a_data_set_split_by_patient(followed):

@@ -291,6 +291,14 @@ def test_the_page_shows_what_is_kept(module):
         assert texts((bench.page.parent / "images" / name).read_text()) == texts(svg), name
 
 
+def test_a_command_that_fails_ends_the_ablation_with_its_code():
+    """In a new interpreter, as `make ablate` runs it."""
+    ablation.call(["--help"])
+    with pytest.raises(SystemExit) as left:
+        ablation.call(["no-such-command"])
+    assert left.value.code == 2
+
+
 @pytest.mark.slow
 def test_two_steps_of_every_kind_of_arm(tmp_path, monkeypatch, called_in_a_child):
     monkeypatch.setattr(ablation_record, "RESAMPLES", 50)
@@ -315,7 +323,7 @@ def test_two_steps_of_every_kind_of_arm(tmp_path, monkeypatch, called_in_a_child
 
 
 @pytest.mark.slow
-def test_the_same_arms_on_other_data_leave_the_projects_records_alone(tmp_path, monkeypatch, capsys):
+def test_the_same_arms_on_other_data_leave_the_projects_records_alone(tmp_path, monkeypatch, called_in_a_child, capsys):
     monkeypatch.setattr(ablation_record, "RESAMPLES", 50)
     for split, count in (("train", 12), ("val", 3), ("test", 4)):
         export(tmp_path / "data", split, count)

@@ -33,6 +33,10 @@ DEV = [
     "tensorboard",
     "matplotlib",
     "scipy",
+    "mkdocs-material",
+    "mkdocstrings[python]",
+    "proselint",
+    "pre-commit",
 ]
 
 setup(

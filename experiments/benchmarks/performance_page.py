@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.docs import charts, sections
+from experiments.docs.sections import markdown_table as table
 from mrg_grpo.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,12 +29,6 @@ FASTER = {"a": 5.0, "b": 8.0, "c": 2.5}
 FIXED = "group in fixed batches"
 NAMES = {"group": "G, all reports sampled together", FIXED: "G, in batches of a fixed size", "prompt": "prompt tokens",
          "report": "report tokens", "vocabulary": "vocabulary"}  # fmt: skip
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def verdict(value: float, limit: float, most: bool = True) -> str:

@@ -1,9 +1,14 @@
-"""Pages whose tables are written by programs: a section stands between two markers of its name, `<!-- name -->`."""
+"""Pages that programs write: tables, and sections between two markers of a name, `<!-- name -->`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mrg_grpo.files import write_whole
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
 
 
 def marker(name: str) -> str:

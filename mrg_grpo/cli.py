@@ -116,7 +116,7 @@ TABLE = (
         "view", "write one HTML page that shows a run", "view runs/phantom", "mrg_grpo.view:view",
         (
             arg("run_dir", metavar="RUN_DIR", type=path, help="run.output_dir of a run, finished or still running"),
-            arg("-o", "--output", type=path, metavar="HTML", help="default is RUN_DIR/page.html"),
+            arg("-o", "--output", type=path, metavar="HTML", help="the page to write; default is RUN_DIR/page.html"),
             arg("--watch", dest="watching", action="store_true",
                 help="rewrite the page while the run goes on; it reloads itself"),
             arg("--plain", action="store_true", help="do not colour findings in texts, which needs a labeler"),

@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
-import re
 from dataclasses import MISSING, Field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from experiments.docs.sections import markdown_table
+from experiments.docs.sections import escaped, markdown_table
 from mrg_grpo import config as settings
 from mrg_grpo import step_metrics
 from mrg_grpo.cli import COMMANDS, parser
@@ -239,10 +238,10 @@ def sentence(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that no reader of Markdown takes for HTML or for two cells; code stays as it is."""
+    """Text for a cell of a table, which a | would end."""
     if "|" in text:
         raise ValueError(f"{text!r} holds a |, which ends a cell of a table; say it in other words")
-    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in re.split(r"(`[^`]*`)", text))
+    return escaped(text)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ PYTHON ?= python3
 SET ?=
 BIN := .venv/bin
 
-.PHONY: train smoke ablate ablate-quick audit redraw bench test test-all lint embedded-base embedded-labeler clean
+.PHONY: train smoke ablate ablate-quick audit redraw docs docs-serve bench test test-all lint embedded-base embedded-labeler clean
 
 train: .venv/.core
 	$(BIN)/mrg-grpo train $(CONFIG) $(foreach s,$(SET),--set $(s))
@@ -24,6 +24,14 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mrg_grpo
 	$(BIN)/lint-imports
+	$(BIN)/python -m experiments.docs.prose
+
+# the site from docs/, in site/; needs no network, and a link to nothing is an error
+docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 # two real steps of the real command, from a fresh folder
 smoke: .venv/.core
@@ -58,7 +66,7 @@ ablate-quick: .venv/.dev
 audit: .venv/.dev
 	$(BIN)/python experiments/audits/reward_audit.py ../shared/data/iu_xray
 
-# tables and pictures of the pages anew from the kept records; runs nothing
+# every page, table and picture that programs write, anew from the code and the kept records; runs nothing
 redraw: .venv/.dev
 	$(BIN)/python -m experiments.docs.redraw
 

@@ -8,6 +8,8 @@ HERE = Path(__file__).resolve().parent
 VERSION = next(
     line.split('"')[1] for line in (HERE / "mrg_grpo" / "__init__.py").read_text().splitlines() if "__version__" in line
 )
+# Stands for the public address, which is not known yet. The documentation site reads it here.
+URL = "https://example.org/mrg_grpo"
 # From the oldest version tried to below the next that may break us. transformers and peft have no promise between minor
 # versions for what tests/test_dependencies.py lists (masks, attention, image processors, the inside of a LoRA layer),
 # nor has torch for oneDNN's packed products.
@@ -33,6 +35,10 @@ DEV = [
     "tensorboard",
     "matplotlib",
     "scipy",
+    "mkdocs-material",
+    "mkdocstrings[python]",
+    "proselint",
+    "pre-commit",
 ]
 
 setup(
@@ -42,10 +48,25 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    url=URL,
+    project_urls={"Source": URL, "Changelog": f"{URL}/blob/main/CHANGELOG.md"},
+    keywords="GRPO RLHF LoRA vision-language radiology report-generation chest-X-ray CheXbert PyTorch",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     package_dir={"": "."},  # an editable install is then this folder itself, experiments included
     packages=find_packages(include=["mrg_grpo", "mrg_grpo.*"]),
-    package_data={"mrg_grpo": ["embedded/base/*", "embedded/labeler/*", "view/assets/*"]},
+    package_data={"mrg_grpo": ["py.typed", "embedded/base/*", "embedded/labeler/*", "view/assets/*"]},
     install_requires=CORE,
     extras_require={
         "eval": ["pycocoevalcap"],  # METEOR needs Java

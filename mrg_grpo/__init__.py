@@ -5,4 +5,4 @@ and what every folder stands on (config, toml, prompt, labels, distributed, file
 else has a folder. experiments/ imports this package, never the other way round.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

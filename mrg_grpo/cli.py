@@ -63,36 +63,40 @@ SET = arg(
 CONFIG = arg(
     "config", metavar="CONFIG", type=path, help="a TOML file, for example experiments/phantom.toml, or a run's folder"
 )
-RESUME = arg("--resume", action="store_true", help="go on from the last checkpoint")
+RESUME = arg("--resume", action="store_true", help="continue from the last checkpoint")
 BASE = arg("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
 LABELER = arg(
     "--labeler", dest="labeler_path", type=path,
-    help="chexbert.pth or a folder of ours; default is the embedded labeler",
+    help="chexbert.pth, or a folder made by `make embedded-labeler`; default is the embedded labeler",
 )  # fmt: skip
-TOKENIZER = arg("--tokenizer", type=path, help="folder or hub id; default bert-base-uncased")
+TOKENIZER = arg(
+    "--tokenizer", type=path, help="folder or hub id of chexbert.pth's tokenizer; default bert-base-uncased"
+)
 COMPARE = arg(
     "--compare", action="append", default=[], metavar="OTHER", type=path,
     help="another system's prediction file on the same studies: paired p-values; may be given several times",
 )  # fmt: skip
 LANGUAGE = arg(
-    "--language", choices=("none", "raw", "r2gen", "r2gen_mimic"), default="raw", help="text for NLG metrics"
+    "--language", choices=("none", "raw", "r2gen", "r2gen_mimic"), default="raw",
+    help="form of the text for language metrics; default raw",
 )  # fmt: skip
 METRIC = arg(
-    "--metric", dest="metrics", action="append", default=[], metavar="PATH", help="a function of TRL's signature"
+    "--metric", dest="metrics", action="append", default=[], metavar="PATH",
+    help="a metric of your own: the path of a function of TRL's signature",
 )  # fmt: skip
 STEP = "grpo.micro_batch, grpo.studies_per_step, sampling.batch, run.decode_batch or data.max_pixels"
 
 TABLE = (
     Command(
-        "plan", "memory and arithmetic of a run, before it; needs config.json, no weights",
+        "plan", "estimate memory and time of a run from config.json, without weights",
         "plan experiments/iu_xray.toml --set model.path=experiments/huatuo_7b --gpu-gb 80",
         "mrg_grpo.preflight.plan:run_plan",
         (
             CONFIG, SET,
-            arg("--gpu-gb", type=float, default=80.0, help="memory of the GPU in GB (1e9 bytes); default 80"),
-            arg("--tflops", type=float, default=125.0, help="arithmetic reached, 1e12 FLOP/s; default 125"),
-            arg("--bandwidth", type=float, default=1300.0, help="memory traffic reached, GB/s; default 1300"),
-            arg("--images", type=float, help="images of a study, where the data set is not at hand"),
+            arg("--gpu-gb", type=float, default=80.0, help="memory of the GPU, in GB of 1e9 bytes; default 80"),
+            arg("--tflops", type=float, default=125.0, help="arithmetic it reaches, in 1e12 FLOP/s; default 125"),
+            arg("--bandwidth", type=float, default=1300.0, help="memory traffic it reaches, in GB/s; default 1300"),
+            arg("--images", type=float, help="images per study, where the data set is not at hand"),
         ),
     ),
     Command(
@@ -100,22 +104,22 @@ TABLE = (
         "mrg_grpo.preflight.check:run_check", (CONFIG, SET), lower=STEP,
     ),
     Command(
-        "sft", "token-level warm start", "sft experiments/phantom.toml --set run.output_dir=runs/warm",
+        "sft", "train a warm start, token by token", "sft experiments/phantom.toml --set run.output_dir=runs/warm",
         "mrg_grpo.train:sft", (CONFIG, SET, RESUME), on_ranks=True,
         lower="sft.batch_size, run.decode_batch or data.max_pixels",
     ),
     Command(
-        "train", "GRPO", "train experiments/phantom.toml", "mrg_grpo.train:train", (CONFIG, SET, RESUME),
+        "train", "train by GRPO", "train experiments/phantom.toml", "mrg_grpo.train:train", (CONFIG, SET, RESUME),
         on_ranks=True, lower=STEP,
     ),
     Command(
         "view", "write one HTML page that shows a run", "view runs/phantom", "mrg_grpo.view:view",
         (
-            arg("run_dir", metavar="RUN_DIR", type=path, help="the run.output_dir of a run, done or still going on"),
-            arg("-o", "--output", type=path, metavar="HTML", help="default is RUN_DIR/page.html"),
+            arg("run_dir", metavar="RUN_DIR", type=path, help="run.output_dir of a run, finished or still running"),
+            arg("-o", "--output", type=path, metavar="HTML", help="the page to write; default is RUN_DIR/page.html"),
             arg("--watch", dest="watching", action="store_true",
-                help="write it anew while the run goes on; the page reloads itself"),
-            arg("--plain", action="store_true", help="leave findings in texts uncoloured: needs no labeler"),
+                help="rewrite the page while the run goes on; it reloads itself"),
+            arg("--plain", action="store_true", help="do not colour findings in texts, which needs a labeler"),
         ),
     ),
     Command(
@@ -124,9 +128,9 @@ TABLE = (
         (
             CONFIG, SET,
             arg("--adapter", type=path,
-                help="a PEFT adapter; without it RUN_DIR/adapter, or the base if there is none"),
+                help="a PEFT adapter; default is RUN_DIR/adapter, or the base if there is none"),
             BASE,
-            arg("--split", default="test"),
+            arg("--split", default="test", help="train, val or test; default test"),
             COMPARE, LANGUAGE, METRIC,
             arg("-o", "--output", type=path, help="folder for the two files; default is RUN_DIR/evaluate-SPLIT"),
         ),
@@ -138,10 +142,10 @@ TABLE = (
             arg("images", nargs="+", metavar="IMAGE", type=path, help="PNG or JPG, the views of one study"),
             arg("--config", dest="config_path", type=path,
                 help="model and prompt settings, or a run's folder; default is the embedded policy"),
-            arg("--adapter", type=path, help="a PEFT adapter; without it that of the --config's run, if there is one"),
+            arg("--adapter", type=path, help="a PEFT adapter; default is that of the run in --config, if there is one"),
             BASE,
             arg("--json", dest="as_json", action="store_true", help="JSON instead of text"),
-            arg("--each", action="store_true", help="every image is a study of its own"),
+            arg("--each", action="store_true", help="take every image as a study of its own"),
             SET,
         ),
     ),
@@ -150,44 +154,45 @@ TABLE = (
         "mrg_grpo.evaluation.score:run_score",
         (
             arg("paths", nargs="+", metavar="PREDICTIONS", type=path,
-                help="one file, or references, then predictions"),
+                help="one file with both sides, or references and then predictions"),
             LABELER, TOKENIZER,
             COMPARE,
             arg("--preset", help="r2gencmn, f1chexbert, promptmrg or cxrmate: print that code's numbers"),
             LANGUAGE, METRIC,
-            arg("--margin", type=float, help="m of MCCS, at least 0 and below 1; default 0.6"),
-            arg("--allow-unlabeled", action="store_true", help="go on where most references carry no label"),
-            arg("--duplicates", choices=("error", "first", "last"), default="error"),
+            arg("--margin", type=float, help="m of the metric mccs, at least 0 and below 1; default 0.6"),
+            arg("--allow-unlabeled", action="store_true", help="continue where most references get no label"),
+            arg("--duplicates", choices=("error", "first", "last"), default="error",
+                help="which of the rows of one study counts; default error refuses them"),
             arg("-o", "--output", type=path, metavar="JSON", help="write every metric with its interval"),
         ),
     ),
     Command(
-        "label", "label reports with CheXbert, its CSV in and out", "label reports.csv -o labels.csv",
+        "label", "label reports with CheXbert; reads and writes its CSV", "label reports.csv -o labels.csv",
         "mrg_grpo.labelers:run_label",
         (
             arg("reports_path", metavar="REPORTS.csv", type=path, help='a CSV with the column "Report Impression"'),
-            arg("-o", "--output", type=path, required=True, metavar="LABELS.csv"),
+            arg("-o", "--output", type=path, required=True, metavar="LABELS.csv", help="the CSV of labels to write"),
             LABELER, TOKENIZER,
         ),
         on_ranks=True,
     ),
     Command(
-        "replay", "take a skipped step again, from the file that the run left of it",
+        "replay", "repeat a skipped step from the file that the run wrote",
         "replay runs/phantom/faults/step-000041.pt", "mrg_grpo.run.replay:run_replay",
         (
             arg("path", metavar="FILE", type=path, help="RUN_DIR/faults/step-*.pt"),
-            arg("--trust", action="store_true", help="run what the file names, rewards and code: of your own runs"),
+            arg("--trust", action="store_true", help="run code that the file names (rewards): for your own runs"),
         ),
     ),
     Command(
-        "phantom", "the phantom data set: studies as files, or its label table",
+        "phantom", "write studies of the phantom data set as files, or print its label table",
         "phantom --export my_data --split train --count 100", "mrg_grpo.data.phantom.dataset:run_phantom",
         (
             arg("--export", dest="folder", metavar="DIR", type=path, help="write studies in R2Gen's form"),
             arg("--split", default="test", help="train, val or test; default test"),
-            arg("--count", type=int, default=100, help="studies; default 100"),
-            arg("--table", action="store_true", help="per cent positive, uncertain, negative, blank; words"),
-            arg("--rare", action="store_true", help="of the data set phantom_rare"),
+            arg("--count", type=int, default=100, help="number of studies; default 100"),
+            arg("--table", action="store_true", help="print the share of each label class in per cent"),
+            arg("--rare", action="store_true", help="use the data set phantom_rare"),
         ),
     ),
 )  # fmt: skip

@@ -6,15 +6,26 @@ The standard library reads TOML and does not write it; `to_toml` is the way back
 import difflib
 import json
 import math
+import operator
+from collections.abc import Callable
 from dataclasses import asdict, field, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from mrg_grpo.errors import UserError
 
 
-def ruled(default: Any, *choices: str, above: float | None = None, least: float | None = None) -> Any:
-    """A field with a rule: one of `choices`, or a number above `above`, or of at least `least`."""
-    return field(default=default, metadata={"choices": choices, "above": above, "least": least})
+def ruled(default: Any, *choices: str, **limits: float) -> Any:
+    """A field with a rule: one of `choices`, or a number within `limits`, which LIMITS names."""
+    return field(default=default, metadata={"choices": choices, **limits})
+
+
+LIMITS: dict[str, tuple[Callable[[float, float], bool], str]] = {
+    "above": (operator.gt, "above"),
+    "least": (operator.ge, "at least"),
+    "below": (operator.lt, "below"),
+    "most": (operator.le, "at most"),
+}
+"""Limit of a rule -> the comparison that a value must pass, and its words."""
 
 
 SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
@@ -75,13 +86,17 @@ def check_rules(table: Any, name: str = "") -> None:
         value, full, rule = getattr(table, one.name), f"{name}{one.name}", one.metadata
         if is_dataclass(value):
             check_rules(value, f"{full}.")
-        elif rule.get("choices") and value not in rule["choices"]:
-            raise UserError(f"{full}: {value!r} is not one of {', '.join(rule['choices'])}")
-        elif rule.get("above") is not None and not value > rule["above"]:
-            raise UserError(f"{full}: {value} must be above {rule['above']}")
-        elif rule.get("least") is not None and not value >= rule["least"]:
-            limit = f"be at least {rule['least']}" if rule["least"] else "not be negative"
-            raise UserError(f"{full}: {value} must {limit}")
+            continue
+        choices, entries = rule.get("choices", ()), value if isinstance(value, list) else [value]
+        for entry in entries if choices else ():
+            if entry not in choices:
+                raise UserError(f"{full}: {entry!r} is not one of {', '.join(choices)}")
+        if choices and not entries:
+            raise UserError(f"{full}: is empty; use {' or '.join(choices)}")
+        for limit, (holds, words) in LIMITS.items():
+            if limit in rule and not holds(value, rule[limit]):
+                must = "not be negative" if (limit, rule[limit]) == ("least", 0) else f"be {words} {rule[limit]}"
+                raise UserError(f"{full}: {value} must {must}")
 
 
 def changed_keys(old: Any, new: Any) -> list[str]:

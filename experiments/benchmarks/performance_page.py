@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.docs import charts, sections
+from experiments.docs.sections import markdown_table as table
 from mrg_grpo.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,12 +22,6 @@ PAGE = ROOT / "docs" / "results" / "performance.md"
 FIXED = "group in fixed batches"
 NAMES = {"group": "G, all reports sampled together", FIXED: "G, in batches of a fixed size", "prompt": "prompt tokens",
          "report": "report tokens", "vocabulary": "vocabulary"}  # fmt: skip
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 # ---- growth

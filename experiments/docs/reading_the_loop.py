@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.docs.sections import markdown_table
 from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.images import open_image
 from mrg_grpo.data.phantom import dataset as phantom
@@ -212,7 +213,7 @@ def walk(grpo: Grpo, study: Study) -> dict[str, str]:
         "mean": number(table.total.mean()),
         "std": number(table.total.std()),
         "advantages": ", ".join(number(a) for a in advantages),
-        "loss_table": markdown(
+        "loss_table": markdown_table(
             ["report", "A", "tokens", "mean over its tokens of -rho A", "slope of the loss in each log-probability"],
             [
                 [str(i + 1), number(a), str(int(n)), number(-a), number(slopes[i, 0], 5)]
@@ -229,7 +230,7 @@ def walk(grpo: Grpo, study: Study) -> dict[str, str]:
         "tokens_ours": f"{int(prompt + lengths.sum()):,}",
         "rate": f"{config.grpo.learning_rate * grpo.rate(1):.0e}",
         "max_grad_norm": f"{config.grpo.max_grad_norm:g}",
-        "after_table": markdown(
+        "after_table": markdown_table(
             ["report", "A", "log pi(report) before", "after", "change"],
             [
                 [str(i + 1), number(a), number(b, 2), number(c, 2), f"{c - b:+.2f}"]
@@ -270,7 +271,7 @@ def before_gradient(grpo: Grpo, drawn: Sampled) -> dict[str, str]:
         "leaves": str(len(prefix.leaves())),
         "parameters": parameter_counts(policy.model),
         "V": f"{first.numel():,}",
-        "first_table": markdown(
+        "first_table": markdown_table(
             ["token", "probability"],
             [[f"`{policy.tokenizer.decode([int(i)])}`", number(p)] for p, i in zip(likely.values, likely.indices)],
         ),
@@ -280,7 +281,7 @@ def before_gradient(grpo: Grpo, drawn: Sampled) -> dict[str, str]:
         "T": str(width),
         "tokens_shape": shape(rollout.tokens),
         "lengths": ", ".join(str(int(n)) for n in rollout.lengths),
-        "spelled": markdown(
+        "spelled": markdown_table(
             ["token", *(f"`{piece.strip() or piece}`" for piece in decoded)],
             [["log-probability", *(number(p) for p in rollout.logps[0, :6])]],
         ),
@@ -294,7 +295,7 @@ def before_gradient(grpo: Grpo, drawn: Sampled) -> dict[str, str]:
         "margin": f"{margin:g}",
         "rest": f"{1 - margin:g}",
         "mccs": number(drawn.table.terms["mccs"][shown]),
-        "reward_table": markdown(
+        "reward_table": markdown_table(
             ["report", "cosine", "MCCS", "format", "total", "advantage"],
             [
                 [str(i + 1), number(c), number(m), f"{f:g}", number(t), number(a)]
@@ -336,16 +337,11 @@ def shape(tensor: Tensor) -> str:
     return "(" + ", ".join(str(size) for size in tensor.shape) + ")"
 
 
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def label_table(labels: Tensor, reference: Tensor) -> str:
     """What the labeler read, as words with their signs, over the 13 conditions of the signed vector."""
     words = ("", "positive +1", "negative -1", "uncertain +1")
     rows = [[name, *(words[int(row[i])] for row in [reference, *labels])] for i, name in enumerate(CONDITIONS[:13])]
-    return markdown(["condition", "reference", *(f"report {i + 1}" for i in range(len(labels)))], rows)
+    return markdown_table(["condition", "reference", *(f"report {i + 1}" for i in range(len(labels)))], rows)
 
 
 def close(name: str, value: float, expected: float, tolerance: float) -> None:

@@ -1,4 +1,4 @@
-"""Every table and picture of the pages anew from the kept records; nothing is run. About four minutes of one core.
+"""Every page and picture that programs write, from the code and the kept records; runs nothing. About four minutes.
 
 python -m experiments.docs.redraw
 """
@@ -15,10 +15,11 @@ from experiments.ablations.ablation import Bench
 from experiments.ablations.ablation_page import write_page
 from experiments.audits import audit_page, iu_baselines, labeler_page
 from experiments.benchmarks import performance_page
-from experiments.docs import step_diagram
+from experiments.docs import reference, step_diagram
 
 
 def main() -> None:
+    reference.write()
     audit_page.redraw()
     iu_baselines.redraw()
     labeler_page.redraw()

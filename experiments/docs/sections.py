@@ -1,9 +1,20 @@
-"""Pages whose tables are written by programs: a section stands between two markers of its name, `<!-- name -->`."""
+"""Pages that programs write: tables, and sections between two markers of a name, `<!-- name -->`."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mrg_grpo.files import write_whole
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
+
+
+def escaped(text: str) -> str:
+    """Text in which Markdown sees no HTML: `<think>` outside of code is written as a reader should see it."""
+    return "".join(part if part[:1] == "`" else part.replace("<", "&lt;") for part in re.split(r"(`[^`]*`)", text))
 
 
 def marker(name: str) -> str:

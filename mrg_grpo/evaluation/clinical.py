@@ -17,6 +17,10 @@ Deliberate choices
 S studies, K statistics, R resamples.
 """
 
+# ruff: noqa: E501  (rows of a table are easier to compare in long lines)
+
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -40,38 +44,40 @@ READINGS: dict[str, tuple[int, ...]] = {
 NEGATED = "negated"
 """A third reading for the per-condition table: the report says that the condition is absent (class 2)."""
 
-AVERAGES = ("micro", "macro", "example")
+AVERAGES = {
+    "micro": "of the counts of all studies and labels together",
+    "macro": "the mean over labels",
+    "example": "the mean over studies, each scored alone; a study without a positive label on either side scores 0",
+}
 QUANTITIES = ("precision", "recall", "f1")
 COUNTS = ("tp", "fp", "fn")
 
-RATES: dict[str, tuple[str, str]] = {
-    "clinical_cosine": ("cosine", "studies"),
-    "mccs": ("mccs", "studies"),
-    "polarity_accuracy": ("same_sign", "both_mention"),
-    "omission_rate": ("finding_missed", "reference_findings"),
-    "omission_silent_rate": ("finding_silent", "reference_findings"),
-    "omission_denied_rate": ("finding_denied", "reference_findings"),
-    "hallucination_rate": ("finding_added", "generated_findings"),
-    "hallucination_silent_rate": ("finding_unfounded", "generated_findings"),
-    "hallucination_denied_rate": ("finding_contradicted", "generated_findings"),
-    "uncertainty_agreement": ("both_uncertain", "either_uncertain"),
-    "think_report_agreement": ("think_cosine", "with_think"),
-    "format_compliance": ("compliant", "with_format"),
-    "report_length": ("words", "with_words"),
-}
-"""Metrics that are a ratio of two sums. Over the 13 conditions, all studies together:
 
-clinical_cosine, mccs        mean over studies of the cosine of signed vectors, and of the reward made of it
-polarity_accuracy            of the conditions that both reports mention: share with the same sign (uncertain is +1)
-omission_rate                of the reference's findings (positive or uncertain): share that the generated report does
-                             not state as findings; omission_silent_rate (not mentioned) + omission_denied_rate
-hallucination_rate           of the generated report's findings: share that the reference does not have;
-                             hallucination_silent_rate (the reference is silent) + hallucination_denied_rate
-uncertainty_agreement        of the conditions that either report calls uncertain: share that both do
-think_report_agreement       mean cosine between the labels of a completion's think block and of its report
-format_compliance            share of completions in the asked form
-report_length                mean words of a generated report
-"""
+@dataclass(frozen=True)
+class Rate:
+    """A metric that is a ratio of two sums."""
+
+    numerator: str
+    denominator: str
+    meaning: str
+
+
+RATES = {
+    "clinical_cosine": Rate("cosine", "studies", "mean over studies of the cosine similarity of signed CheXbert vectors: positive and uncertain +1, negative -1; 1 where both reports mention nothing, 0 where one of them does"),
+    "mccs": Rate("mccs", "studies", "mean over studies of max((cosine - m) / (1 - m), 0); m is `reward.mccs.margin` in `evaluate` and `--margin` in `score`; never weighted by rarity"),
+    "polarity_accuracy": Rate("same_sign", "both_mention", "of the conditions that both reports mention, share with the same sign (uncertain is +1)"),
+    "omission_rate": Rate("finding_missed", "reference_findings", "of the reference's findings, share that the generated report does not state: `omission_silent_rate` + `omission_denied_rate`"),
+    "omission_silent_rate": Rate("finding_silent", "reference_findings", "share that the generated report does not mention"),
+    "omission_denied_rate": Rate("finding_denied", "reference_findings", "share that the generated report says is absent"),
+    "hallucination_rate": Rate("finding_added", "generated_findings", "of the generated report's findings, share that the reference does not have: `hallucination_silent_rate` + `hallucination_denied_rate`"),
+    "hallucination_silent_rate": Rate("finding_unfounded", "generated_findings", "share that the reference does not mention"),
+    "hallucination_denied_rate": Rate("finding_contradicted", "generated_findings", "share that the reference says is absent"),
+    "uncertainty_agreement": Rate("both_uncertain", "either_uncertain", "of the conditions that either report calls uncertain, share that both do"),
+    "think_report_agreement": Rate("think_cosine", "with_think", "mean cosine similarity of the labels of the think block and of the report after it"),
+    "format_compliance": Rate("compliant", "with_format", "share of completions in the requested form"),
+    "report_length": Rate("words", "with_words", "mean number of words in a generated report"),
+}  # fmt: skip
+"""Over the 13 conditions without No Finding, all studies together. A finding is positive or uncertain."""
 
 TITLES = {
     "f1_micro_13_uncertain_positive": "micro F1, 13 conditions",
@@ -125,7 +131,7 @@ def _layout() -> dict[str, slice]:
         for labels in LABEL_SETS:
             widths |= {f"{quantity}_example_{labels}_{reading}": 1 for quantity in QUANTITIES}
             widths[f"exact_match_{labels}_{reading}"] = 1
-    widths |= {name: 1 for pair in RATES.values() for name in pair}
+    widths |= {name: 1 for rate in RATES.values() for name in (rate.numerator, rate.denominator)}
     columns, start = {}, 0
     for name, width in widths.items():
         columns[name] = slice(start, start + width)
@@ -208,8 +214,8 @@ def metrics_from_sums(sums: Tensor) -> dict[str, Tensor]:
                 metrics[f"{quantity}_example_{labels}_{reading}"] = example / studies
             metrics[f"exact_match_{labels}_{reading}"] = at[f"exact_match_{labels}_{reading}"][..., 0] / studies
             metrics[f"accuracy_{labels}_{reading}"] = 1 - (fp + fn).sum(dim=-1) / (studies * len(members))
-    for name, (numerator, denominator) in RATES.items():
-        metrics[name] = at[numerator][..., 0] / at[denominator][..., 0]  # 0 / 0 is NaN: undefined
+    for name, rate in RATES.items():
+        metrics[name] = at[rate.numerator][..., 0] / at[rate.denominator][..., 0]  # 0 / 0 is NaN: undefined
     return metrics
 
 

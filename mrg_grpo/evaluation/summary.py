@@ -7,6 +7,7 @@ from typing import Any
 from mrg_grpo.evaluation.clinical import AVERAGES, LABEL_SETS, PRESETS, QUANTITIES, RATES, READINGS, preset_metrics
 from mrg_grpo.evaluation.table import Number, format_table
 from mrg_grpo.rewards.external import is_path
+from mrg_grpo.step_metrics import Metric
 
 RESAMPLES = 10_000
 """Of every bootstrap and randomisation test that is printed."""
@@ -21,7 +22,25 @@ HEADLINE = (
 )
 """The F1 that stand beside the baselines in the console table; the JSON has all."""
 
-LANGUAGE_METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider")
+LANGUAGE_METRICS = {
+    **{f"bleu_{n}": f"corpus BLEU-{n}" for n in (1, 2, 3, 4)},
+    "meteor": "METEOR 1.5, which needs Java",
+    "rouge_l": "mean ROUGE-L",
+    "cider": "mean CIDEr, with document frequencies from the references that are scored",
+}
+"""By pycocoevalcap, the extra `eval`."""
+
+METRICS = (
+    Metric(
+        tuple(f"{quantity}_<average>_<labels>_<reading>" for quantity in QUANTITIES),
+        "precision, recall and F1 of the positive labels; 0 where the denominator is 0",
+    ),
+    Metric(("exact_match_<labels>_<reading>",), "share of studies with every label right"),
+    Metric(("accuracy_<labels>_<reading>",), "share of labels that are right"),
+    *(Metric((name,), rate.meaning) for name, rate in RATES.items()),
+    *(Metric((name,), meaning) for name, meaning in LANGUAGE_METRICS.items()),
+)
+"""What each number of evaluation.json means; the table in docs/reference/metrics.md is made from it."""
 
 
 @dataclass

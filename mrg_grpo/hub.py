@@ -72,6 +72,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # what we refuse ourselves, in one line
             yield
     finally:
         transformers_log.set_verbosity(before)

@@ -27,6 +27,14 @@ class Number:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+UNDEFINED = Number(math.nan)
+
+
+def of(number: Number, count: float) -> Number:
+    """A score of `count` things: undefined where there are none, whatever a convention counts it as in an average."""
+    return number if count else UNDEFINED
+
+
 def format_table(
     header: Sequence[str], rows: Sequence[Sequence[object]], title: str = "", room: int | None = None
 ) -> str:

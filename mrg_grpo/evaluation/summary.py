@@ -9,6 +9,7 @@ from mrg_grpo.evaluation.clinical import AVERAGES, LABEL_SETS, PRESETS, QUANTITI
 from mrg_grpo.evaluation.table import UNDEFINED, Number, format_table, of
 from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.rewards.external import is_path
+from mrg_grpo.terminal import columns, wrap
 
 RESAMPLES = 10_000
 """Of every bootstrap and randomisation test that is printed."""
@@ -90,7 +91,7 @@ class Evaluation:
 
     def table(self, preset: str | None = None) -> str:
         """The console page: notes, the CE grid, headline metrics beside the baselines, and the conditions."""
-        blocks = ["\n".join(self.notes)] if self.notes else []
+        blocks = ["\n".join(wrap(note, columns(), rest="  ") for note in self.notes)] if self.notes else []
         blocks += [self._grid(), self._headline(), self._condition_table()]
         if preset:
             blocks.append(format_table((f"as {preset} prints", ""), list(self.preset(preset).items())))

@@ -189,7 +189,7 @@ TABLE = (
         "phantom --export my_data --split train --count 100", "mrg_grpo.data.phantom.dataset:run_phantom",
         (
             arg("--export", dest="folder", metavar="DIR", type=path, help="write studies in R2Gen's form"),
-            arg("--split", default="test", help="train, val or test; default test"),
+            arg("--split", choices=("train", "val", "test"), default="test", help="default test"),
             arg("--count", type=int, default=100, help="number of studies; default 100"),
             arg("--table", action="store_true", help="print the share of each label class in per cent"),
             arg("--rare", action="store_true", help="use the data set phantom_rare"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -19,6 +21,12 @@ class NotFiniteError(UserError):
     def __init__(self, names: list[str], evidence: dict[str, Any]) -> None:
         super().__init__(f"{', '.join(names)} not finite: lower the learning rate, or look at the data of this step")
         self.names, self.evidence = names, evidence
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question about a mistyped name, "" where no known one is like it."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f'did you mean "{close[0]}"?' if close else ""
 
 
 def first_line(error: BaseException) -> str:

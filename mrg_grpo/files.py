@@ -39,18 +39,6 @@ def at_home(path: str, name: str) -> str:
     return whole
 
 
-def require_local(path: str, name: str) -> None:
-    """UserError, which calls it `name`, if `path` looks like a place on this machine and there is nothing.
-
-    Else a library takes it for an id of the hub and asks there for a minute. An id is a name, or org/name.
-    """
-    if os.path.exists(path):
-        return
-    first, *rest = path.replace(os.sep, "/").split("/")
-    if path.startswith((".", "/", "~")) or len(rest) > 1 or (rest and os.path.exists(first)) or "\\" in path:
-        raise UserError(f"{name} {path}: no such file or folder; name one that is there, or a hub id (org/name)")
-
-
 def require_output(path: Path | str, inputs: Sequence[Path | str] = ()) -> None:
     """UserError if no file can be at `path`, or one of the inputs lies there: asked before the work whose result goes
     there, not after."""

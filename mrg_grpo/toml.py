@@ -3,7 +3,6 @@
 The standard library reads TOML and does not write it; `to_toml` is the way back.
 """
 
-import difflib
 import json
 import math
 import operator
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, field, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import UserError, nearest
 
 
 def ruled(default: Any, *choices: str, **limits: float) -> Any:
@@ -40,8 +39,7 @@ def build(kind: type, tree: dict[str, Any], where: str) -> Any:
     tree = {RENAMED.get(key, key): value for key, value in tree.items()}
     for key in tree:
         if key not in hints:
-            close = difflib.get_close_matches(key, hints, n=1)
-            hint = f'did you mean "{close[0]}"?' if close else f"known keys: {', '.join(hints)}"
+            hint = nearest(key, hints) or f"known keys: {', '.join(hints)}"
             raise UserError(f'{where}: unknown key "{key}"; {hint}')
     return kind(**{key: convert(hints[key], value, f"{where}: {key}") for key, value in tree.items()})
 

@@ -256,5 +256,5 @@ def finish(session: Session) -> int:
     run.write_json("evaluation.json", {**banner(config), **what, **comparison.to_json()})
     print(comparison.table())
     print(f"adapter, predictions and evaluation: {run.path}")
-    print(f"look at it: mrg-grpo view {run.path}")
+    print(f"look at it: mrg-grpo view {shlex.quote(str(run.path))}")
     return 0

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from command import CONFIG, run
+from PIL import Image
 
 from mrg_grpo.cli import main, parser
 from mrg_grpo.config import load_config
@@ -152,6 +153,26 @@ def test_report_on_every_real_xray(shared, capsys):
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["images"] for record in records] == [[image] for image in images]
     assert all(len(record["report"].split()) > 3 for record in records)
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_report_says_on_stderr_what_it_is_not_for(tmp_path, capsys, more):
+    Image.new("L", (64, 64), 90).save(tmp_path / "x.png")
+    assert main(["report", str(tmp_path / "x.png"), *more]) == 0
+    out, err = capsys.readouterr()
+    assert "not for clinical use" not in out and len(out.splitlines()) == 1
+    (line,) = err.splitlines()
+    for words in ("not for clinical use", "only ever seen rendered phantoms (synthetic X-rays)"):
+        assert words in line
+
+
+@pytest.mark.parametrize("more", [["--split", "banana"], ["--count", "0"], ["--count", "-3"]])
+def test_phantom_refuses_splits_and_counts_that_are_none(tmp_path, capsys, more):
+    try:
+        code = main(["phantom", "--export", str(tmp_path / "x"), *more])
+    except SystemExit as leaving:  # argparse
+        code = leaving.code
+    assert code == 2 and not (tmp_path / "x").exists() and len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,14 @@ NAMES = {
         "transformers.AttentionMaskInterface", "transformers.AttentionMaskInterface.register",
         "transformers.integrations.sdpa_attention.sdpa_attention_forward", "transformers.masking_utils.sdpa_mask",
     ],
+    "hub.py": [
+        "transformers.utils.logging", "transformers.utils.hub.HfApi", "transformers.utils.hub.HfHubHTTPError",
+        "transformers.utils.hub.RepositoryNotFoundError", "transformers.utils.hub.RevisionNotFoundError",
+        "transformers.utils.hub.constants", "transformers.utils.hub.is_offline_mode",
+    ],
     "model/pretrained.py": [
         "transformers.AutoConfig", "transformers.AutoModelForImageTextToText", "transformers.AutoTokenizer",
-        "transformers.GenerationConfig", "transformers.utils.cached_file", "transformers.utils.logging",
+        "transformers.GenerationConfig", "transformers.utils.cached_file",
     ],
     "model/families/__init__.py": ["transformers.PretrainedConfig"],
     "model/families/base.py": ["transformers.PretrainedConfig"],
@@ -62,7 +67,7 @@ NAMES = {
         "torch.distributed.tensor.DTensor", "torch.distributed.tensor.DTensor.to_local",
     ],
     "preflight/plan.py": [
-        "peft.PeftConfig", "peft.get_peft_model", "peft.tuners.lora.Linear", "transformers.AutoConfig",
+        "peft.PeftConfig", "peft.get_peft_model", "peft.tuners.lora.Linear",
         "transformers.AutoModelForImageTextToText", "transformers.AutoTokenizer",
     ],
     "run/checkpoint.py": ["peft.set_peft_model_state_dict"],

@@ -15,16 +15,16 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 
 # Studies per split. IU X-Ray: R2Gen's annotation.json. MIMIC-CXR in R2Gen form: the customary sizes of papers that use
-# R2Gen's file. MIMIC-CXR: the split file of mimic-cxr-jpg 2.0.0, counted in studies. Phantom: our own.
+# R2Gen's file. MIMIC-CXR: the split file of mimic-cxr-jpg 2.0.0, counted in studies.
 PUBLISHED = {
-    "phantom": {"train": 8000, "val": 500, "test": 1000},
-    "phantom_rare": {"train": 8000, "val": 500, "test": 1000},
     "iu_xray_r2gen": {"train": 2069, "val": 296, "test": 590},
     "mimic_cxr_r2gen": {"train": 270_790, "val": 2130, "test": 3858},
     "mimic_cxr": {"train": 222_758, "val": 1808, "test": 3269},
 }
 # Studies in all, for forms without a split of their own.
 PUBLISHED_TOTAL = {"iu_xray_kaggle": 3851, "iu_xray_xml": 3955}
+SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+"""Of a hashed split, as in R2Gen's split of IU X-Ray."""
 
 
 class Studies(dict[str, list[Study]]):
@@ -57,7 +57,7 @@ def describe_splits(studies: Mapping[str, list[Study]], form: str) -> list[str]:
             lines.append(f"{form} holds {read:,} studies, as the published set does")
         else:
             lines.append(f"warning: {form} holds {read:,} studies, the published set {size:,}")
-    elif not differing:
+    elif form in PUBLISHED and not differing:
         lines.append("split sizes equal the published ones")
     lines += differing
     if isinstance(studies, Studies):
@@ -65,10 +65,18 @@ def describe_splits(studies: Mapping[str, list[Study]], form: str) -> list[str]:
     return lines
 
 
+def published_sizes(form: str) -> tuple[dict[str, int], str]:
+    """Studies by split of a form whose data are not at hand, and what that number is, in words."""
+    if form in PUBLISHED:
+        return PUBLISHED[form], "published size"
+    total = PUBLISHED_TOTAL[form]
+    return {name: round(share * total) for name, share in SHARES.items()}, "assumed: shares of the published total"
+
+
 def hashed_split(study_id: str) -> str:
     """train, val or test with shares of 70, 10 and 20%, from the first 8 bytes of the id's SHA-256."""
     share = int.from_bytes(hashlib.sha256(study_id.encode("utf-8")).digest()[:8], "big") / 2**64
-    return "train" if share < 0.7 else "val" if share < 0.8 else "test"
+    return "train" if share < SHARES["train"] else "val" if share < 1 - SHARES["test"] else "test"
 
 
 def assigned(found: list[Record], split_file: Path | None, form: str, notes: list[str]) -> list[tuple[str, Record]]:

@@ -13,10 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrg_grpo.evaluation.clinical import TITLES, clinical_statistics, conditions_from_sums, metrics_from_sums
+from mrg_grpo.evaluation.clinical import (
+    QUANTITIES,
+    TITLES,
+    clinical_statistics,
+    conditions_from_sums,
+    metrics_from_sums,
+)
 from mrg_grpo.evaluation.decode import Judged
 from mrg_grpo.evaluation.intervals import bootstrap, bootstrap_difference
-from mrg_grpo.evaluation.table import Number, format_table
+from mrg_grpo.evaluation.table import Number, format_table, of
 from mrg_grpo.labels import CONDITIONS
 
 PRIMARY = ("f1_micro_13_uncertain_positive", "clinical_cosine")
@@ -45,7 +51,8 @@ class Side:
 @dataclass
 class BeforeAfter:
     sides: list[Side]
-    conditions: dict[str, dict[str, float]]  # F1 (uncertain as positive) of each condition, before and after
+    conditions: dict[str, dict[str, float | None]]  # F1 (uncertain as positive) of each, None where no reference
+    # states it
 
     def table(self) -> str:
         return "\n\n".join(side.table() for side in self.sides)
@@ -67,10 +74,12 @@ def before_after(before: Judged, after: Judged, split: str) -> BeforeAfter:
         truth = torch.tensor([study.labels for study in studies])  # what the generator wrote
         one, two = (clinical_statistics(read_labels(judged.predictions.reports), truth) for judged in (before, after))
         sides.append(_side("judged by the generator's own reader", one, two, PRIMARY))
-    f1 = [
-        conditions_from_sums(judged.statistics.sum(0))["f1_uncertain_positive"].tolist() for judged in (before, after)
-    ]
-    conditions = {name: {"before": a, "after": b} for name, a, b in zip(CONDITIONS, *f1)}
+    tables = [conditions_from_sums(judged.statistics.sum(0)) for judged in (before, after)]
+    stated = tables[0]["reference_uncertain_positive"].tolist()
+    f1 = [table["f1_uncertain_positive"].tolist() for table in tables]
+    conditions = {
+        name: {"before": a if n else None, "after": b if n else None} for name, n, a, b in zip(CONDITIONS, stated, *f1)
+    }
     return BeforeAfter(sides, conditions)
 
 
@@ -82,4 +91,19 @@ def _side(title: str, before: Tensor, after: Tensor, names: tuple[str, ...]) -> 
     a, b = bootstrap(before, metric), bootstrap(after, metric)
     d = bootstrap_difference(before, after, metric)
     number = lambda i: Number(i.value.item(), i.low.item(), i.high.item())  # noqa: E731
-    return Side(title, len(before), {name: (number(a[name]), number(b[name]), number(d[name])) for name in names})
+    rows = {}
+    for name in names:
+        one, two = (scored_things(side, name) for side in (before, after))
+        rows[name] = (of(number(a[name]), one), of(number(b[name]), two), of(number(d[name]), min(one, two)))
+    return Side(title, len(before), rows)
+
+
+def scored_things(statistics: Tensor, name: str) -> float:
+    """How many findings a precision, or a recall or F1, is of; 1 of any other metric, which is NaN where it is of none.
+    A convention counts 0 where there are none, and a table would say that nothing was found."""
+    quantity = name.split("_")[0]
+    if quantity not in QUANTITIES:
+        return 1.0
+    table = conditions_from_sums(statistics.sum(0))
+    side = "generated" if quantity == "precision" else "reference"
+    return float(table[f"{side}_uncertain_positive"][:13].sum())

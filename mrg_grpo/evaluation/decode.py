@@ -6,6 +6,8 @@ S studies.
 from __future__ import annotations
 
 import json
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import decode, require_finite
 from mrg_grpo.prompt import Completion, parse_completion, without_form
+from mrg_grpo.terminal import time_left
+
+PLAIN_SECONDS = 60.0
+"""Between two lines of a decoding that is logged to a file."""
 
 
 @dataclass
@@ -64,6 +70,7 @@ def predict(policy: Policy, studies: list[Study], config: Config, progress: str 
     hidden = None if progress and distributed.is_first() else True
     encoded = prefetch(batches, policy.encoder.encode, workers=2, ahead=3)
     sampler = Sampler(policy)
+    log = PlainLog(progress, len(own.items)) if progress and distributed.is_first() else lambda done: None
     with tqdm(total=len(own.items), desc=progress, disable=hidden, leave=False) as bar:
         for prompts in encoded:
             prefix = policy.prefill(prompts.to(policy.device))
@@ -72,11 +79,26 @@ def predict(policy: Policy, studies: list[Study], config: Config, progress: str 
             texts += rollout.texts
             special += rollout.special_counts()
             bar.update(len(prompts.studies))
+            log(len(texts))
     pairs = list(zip(texts, special))[: len(texts) - own.filler]
     pairs = [pair for part in distributed.all_gather(pairs) for pair in part]
     parsed = [parse_completion(text, config.prompt.think) for text, _ in pairs]
     parsed = [without_form(one) if count else one for one, (_, count) in zip(parsed, pairs)]
     return Decoded(studies, [text for text, _ in pairs], parsed)
+
+
+class PlainLog:
+    """Now and then a line on standard error of how far it is, where that is no terminal and so has no bar."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.began = name, total, time.monotonic()
+        self.said = self.began
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self.said >= PLAIN_SECONDS and done < self.total and not sys.stderr.isatty():
+            self.said = now
+            print(f"{self.name}: {done}/{self.total}  {time_left(now - self.began, done, self.total)}", file=sys.stderr)
 
 
 def judge(predictions: Decoded, labeler, config: Config) -> Judged:

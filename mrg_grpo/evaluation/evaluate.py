@@ -14,11 +14,10 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.decode import judge, predict, write_decoded
 from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, read_predictions
-from mrg_grpo.evaluation.score import OWN, evaluation_of, require_same_references, require_same_studies
+from mrg_grpo.evaluation.score import OWN, evaluation_of, require_metrics, require_same_references, require_same_studies
 from mrg_grpo.files import write_whole, writing
-from mrg_grpo.labelers import config_labeler, labeler_name
+from mrg_grpo.labelers import config_labeler, labeler_name, unread_references
 from mrg_grpo.model.policy import Policy
-from mrg_grpo.rewards.external import metric_from_path
 from mrg_grpo.run.folder import adapter_of, holds_run
 
 
@@ -36,8 +35,7 @@ def run_evaluate(
 
     language, metrics, compare: as in `score`; compare names prediction files that hold both sides.
     """
-    for path in metrics:
-        metric_from_path(path)
+    require_metrics(metrics)
     folder = Path(output or Path(config.run.output_dir) / f"evaluate-{split}")
     if holds_run(folder):
         raise UserError(f"-o {folder}: holds a run with an evaluation of its own; name another folder")
@@ -68,6 +66,8 @@ def evaluate_split(
             output.mkdir(parents=True, exist_ok=True)
             mark(output, config)
     policy, labeler = Policy.load(config, adapter=adapter, trainable=False), config_labeler(config)
+    unread, ids = unread_references(labeler, studies)  # before hours of decoding, not after
+    unread.require("references looked at", ids, config.labeler.allow_unlabeled, "labeler.allow_unlabeled = true")
     judged = judge(predict(policy, studies, config, f"decode {split}"), labeler, config)
     write_decoded(judged, output / "predictions.jsonl", config)
     everyone = distributed.SharedLabeler(labeler)  # the training references, for the baselines

@@ -8,6 +8,7 @@ Layouts read, each recognised by its columns and named in what is printed:
     two files         references, then predictions: CXR-Report-Metric's CSVs (study_id, report), R2GenCMN's gts.csv
                       and res.csv (no header), CheXbert's ("Report Impression"); without study_id matched by order
     other names       id, filename, dicom_id ...; ground_truth, gt ...; text, output ...: see columns.py
+    both, without id  a file of references and predictions: each row is a study, called by its number
     other forms       semicolons and tabs, texts by study, a file or a line a report ...: see record_files.py
 
 Deliberate choices: nothing is dropped without a word. A duplicated study is an error until `duplicates` says which one
@@ -115,6 +116,8 @@ def _layout(path: Path, file: RecordFile, columns: dict[str, str | None], rexran
     if rexrank:
         return "ReXrank (report, model_prediction; the headings Findings: and Impression: are removed on both sides)"
     odd = [f"{theirs} as {ours}" for ours, theirs in columns.items() if theirs and theirs != ours]
+    if columns["study_id"] is None:
+        odd.append("no ids: studies are called by the number of their row")
     return f"{kind} with study_id, reference, prediction" + (f" ({', '.join(odd)})" if odd else "")
 
 
@@ -248,12 +251,14 @@ def _columns(records: list[dict[str, Any]], path: Path) -> dict[str, str | None]
     found: dict[str, str | None] = {"study_id": next(iter(id_columns(records)), None)}
     found |= {side: text_column(records, brackets, path) for side, brackets in OF_ONE_FILE.items()}
     has_labels = "labels" in names and "reference_labels" in names
-    for kind, column in found.items():
-        if column is None and (kind == "study_id" or not has_labels):
-            raise UserError(
-                f"{path} has no column for {kind} (it has {shown(names)}); rename one to {kind}"
-                + ("" if kind == "study_id" else ", or give references and predictions as two files")
-            )
+    lacking = [side for side in OF_ONE_FILE if found[side] is None and not has_labels]
+    if found["study_id"] is None and not all(found[side] for side in OF_ONE_FILE):  # of one row its number is an id
+        lacking.append("study_id")
+    if lacking:
+        two = ", or give references and predictions as two files" if lacking[0] in OF_ONE_FILE else ""
+        raise UserError(
+            f"{path} has no column for {lacking[0]} (it has {shown(names)}); rename one to {lacking[0]}{two}"
+        )
     return found
 
 

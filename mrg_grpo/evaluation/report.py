@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from mrg_grpo.config import load_config
@@ -10,6 +11,11 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.evaluation.decode import predict
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.run.folder import adapter_of
+
+DRAWINGS = (
+    ": the embedded policy has only ever seen rendered phantoms (synthetic X-rays); of a real one it writes the form "
+    "of a report and no more"
+)
 
 
 def run_report(
@@ -27,6 +33,7 @@ def run_report(
         adapter = adapter_of(config, adapter, base)
     groups = [[image] for image in images] if each else [images]
     policy = Policy.load(config, adapter=adapter, trainable=False)
+    print(f"not for clinical use{'' if config.model.path else DRAWINGS}", file=sys.stderr)
     studies = [Study(Path(group[0]).stem, tuple(group), "", "own") for group in groups]
     predictions = predict(policy, studies, config)
     for study, text, completion in zip(studies, predictions.generated, predictions.parsed):

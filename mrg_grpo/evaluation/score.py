@@ -17,19 +17,26 @@ from torch import Tensor
 from mrg_grpo.config import MARGIN
 from mrg_grpo.data.records import first_names
 from mrg_grpo.data.study import Study
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import UserError, nearest
 from mrg_grpo.evaluation.baselines import Baseline, baselines_from_labels
-from mrg_grpo.evaluation.clinical import PRESETS, WIDTH, clinical_statistics, conditions_from_sums, metrics_from_sums
+from mrg_grpo.evaluation.clinical import (
+    PRESETS,
+    RATES,
+    WIDTH,
+    clinical_statistics,
+    conditions_from_sums,
+    metrics_from_sums,
+)
 from mrg_grpo.evaluation.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
 from mrg_grpo.evaluation.language import language_from_sums, language_statistics
 from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, read_predictions
-from mrg_grpo.evaluation.summary import RESAMPLES, Comparison, Evaluation
+from mrg_grpo.evaluation.summary import LANGUAGE_METRICS, RESAMPLES, Comparison, Evaluation
 from mrg_grpo.evaluation.table import Number
 from mrg_grpo.files import require_output, write_whole
 from mrg_grpo.labelers.unread import Unread, unread_of
 from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.prompt import foreign_note, has_tags, parse_completion
-from mrg_grpo.rewards.external import ExternalReward, metric_from_path
+from mrg_grpo.rewards.external import ExternalReward, is_path, metric_from_path
 
 OWN = "this policy"
 """What a comparison calls the policy that is evaluated."""
@@ -163,6 +170,12 @@ def evaluate_scored(
         one = score_labels(scored.ids, statistics, baseline.reports, references, language)
         rows[name] = _scalars(bootstrap(one.statistics, one.metric, resamples, seed))
     metrics = _scalars(bootstrap(scored.statistics, scored.metric, resamples, seed))
+    never = [name for name in CONDITIONS if not per_condition[name]["reference_uncertain_positive"].value]
+    if never:
+        scored.notes.append(
+            f"{len(never)} of 14 conditions are in no reference and count as 0 in macro averages: "
+            f"{first_names(never, 14)}"
+        )
     notes = [f"labels: {labeled_by}; MCCS with margin {margin:g}", *scored.notes] if labeled_by else scored.notes
     return Evaluation(
         len(scored.ids), metrics, per_condition, rows, notes, resamples=resamples, labeler=labeled_by, margin=margin
@@ -290,8 +303,7 @@ def run_score(
     others = [compare] if isinstance(compare, str) else list(compare or ())
     if output:
         require_output(output, [*paths, *others])
-    for path in metrics:
-        metric_from_path(path)
+    require_metrics(metrics)
     predictions = read_predictions(list(paths), duplicates)
     labeler = load_labeler(labeler_path or "", tokenizer or "", torch.device("cpu"))
     scored, reference_labels = score_predictions(predictions, labeler, language, metrics, margin, allow_unlabeled)
@@ -317,6 +329,20 @@ def run_score(
         write_whole(Path(output), json.dumps(evaluation.to_json(), indent=1) + "\n", "name another file with -o")
         print(f"metrics: {output}")
     return 0
+
+
+def require_metrics(paths: Sequence[str]) -> None:
+    """Every --metric leads to a function; UserError, which knows our own metrics by name, before any work."""
+    ours = (*RATES, *LANGUAGE_METRICS, *PRESETS["cxrmate"].values(), *PRESETS["f1chexbert"].values())
+    for path in paths:
+        if path in ours:
+            raise UserError(f"--metric {path}: is one of our own, computed without asking; take it out")
+        if not is_path(path):
+            asked = " ".join(filter(None, (nearest(path, ours), "our own metrics are computed without asking")))
+            raise UserError(
+                f"--metric {path}: is no dotted path, package.module:function, to a metric of yours; {asked}"
+            )
+        metric_from_path(path)
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:

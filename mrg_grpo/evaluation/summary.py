@@ -1,13 +1,16 @@
 """What is known of one system's reports, as JSON and as a page of the console; and of several, side by side."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from mrg_grpo.evaluation.clinical import AVERAGES, LABEL_SETS, PRESETS, QUANTITIES, RATES, READINGS, preset_metrics
-from mrg_grpo.evaluation.table import Number, format_table
+from mrg_grpo.evaluation.table import UNDEFINED, Number, format_table, of
+from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.rewards.external import is_path
 from mrg_grpo.step_metrics import Metric
+from mrg_grpo.terminal import columns, wrap
 
 RESAMPLES = 10_000
 """Of every bootstrap and randomisation test that is printed."""
@@ -57,11 +60,13 @@ class Comparison:
             for name, number in self.difference.items()
         }
 
-    def table(self) -> str:
+    def table(self, undefined: Collection[str] = ()) -> str:
+        """undefined: metrics that are of nothing in these studies, and left out."""
+        shown = {*HEADLINE, *RATES, *LANGUAGE_METRICS} - set(undefined)
         rows = [
             (name, number, "-" if math.isnan(p := self.p_value[name]) else f"{p:.4f}")
             for name, number in self.difference.items()
-            if (name in (*HEADLINE, *RATES, *LANGUAGE_METRICS) or is_path(name)) and not math.isnan(number.value)
+            if (name in shown or is_path(name)) and not math.isnan(number.value)
         ]
         title = f"{self.names[1]} minus {self.names[0]}, paired"
         return format_table(("metric", "difference [95% interval]", "p"), rows, title)
@@ -105,11 +110,12 @@ class Evaluation:
 
     def table(self, preset: str | None = None) -> str:
         """The console page: notes, the CE grid, headline metrics beside the baselines, and the conditions."""
-        blocks = ["\n".join(self.notes)] if self.notes else []
+        blocks = ["\n".join(wrap(note, columns(), rest="  ") for note in self.notes)] if self.notes else []
         blocks += [self._grid(), self._headline(), self._condition_table()]
         if preset:
             blocks.append(format_table((f"as {preset} prints", ""), list(self.preset(preset).items())))
-        blocks += [comparison.table() for comparison in self.comparisons]
+        undefined = [name for name in HEADLINE if self._of_nothing(name)]
+        blocks += [comparison.table(undefined) for comparison in self.comparisons]
         return "\n\n".join(blocks)
 
     def _compared(self) -> dict[str, Any]:
@@ -124,13 +130,24 @@ class Evaluation:
         rows = [
             (
                 f"{labels} labels, {reading.replace('_', ' ')}",
-                *(Number(self.metrics[f"{q}_{average}_{labels}_{reading}"].value) for average, q in keys),
+                *(self._defined(f"{q}_{average}_{labels}_{reading}") for average, q in keys),
             )
             for labels in LABEL_SETS
             for reading in READINGS
         ]
         short = {"precision": "P", "recall": "R", "f1": "F1"}
         return format_table(("clinical efficacy", *(f"{average} {short[q]}" for average, q in keys)), rows)
+
+    def _of_nothing(self, name: str) -> bool:
+        """Whether a precision is of no stated condition, or a recall or F1 of none in the references: a convention
+        counts 0 there, which says nothing of the reports. name: as "f1_micro_13_uncertain_positive"."""
+        quantity, _, labels, reading = name.split("_", 3)
+        column = f"{'generated' if quantity == 'precision' else 'reference'}_{reading}"
+        names = [CONDITIONS[i] for i in LABEL_SETS[labels]]
+        return not any(self.conditions[name][column].value for name in names)
+
+    def _defined(self, name: str) -> Number:
+        return UNDEFINED if self._of_nothing(name) else Number(self.metrics[name].value)
 
     def _headline(self) -> str:
         """Metrics beside the baselines, those of others last."""
@@ -143,23 +160,21 @@ class Evaluation:
             )
             for name in (*HEADLINE, *RATES, *LANGUAGE_METRICS, *external)
             if name in self.metrics and not math.isnan(self.metrics[name].value)
+            if name not in HEADLINE or not self._of_nothing(name)
         ]
         return format_table(("metric", "system [95% interval]", *self.baselines), rows)
 
     def _condition_table(self) -> str:
         columns = ("reference", "generated", "precision", "recall", "f1")
-        conditions = [
-            (
-                name,
-                *(f"{numbers[f'{column}_uncertain_positive'].value:.0f}" for column in columns[:2]),
-                *(Number(numbers[f"{column}_uncertain_positive"].value) for column in columns[2:4]),
-                numbers["f1_uncertain_positive"],
-                numbers["f1_negated"],
-            )
-            for name, numbers in self.conditions.items()
-        ]
+        rows = []
+        for name, numbers in self.conditions.items():
+            reference, generated, precision, recall, f1 = (numbers[f"{c}_uncertain_positive"] for c in columns)
+            alone = [of(Number(n.value), count.value) for n, count in ((precision, generated), (recall, reference))]
+            counts = [f"{count.value:.0f}" for count in (reference, generated)]
+            negated = of(numbers["f1_negated"], numbers["reference_negated"].value)
+            rows.append((name, *counts, *alone, of(f1, reference.value), negated))
         head = ("condition (uncertain positive)", *columns[:4], "F1 [95% interval]", "F1 of negated")
-        return format_table(head, conditions)
+        return format_table(head, rows)
 
 
 def _as_json(numbers: dict[str, Number]) -> dict[str, dict[str, float | None]]:

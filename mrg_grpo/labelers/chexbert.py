@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
 
 from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.hub import quiet, require_there
 from mrg_grpo.labels import CONDITIONS
 
 __all__ = ["CLASSES", "CONDITIONS", "CheXbert", "CheXbertNet"]
@@ -34,6 +35,8 @@ CLASSES = (4,) * 13 + (2,)
 """Classes per head, in the order of CONDITIONS."""
 
 MAX_TOKENS = 512
+USUAL_TOKENIZER = "bert-base-uncased"
+"""Of a .pth, which brings none."""
 TOLERATED = "bert.embeddings.position_ids"
 FORMAT = "mrg_grpo.chexbert"
 NUMPY_SCALARS: list[Any] = [np.dtype, np.dtypes.Float64DType, np.float64(0).__reduce__()[0]]
@@ -81,6 +84,8 @@ class CheXbert:
         of a .pth, default bert-base-uncased's. Raises UserError where anything is missing, broken or of another model.
         """
         path = Path(path)
+        if tokenizer:
+            require_there(str(tokenizer), "labeler tokenizer")  # before weights of half a gigabyte are read
         if path.is_dir():
             net = _net_from_folder(path)
             return cls(net, _load_tokenizer(tokenizer or path, net.bert.config.vocab_size), device)
@@ -88,8 +93,10 @@ class CheXbert:
             raise UserError(
                 f"no CheXbert checkpoint at {path}; [labeler] path takes a chexbert.pth or a folder of ours"
             )
+        if not tokenizer:
+            require_there(USUAL_TOKENIZER, "labeler tokenizer")
         net = _net_from_checkpoint(path, config or BertConfig())
-        return cls(net, _load_tokenizer(tokenizer or "bert-base-uncased", net.bert.config.vocab_size), device)
+        return cls(net, _load_tokenizer(tokenizer or USUAL_TOKENIZER, net.bert.config.vocab_size), device)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write config.json, model.safetensors (stored as dtype) and the tokenizer. The pooler is left out."""
@@ -255,7 +262,8 @@ def _load_tokenizer(source: str | Path, vocabulary: int) -> PreTrainedTokenizerB
     bare = Path(source, "vocab.txt").is_file() and not Path(source, "tokenizer_config.json").is_file()
     try:
         kind: Any = BertTokenizer if bare else AutoTokenizer  # a lone vocab.txt does not say what it is of
-        tokenizer = kind.from_pretrained(str(source), trust_remote_code=False)
+        with quiet():
+            tokenizer = kind.from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise UserError(
             f"no tokenizer at {str(source)!r} ({first_line(error)[:160]}); set [labeler] tokenizer to a folder with "

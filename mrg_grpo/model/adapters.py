@@ -26,10 +26,11 @@ from torch import nn
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError, first_line
-from mrg_grpo.files import require_local
+from mrg_grpo.hub import quiet, require_there
 from mrg_grpo.model.families import Family
 
 
+@quiet()
 def attach(model: Any, family: Family, config: Config, adapter: str | None, trainable: bool) -> PeftModel:
     """Wrap the base: a saved adapter where one is named, else a fresh LoRA as configured; UserError if none fits."""
     if adapter is not None:
@@ -52,7 +53,7 @@ def attach(model: Any, family: Family, config: Config, adapter: str | None, trai
 def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
     """The base with a saved PEFT adapter: a folder, or an id on the hub."""
     folder = Path(adapter)
-    require_local(adapter, "adapter")
+    require_there(adapter, "adapter")
     if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {adapter}: has no adapter_model.safetensors; other formats can hold code")
     try:

@@ -13,9 +13,6 @@ Deliberate choices:
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +20,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file
-from transformers.utils import logging as transformers_log
 
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError, first_line
-from mrg_grpo.files import require_local
+from mrg_grpo.hub import quiet, require_there
 from mrg_grpo.model import attention
 from mrg_grpo.model.families import Family, family_of
 
@@ -48,12 +44,9 @@ def load_pretrained(config: Config) -> Pretrained:
     torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds a float32 tower's convolution of patches to ten bits
     path, trust = config.model.resolved_path(), config.model.trust_remote_code
     revision = config.model.revision or "main"
-    require_local(path, "model.path")
+    family = family_of(read_config(config))
     try:
         with quiet():
-            model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust, revision=revision)
-            require_unquantised(model_config, path)
-            family = family_of(model_config)
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust, revision=revision)
             processor = family.image_processor(path, config.data.max_pixels or None, revision)
             prepare_tokenizer(tokenizer, family, path, revision)
@@ -81,20 +74,19 @@ def load_pretrained(config: Config) -> Pretrained:
     return Pretrained(model, tokenizer, processor, family, stops)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Within: no bars, reports and warnings of the libraries, which would stand before the one line of a refusal."""
-    before, bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
-    transformers_log.set_verbosity_error()
-    transformers_log.disable_progress_bar()
+def read_config(config: Config) -> Any:
+    """config.json of model.path. UserError where it is not to be had, or tells of quantised weights."""
+    path = config.model.resolved_path()
+    require_there(path, "model.path", config.model.revision or None)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        transformers_log.set_verbosity(before)
-        if bars:
-            transformers_log.enable_progress_bar()
+        with quiet():
+            found = AutoConfig.from_pretrained(
+                path, trust_remote_code=config.model.trust_remote_code, revision=config.model.revision or "main"
+            )
+    except Exception as error:  # as in load_pretrained
+        raise UserError(explain(path, error)) from error
+    require_unquantised(found, path)
+    return found
 
 
 def require_unquantised(model_config: Any, path: str) -> None:

@@ -195,8 +195,9 @@ def check_tokens(config: Config, policy: Policy, studies: list[Study]) -> tuple[
     limit = policy.family.config.get_text_config().max_position_embeddings
     longest, most = max(lengths.values()), max(images.values())
     found = (
-        f"longest prompt of {len(sample)} {longest} ({most} of images) + sampling.max_tokens "
-        f"{config.sampling.max_tokens} of {limit} positions"
+        f"of {len(sample)} prompts the longest has {longest} tokens, {images[sample[0].id]} of them image tokens; with "
+        f"sampling.max_tokens = {config.sampling.max_tokens} that is {longest + config.sampling.max_tokens} of {limit} "
+        "positions"
     )
     fails = longest + config.sampling.max_tokens > limit
     remedy = "set data.max_pixels (tokens of an image are at most max_pixels / 784 in Qwen2.5-VL) or data.views"
@@ -244,7 +245,7 @@ def preflight(config: Config) -> Iterator[CheckResult]:
         yield CheckResult("all others", "skip", "there are no studies")
         return
     train = splits["train"]
-    yield check_disk(config, policy, config.run.test_studies or len(splits["test"]))
+    yield check_disk(config, policy, len(test_studies(splits, config)))
     longest, finding = check_tokens(config, policy, train)
     yield finding
     if labeler is None or not longest or finding.status == "fail":

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, get_peft_model
 from peft.tuners.lora import Linear
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from mrg_grpo.config import Config
-from mrg_grpo.data import PUBLISHED
-from mrg_grpo.data.load import read_splits, studies_of
+from mrg_grpo.data.load import read_splits, studies_of, test_studies, validation_studies
+from mrg_grpo.data.splits import Studies, published_sizes
 from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.evaluation.table import format_table
-from mrg_grpo.files import require_local
+from mrg_grpo.hub import quiet, require_there
 from mrg_grpo.model.adapters import attach
 from mrg_grpo.model.encoder import PromptEncoder
 from mrg_grpo.model.families import family_of
+from mrg_grpo.model.pretrained import read_config
 from mrg_grpo.preflight.footprint import (
     EAGER_LAYER,
     PHASES,
@@ -44,18 +46,7 @@ from mrg_grpo.preflight.footprint import (
 
 def model_sizes(config: Config) -> Model:
     """Build base and adapter on the meta device and count. UserError where config.json is not to be had."""
-    path = config.model.resolved_path()
-    require_local(path, "model.path")
-    try:
-        model_config = AutoConfig.from_pretrained(
-            path, revision=config.model.revision or "main", trust_remote_code=config.model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        reason = first_line(error)
-        raise UserError(
-            f"model.path {path}: no usable config.json ({reason}); plan needs that file alone, for example "
-            "model.path=experiments/huatuo_7b"
-        ) from error
+    model_config = read_config(config)
     family, text, vision = family_of(model_config), model_config.get_text_config(), model_config.vision_config
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(model_config)
@@ -64,10 +55,12 @@ def model_sizes(config: Config) -> Model:
         decoder: Any = family.text_model(base)
         layers = sum(p.numel() for p in decoder.layers.parameters())
         if config.model.adapter:
+            require_there(config.model.adapter, "adapter")
             try:
                 lora = PeftConfig.from_pretrained(config.model.adapter)
                 lora.inference_mode = False
-                wrapped, rank = get_peft_model(base, lora), lora.r  # type: ignore[attr-defined]
+                with quiet():
+                    wrapped, rank = get_peft_model(base, lora), lora.r  # type: ignore[attr-defined]
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
                     f"adapter {config.model.adapter}: does not fit or is none ({first_line(error)})"
@@ -107,7 +100,7 @@ def model_sizes(config: Config) -> Model:
 def step_shape(config: Config, images: float) -> Shape:
     """The largest step: `images` of max_pixels for every study, every report at the length limit."""
     path = config.model.resolved_path()
-    vision = AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code).vision_config
+    vision = read_config(config).vision_config
     patch, merge = vision.patch_size, getattr(vision, "spatial_merge_size", 1)
     tokens = max_pixels(config, path) // (patch * merge) ** 2
     grpo, reports = config.grpo, config.grpo.studies_per_step * config.grpo.group_size
@@ -147,16 +140,50 @@ def text_tokens(config: Config, path: str) -> int:
     return len(tokenizer(encoder.chat(0), add_special_tokens=False)["input_ids"])
 
 
-def images_per_study(config: Config, given: float | None) -> tuple[float, float, str]:
-    """(most, mean, where from) images of a training study: counted where the data lie here, else given or assumed."""
+@dataclass(frozen=True)
+class Counts:
+    """How many images a training study has and how many studies a run decodes, each with where the number is from."""
+
+    most: float  # images of a study
+    mean: float
+    images: str  # "counted", "given", "data.views" or "assumed ..."
+    test: int  # studies decoded at the end, before and after
+    val: int  # studies of a periodic evaluation
+    studies: str  # "counted", "published size" or "assumed ..."
+
+
+def counts_of(config: Config, given: float | None) -> Counts:
+    """Counted where the data lie here; else images as given or assumed, and sizes as published or assumed.
+
+    given: images of a study. The limits of [run] hold in each case.
+    """
+    run, data = config.run, config.data
+    splits = readable_splits(config, needed=given is None)
+    if splits:
+        images = [len(study.images) for study in studies_of(splits, "train")]
+        most, mean, how = max(images), sum(images) / len(images), "counted"
+        test, val, source = len(test_studies(splits, config)), len(validation_studies(splits, config)), "counted"
+    else:
+        most = mean = int(data.views) if data.views.isdigit() else 2
+        how = "data.views" if data.views.isdigit() else f"assumed: {data.root} is not here, say --images"
+        sizes, source = published_sizes(data.form)
+        test, val = min(run.test_studies or sizes["test"], sizes["test"]), min(run.eval_studies, sizes["val"])
     if given is not None:
-        return given, given, "given"
-    if config.data.rendered or Path(config.data.root).is_dir():
-        counts = [len(study.images) for study in studies_of(read_splits(config), "train")]
-        return max(counts), sum(counts) / len(counts), "counted"
-    if config.data.views.isdigit():
-        return int(config.data.views), int(config.data.views), "data.views"
-    return 2.0, 2.0, f"assumed: {config.data.root} is not here, say --images"
+        return Counts(given, given, "given", test, val, source)
+    return Counts(most, mean, how, test, val, source)
+
+
+def readable_splits(config: Config, needed: bool) -> Studies | None:
+    """The studies where the data lie here; None where they do not, or, unless they are needed, cannot be read: a
+    laptop may have the reports without the pictures."""
+    if not config.data.rendered and not Path(config.data.root).is_dir():
+        return None
+    try:
+        return read_splits(config)
+    except UserError:
+        if needed:
+            raise
+        return None
 
 
 def run_plan(
@@ -167,12 +194,13 @@ def run_plan(
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UserError(f"--{name} {value:g}: must be a number above 0")
     machine = Machine(gpu_gb, tflops, bandwidth)
-    most, mean, source = images_per_study(config, images)
-    m, s, usual, grpo = model_sizes(config), step_shape(config, most), step_shape(config, mean), config.grpo
+    counts = counts_of(config, images)
+    m, s, usual = model_sizes(config), step_shape(config, counts.most), step_shape(config, counts.mean)
+    grpo = config.grpo
     print(
         f"{m.total:,} base parameters ({m.vision:,} vision, {m.text:,} decoder layers), {m.adapter:,} of the adapter\n"
-        f"{s.studies} studies x {s.group} reports, {most:g} images a study at most, {mean:.2f} on average ({source}), "
-        f"{s.prompt} prompt tokens, {s.report} report tokens, micro-batch {s.micro}\n"
+        f"{s.studies} studies x {s.group} reports, images of a study: {counts.most:g} at most, {counts.mean:.2f} on "
+        f"average ({counts.images}), {s.prompt} prompt tokens, {s.report} report tokens, micro-batch {s.micro}\n"
     )
     print(memory_table(m, s, grpo.beta))
     print(fit_line(m, s, machine, grpo.beta))
@@ -188,7 +216,7 @@ def run_plan(
     rows = [(name, f"{flop[name] / 1e12:.2f}", f"{spent[name]:.3f}") for name in flop]
     rows.append(("step", f"{sum(flop.values()) / 1e12:.2f}", f"{sum(spent.values()):.3f}"))
     print(format_table(("arithmetic", "TFLOP", "seconds"), rows))
-    print(hours_line(config, m, usual, machine, sum(spent.values())))
+    print(hours_line(config, counts, m, usual, machine, sum(spent.values())))
 
 
 def memory_table(m: Model, s: Shape, beta: float) -> str:
@@ -210,13 +238,13 @@ def fit_line(m: Model, s: Shape, machine: Machine, beta: float) -> str:
     return f"{line}no micro-batch fits: lower data.max_pixels, grpo.studies_per_step or run.decode_batch"
 
 
-def hours_line(config: Config, m: Model, s: Shape, machine: Machine, step: float) -> str:
+def hours_line(config: Config, counts: Counts, m: Model, s: Shape, machine: Machine, step: float) -> str:
     run, training = config.run, step * config.run.steps / 3600
-    test = run.test_studies or PUBLISHED.get(config.data.form, {}).get("test", 800)  # 20% of IU X-Ray's other forms
-    rounds = (run.steps - 1) // run.eval_every if run.eval_every else 0
-    decoding = decoding_hours(m, s, machine, 2 * test + rounds * run.eval_studies)
+    rounds = (run.steps - 1) // run.eval_every if run.eval_every and counts.val else 0
+    decoding = decoding_hours(m, s, machine, 2 * counts.test + rounds * counts.val)
+    validation = f" and {rounds} x {counts.val} validation" if rounds else ""
     return (
-        f"hours to expect of train: {training:.1f} for {run.steps} steps, {decoding:.1f} to decode 2 x {test} test and "
-        f"{rounds} x {run.eval_studies} validation studies; assuming {machine.tflops:g} TFLOP/s, "
+        f"hours to expect of train: {training:.1f} for {run.steps} steps, {decoding:.1f} to decode 2 x {counts.test} "
+        f"test{validation} studies ({counts.studies}); assuming {machine.tflops:g} TFLOP/s, "
         f"{machine.bandwidth:g} GB/s and {EAGER_LAYER * 1e3:g} ms a layer and token"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mrg_grpo.terminal import columns, wrap
+
 
 @dataclass(frozen=True)
 class CheckResult:
@@ -15,8 +17,9 @@ class CheckResult:
     remedy: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.status:<4}  {self.name:<18}  {self.found}"
-        return f"{line}\n{'':<26}-> {self.remedy}" if self.remedy else line
+        room, indent = columns(), " " * 26
+        line = wrap(self.found, room, f"{self.status:<4}  {self.name:<18}  ", indent)
+        return line + "\n" + wrap(self.remedy, room, f"{indent}-> ", f"{indent}   ") if self.remedy else line
 
 
 def result_of(name: str, found: str, fails: bool, warns: bool, remedy: str) -> CheckResult:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mrg_grpo.config import RewardConfig
 from mrg_grpo.data.study import Study
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import UserError, nearest
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.prompt import Completion, parse_completion, without_form
 from mrg_grpo.rewards.ce_f1 import ce_f1
@@ -146,5 +146,5 @@ def require_terms(config: RewardConfig) -> None:
         if weight != 0 and is_path(name):
             metric_from_path(name)
         elif weight != 0 and name not in TERMS:
-            known = ", ".join(TERMS)
-            raise UserError(f'reward.weights: unknown term "{name}"; use {known}, or a dotted path to a function')
+            asked = " ".join(filter(None, (nearest(name, TERMS), f"use {', '.join(TERMS)}")))
+            raise UserError(f'reward.weights: unknown term "{name}"; {asked}, or a dotted path to a function')

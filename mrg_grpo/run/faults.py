@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,7 +69,7 @@ class Guard:
                 "the checkpoints are older than they are: start a new run from the adapter of the older one, as "
                 "model.adapter, with a lower learning rate, or --resume if the machine was at fault"
             )
-        tqdm.write(f"step {number} skipped: {what} not finite; reproduce it: mrg-grpo replay {path}")
+        tqdm.write(f"step {number} skipped: {what} not finite; reproduce it: mrg-grpo replay {shlex.quote(str(path))}")
         return {"skipped": 1.0}, None
 
     def dump(self, number: int, prompts: PromptBatch, fault: NotFiniteError) -> Path:

@@ -1,7 +1,8 @@
 """What a run shows while it runs: one progress bar, now and then a sampled report, TensorBoard if asked for.
 
-On a terminal the bar shows reward, KL, length, seconds per phase and the time left, cut to the terminal's width.
-Anywhere else (a log file, CI) there is no bar: a plain line at the first, the last and every tenth step.
+On a terminal the bar shows reward, KL, length, seconds per phase and the time left, as many as there is room for.
+Anywhere else (a log file, CI) there is no bar: a plain line at the first, the last and every tenth step, with the time
+left and every term of the reward.
 Reports are printed on a terminal alone, every `run.show_every` steps, and never with `run.keep_text = false`.
 Of many ranks the first shows.
 """
@@ -9,8 +10,9 @@ Of many ranks the first shows.
 from __future__ import annotations
 
 import importlib.util
+import math
 import shutil
-import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,15 @@ from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError
 from mrg_grpo.grpo import StepResult
+from mrg_grpo.terminal import columns, time_left, wrap
 
-SHOWN = ("reward", "reward/mccs", "reward/format", "kl", "length", "loss")
 PLAIN_EVERY = 10
 ON_BAR = ("reward", "kl", "length")
 BAR = "train {n_fmt}/{total_fmt} |{bar:10}| {remaining} left  {desc}"
 BAR_WIDTH = 38
 """Columns of the bar without its description, up to four digits of steps and hours left."""
+WIDEST = 100
+"""Columns of a sampled report, where the terminal has more."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,11 @@ class Sample:
     reward: float
     advantage: float
 
-    def text(self, step: int, width: int = 100) -> str:
-        head = f"step {step}, {self.study_id}: reward {self.reward:.3f}, advantage {self.advantage:+.2f}"
+    def text(self, step: int, room: int = WIDEST) -> str:
+        head = f"step {step}, {printable(self.study_id)}: reward {self.reward:.3f}, advantage {self.advantage:+.2f}"
         parts = (("sampled", self.completion), ("reference", self.reference))
-        wrap = lambda name, words: textwrap.fill(  # noqa: E731
-            printable(words), width, initial_indent=f"  {name:<10}", subsequent_indent=" " * 12
-        )
-        return "\n".join([head, *(wrap(name, words) for name, words in parts)])
+        texts = (wrap(printable(words), room, f"  {name:<10}", " " * 12) for name, words in parts)
+        return "\n".join([wrap(head, room), *texts])
 
 
 def first_sample(result: StepResult) -> Sample:
@@ -71,7 +73,7 @@ class Progress:
 
     def __init__(self, config: Config, start: int = 0) -> None:
         run = config.run
-        self.steps = run.steps
+        self.steps, self.start, self.began = run.steps, start, time.monotonic()
         hidden = None if distributed.is_first() else True
         self.bar = tqdm(total=run.steps, initial=start, disable=hidden, dynamic_ncols=True, bar_format=BAR)
         self.every = 0 if self.bar.disable or not run.keep_text else run.show_every
@@ -91,20 +93,26 @@ class Progress:
         self.bar.set_description_str(on_bar(metrics, shutil.get_terminal_size().columns - BAR_WIDTH), refresh=False)
         self.bar.update()
         if self.bar.disable and (number % PLAIN_EVERY == 0 or number in (1, self.steps)):
-            print(f"step {number}/{self.steps}  {numbers(metrics)}  ({phases(metrics)})", flush=True)
+            spent = "skipped" if metrics.get("skipped") else f"({phases(metrics)})"
+            parts = (f"step {number}/{self.steps}", self.left(number), numbers(metrics), spent)
+            print("  ".join(filter(None, parts)), flush=True)
         if sample and self.every and number % self.every == 0:
-            self.write(sample.text(number))
+            self.write(sample.text(number, min(columns() or WIDEST, WIDEST)))
         if self.board is not None:
             for name, value in metrics.items():
                 self.board.add_scalar(name, value, number)
 
+    def left(self, number: int) -> str:
+        """The time to the last step, as the steps of this process went; evaluation and tests come on top."""
+        spent, done = time.monotonic() - self.began, number - self.start
+        return time_left(spent, done, self.steps - self.start) if number < self.steps else ""
+
     def validation(self, number: int, values: dict[str, float]) -> None:
         """After each periodic validation."""
-        f1, cosine = values["f1_micro_13_uncertain_positive"], values["clinical_cosine"]
-        form = values["format_compliance"]
-        self.write(
-            f"validation after step {number}: micro-F1 {f1:.3f}, clinical cosine {cosine:.3f}, format {form:.3f}"
-        )
+        shown = (("micro-F1", "f1_micro_13_uncertain_positive"), ("clinical cosine", "clinical_cosine"),
+                 ("format", "format_compliance"))  # fmt: skip
+        texts = (f"{title} " + ("-" if math.isnan(values[name]) else f"{values[name]:.3f}") for title, name in shown)
+        self.write(f"validation after step {number}: {', '.join(texts)}")
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(f"validation/{name}", value, number)
@@ -114,16 +122,21 @@ class Progress:
         self.bar.write(text)
 
 
-def on_bar(metrics: dict[str, float], width: int) -> str:
-    """Reward, KL, length (or loss), and as much of the seconds as there is room for."""
-    shown = numbers(metrics, ON_BAR) or numbers(metrics, ("loss",))
+def on_bar(metrics: dict[str, float], room: int) -> str:
+    """Reward, KL, length (or loss) and the seconds, as many of them as there is room for."""
     step = f"step {metrics['seconds/step']:.1f}s" if "seconds/step" in metrics else ""
-    fits = (text for text in (f"{shown}  {phases(metrics, 1)}", f"{shown}  {step}", shown) if len(text) <= width)
-    return next(fits, shown)
+    named = [numbers(metrics, ON_BAR[:count]) for count in range(len(ON_BAR), 0, -1)]
+    named = named if named[0] else [numbers(metrics, ("loss",))]
+    fits = (f"{named[0]}  {phases(metrics, 1)}", f"{named[0]}  {step}", *named)
+    return next((text for text in fits if len(text) <= room), "")
 
 
-def numbers(metrics: dict[str, float], names: tuple[str, ...] = SHOWN) -> str:
-    return "  ".join(f"{name.removeprefix('reward/')} {metrics[name]:.3g}" for name in names if name in metrics)
+def numbers(metrics: dict[str, float], names: tuple[str, ...] = ()) -> str:
+    """These metrics; without names the reward and each of its terms, KL, length and loss."""
+    spreads = {f"{name}_std" for name in metrics}
+    terms = (name for name in metrics if name.startswith("reward/") and name not in spreads)
+    shown = (name for name in names or ("reward", *terms, "kl", "length", "loss") if name in metrics)
+    return "  ".join(f"{name.removeprefix('reward/')} {metrics[name]:.3g}" for name in shown)
 
 
 def phases(metrics: dict[str, float], digits: int = 2) -> str:

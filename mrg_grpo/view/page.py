@@ -3,7 +3,8 @@
 Deliberate choices
 * A page stays below 5 MB: groups and studies are chosen evenly over the run, never by merit, and the page says how many
   of how many it shows. Curves of long runs are means over equal stretches of steps.
-* Credentialed data (MIMIC-CXR, or run.keep_text = false) puts numbers and labels on the page, no text and no picture.
+* Of credentialed data (MIMIC-CXR), and where run.keep_text = false asks for it, there are numbers and labels on the
+  page, no text and no picture.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mrg_grpo import __version__
+from mrg_grpo.data.credentialed import banner as credentialed
 from mrg_grpo.evaluation.clinical import TITLES
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE
 from mrg_grpo.step_metrics import find
@@ -37,6 +39,7 @@ SECTIONS = (
     ("Time and memory", ("seconds", "memory")),
 )  # fmt: skip
 """Where a curve stands, by how its name begins; what fits nowhere goes to the end, under "Other"."""
+VALIDATION = "Validation"
 
 Item = TypeVar("Item")
 
@@ -54,7 +57,8 @@ class Curve:
 
 @dataclass
 class Bar:
-    """F1 of a condition on the test split, uncertain as positive, and its references that state it."""
+    """F1 of a condition on the test split, uncertain as positive, and its references that state it; without any there
+    is no F1."""
 
     condition: str
     before: float | None
@@ -73,6 +77,7 @@ class Page:
     conditions: list[str] = field(default_factory=lambda: list(CONDITIONS[:13]))
     codes: list[str] = field(default_factory=lambda: list(CODES))
     metric_titles: dict[str, str] = field(default_factory=lambda: dict(TITLES))
+    top: list[str] = field(default_factory=list)  # sections of curves that stand before the reports
     curves: list[Curve] = field(default_factory=list)
     sides: dict[str, Any] = field(default_factory=dict)
     bars: list[Bar] = field(default_factory=list)
@@ -85,7 +90,7 @@ class Page:
 def build(records: Records, pictures: Pictures, attribute: Attribute | None, stamp: str, refresh: int = 0) -> Page:
     """Records -> Page; attribute None leaves the findings of the texts uncoloured."""
     config, notes = records.config, []
-    if records.credentialed:
+    if records.textless:
         records = without_texts(records)
     rendered = config.data.rendered
     pictures.begin(None if rendered else data_folder(config.data.root), rendered)
@@ -115,6 +120,7 @@ def build(records: Records, pictures: Pictures, attribute: Attribute | None, sta
         )
     if pictures.missing:
         notes.append(f"{len(pictures.missing)} pictures could not be opened, such as {min(pictures.missing)}.")
+    drawn = curves(records)
     return Page(
         title=records.path.resolve().name,
         stamp=stamp,
@@ -122,7 +128,8 @@ def build(records: Records, pictures: Pictures, attribute: Attribute | None, sta
         facts=facts(records),
         banner=banner(records),
         notes=notes,
-        curves=curves(records),
+        top=[next((title for title, _ in SECTIONS if title in {c.section for c in drawn}), ""), VALIDATION],
+        curves=drawn,
         sides=records.evaluation.get("sides", {}),
         bars=bars(records),
         groups=groups,
@@ -140,10 +147,10 @@ def data_folder(root: str) -> str | None:
 
 
 def banner(records: Records) -> str:
-    if not records.credentialed:
-        return ""
-    why = "" if records.config.run.keep_text else " (run.keep_text = false)"
-    return f"Made from credentialed data{why}: do not share. Texts and pictures are left out."
+    """What stands above the page where texts and pictures are left out, and why they are."""
+    if credentialed(records.config):
+        return "Made from credentialed data: do not share. Texts and pictures are left out."
+    return "" if records.config.run.keep_text else "Texts and pictures are left out (run.keep_text = false)."
 
 
 def without_texts(records: Records) -> Records:
@@ -182,7 +189,7 @@ def facts(records: Records) -> list[tuple[str, str]]:
 
 
 def curves(records: Records) -> list[Curve]:
-    """Every metric over the steps, in the order of SECTIONS, then the headline metrics of validation."""
+    """Every metric over the steps, in the order of SECTIONS, and the headline metrics of validation."""
     order = [title for title, _ in SECTIONS] + ["Other"]
     made = []
     for name in dict.fromkeys(key for record in records.metrics for key in record if key != "step"):
@@ -194,7 +201,7 @@ def curves(records: Records) -> list[Curve]:
     for name, title in TITLES.items():
         if any(name in record for record in records.validation):
             points = thin(records.validation, name)
-            made.append(Curve(title, "Validation", *points, "on the validation studies, decoded greedily"))
+            made.append(Curve(title, VALIDATION, *points, "on the validation studies, decoded greedily"))
     return made
 
 
@@ -216,11 +223,12 @@ def bars(records: Records) -> list[Bar]:
         for c in range(13)
     ]
     conditions = records.evaluation.get("conditions", {})
-    return [
-        Bar(name, finite(conditions[name]["before"]), finite(conditions[name]["after"]), stated[c])
-        for c, name in enumerate(CONDITIONS[:13])
-        if name in conditions
-    ]
+    made = []
+    for c, name in enumerate(CONDITIONS[:13]):
+        if name in conditions:
+            sides = conditions[name] if stated[c] != 0 else {}
+            made.append(Bar(name, finite(sides.get("before")), finite(sides.get("after")), stated[c]))
+    return made
 
 
 def paired(before: list[Record], after: list[Record]) -> list[tuple[Record, Record]]:

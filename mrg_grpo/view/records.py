@@ -42,8 +42,8 @@ class Records:
     evaluated: bool = False  # evaluation.json is there, and of the last step
 
     @property
-    def credentialed(self) -> bool:
-        """Data that only those may see who signed for it: no text and no picture of it goes on the page."""
+    def textless(self) -> bool:
+        """No text and no picture goes on the page: of data that only those may see who signed for it, or as asked."""
         return bool(banner(self.config)) or not self.config.run.keep_text
 
     @property

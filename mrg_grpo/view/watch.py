@@ -35,7 +35,7 @@ class Viewer:
         """(HTML, whether the run is done). Only a page of a run that goes on looks for a newer one."""
         records = read_run(self.path)
         refresh = WATCH_SECONDS if watching and not records.done else 0
-        colours = None if self.plain or records.credentialed else self._attribute(records)
+        colours = None if self.plain or records.textless else self._attribute(records)
         page = build(records, self.pictures, colours, stamp=str(time.time_ns()), refresh=refresh)
         return render(page), records.done
 

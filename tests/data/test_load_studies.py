@@ -156,6 +156,7 @@ def test_sizes_are_held_against_the_published_ones(tmp_path):
     assert describe_splits(Studies(copy, read=3850), "iu_xray_kaggle")[1:] == [
         "warning: iu_xray_kaggle holds 3,850 studies, the published set 3,851"
     ]
+    assert describe_splits({"train": [study]}, "phantom") == ["phantom: train 1 studies, 1 images"]  # nothing to equal
 
 
 def test_phantom_is_asked_for_its_sections(monkeypatch):

@@ -12,6 +12,7 @@ from mrg_grpo.data import load_studies
 from mrg_grpo.data.load import read_splits, require_images
 from mrg_grpo.data.phantom.dataset import export
 from mrg_grpo.errors import UserError
+from mrg_grpo.evaluation import decode
 
 ALLOWED = "data.allow_missing=true"
 
@@ -107,3 +108,27 @@ def test_evaluate_takes_metrics_language_and_other_systems(data, tmp_path, capsy
     ):
         assert main(command_line("evaluate", arguments, *wrong)) == 2
         assert reason in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_evaluate_refuses_references_without_labels_before_it_decodes(data, tmp_path, capsys, monkeypatch):
+    tree = json.loads((data / "annotation.json").read_text())
+    for record in tree["test"]:
+        record["report"] = "Кости без изменений."
+    (data / "annotation.json").write_text(json.dumps(tree))
+    arguments = settings(data, ALLOWED, f"run.output_dir={tmp_path / 'out'}", "sampling.max_tokens=4")
+    monkeypatch.setattr("mrg_grpo.evaluation.evaluate.predict", None)  # not reached
+    assert main(command_line("evaluate", arguments)) == 2
+    said = capsys.readouterr().err
+    assert "2 of 2 references looked at carry no label (100%" in said and "labeler.allow_unlabeled = true" in said
+    monkeypatch.undo()
+    assert main(command_line("evaluate", [*arguments, "labeler.allow_unlabeled=true"])) == 0
+    assert "2 of 2 references carry no label (100%)" in capsys.readouterr().out
+
+
+def test_a_long_decoding_without_a_terminal_says_how_far_it_is(monkeypatch, capsys):
+    clock = iter([0.0, 30.0, 61.0, 90.0, 200.0])
+    monkeypatch.setattr(decode.time, "monotonic", lambda: next(clock))
+    log = decode.PlainLog("decode test, before", 10)
+    for done in (1, 2, 3, 10):
+        log(done)
+    assert capsys.readouterr().err == "decode test, before: 2/10  04:04 left\n"

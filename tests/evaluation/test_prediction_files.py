@@ -169,7 +169,7 @@ def test_a_null_prediction_is_missing(tmp_path):
     "name,content,message",
     [
         ("p.csv", "study_id,prediction\na,b\n", "no column for reference"),
-        ("p.csv", "reference,prediction\na,b\n", "no column for study_id"),
+        ("p.jsonl", json.dumps({"labels": [0] * 14, "reference_labels": [0] * 14}), "no column for study_id"),
         ("p.csv", "study_id,reference,prediction\n,b,c\n", "record 1: study_id is empty"),
         ("p.csv", "study_id,reference,prediction\na,b,c,d\n", "row 2 has 4 cells for 3 columns"),
         ("p.csv", "study_id,reference,prediction\n", "holds no predictions"),
@@ -198,7 +198,7 @@ def test_a_null_prediction_is_missing(tmp_path):
             "50414267,The lungs are clear and the heart is of a normal size.\n",
             "its first row must be a header",
         ),
-        ("p.txt", "Clear.\n", "no column for study_id"),
+        ("p.txt", "Clear.\n", "no column for prediction .*as two files"),
         ("p", None, "is a folder without .txt files"),
     ],
 )
@@ -352,3 +352,21 @@ def test_a_first_row_that_is_a_report_counts_as_one(tmp_path):
     assert triples(read_predictions([tmp_path / "gts.csv", tmp_path / "res.csv"])) == [
         ("1", "Normal.", "Clear"), ("2", "No findings.", "Edema"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.csv", "reference,prediction\nClear.,Clear\nEdema.,\n"),
+        ("p.tsv", "Ground Truth\tgenerated_text\nClear.\tClear\nEdema.\t\n"),
+        ("p.json", json.dumps([{"gt": "Clear.", "pred": "Clear"}, {"gt": "Edema.", "pred": ""}])),
+        ("p.json", json.dumps({"reference": ["Clear.", "Edema."], "prediction": ["Clear", ""]})),
+    ],
+)
+def test_one_file_of_both_sides_needs_no_ids(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    found = read_predictions([tmp_path / name])
+    assert [(row.study_id, row.reference, row.prediction) for row in found.rows] == [
+        ("1", "Clear.", "Clear"), ("2", "Edema.", ""),
+    ]  # fmt: skip
+    assert "no ids: studies are called by the number of their row" in found.layout and found.empty == ["2"]

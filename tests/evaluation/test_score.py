@@ -305,3 +305,45 @@ def test_errors(tmp_path):
         run_score([path], language="lower")
     with pytest.raises(UserError, match="cannot write"):
         run_score([path], language="none", output=str(tmp_path / "no" / "out.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "omission",
+            'is no dotted path, .*did you mean "omission_rate"\\? our own metrics are computed without asking',
+        ),
+        ("omission_rate", "is one of our own, computed without asking"),
+        ("zzz", "--metric zzz: is no dotted path, package.module:function, to a metric of yours; our own"),
+    ],
+)
+def test_a_metric_that_is_no_path_is_told_what_there_is(name, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        run_score([write(tmp_path / "a.jsonl", STUDIES)], metrics=[name])
+
+
+def test_a_score_of_nothing_is_a_dash(tmp_path, capsys):
+    """Only edema is in the references; cardiomegaly is generated, of the rest nothing is said by anybody."""
+    path = write(tmp_path / "a.jsonl", [("s1", "edema", "edema. cardiomegaly"), ("s2", "edema. no fracture", "edema")])
+    other = write(tmp_path / "b.jsonl", [("s1", "edema", "edema"), ("s2", "edema. no fracture", "edema")])
+    assert run_score([path], language="none", resamples=9, compare=other, output=str(tmp_path / "o.json")) == 0
+    page = capsys.readouterr().out
+    rows = {line.rsplit("  ")[0].strip(): line.split() for line in page.splitlines()}
+    cells = {name: row[len(name.split()) :] for name, row in rows.items()}
+    assert cells["Edema"] == ["2", "2", "1.000", "1.000", "1.000", "[1.000,", "1.000]", "-"]
+    assert cells["Cardiomegaly"] == ["0", "1", "0.000", "-", "-", "-"]  # precision is of one that was generated
+    assert cells["Pneumonia"] == ["0", "0", "-", "-", "-", "-"] and cells["Fracture"][-1].startswith("0.000")
+    assert "13 of 14 conditions are in no reference and count as 0 in macro averages: Enlarged" in page
+    record = json.loads((tmp_path / "o.json").read_text())  # the convention itself stays as it is
+    assert record["conditions"]["Cardiomegaly"]["f1_uncertain_positive"]["value"] == 0.0
+
+
+def test_averages_over_nothing_are_dashes_too(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", [("s1", "no fracture", "no fracture"), ("s2", "no edema", "no edema")])
+    other = write(tmp_path / "b.jsonl", [("s1", "no fracture", "no fracture"), ("s2", "no edema", "edema")])
+    assert run_score([path], language="none", resamples=9, compare=other) == 0
+    page = capsys.readouterr().out
+    grid = page.partition("clinical efficacy")[2].partition("\n\n")[0]
+    assert grid.count("  -") == 6 * 9 and "0.000" not in grid
+    assert "f1_micro_13_uncertain_positive" not in page and "clinical_cosine" in page

@@ -87,8 +87,9 @@ def test_a_device_that_is_not_there_fails(config, device):
 def test_splits_warn_of_other_sizes_and_fail_without_images(config, monkeypatch):
     whole = load_studies("phantom", "")
     monkeypatch.setattr(check, "read_splits", lambda _: {**whole, "test": whole["test"][:40]})
+    config.data.form = "iu_xray_r2gen"  # the phantom has no published sizes
     _, finding = check.check_splits(config)
-    assert finding.status == "warn" and "40" in finding.found and "1,000" in finding.found
+    assert finding.status == "warn" and "40" in finding.found and "590" in finding.found
     bare = [dataclasses.replace(study, images=()) for study in whole["test"][:3]]
     monkeypatch.setattr(check, "read_splits", lambda _: {**whole, "test": bare})
     splits, finding = check.check_splits(config)
@@ -126,7 +127,7 @@ def test_a_full_disk_fails(config, policy):
 
 def test_prompts_beyond_the_models_positions_fail(config, policy, studies):
     longest, finding = check.check_tokens(config, policy, studies)
-    assert finding.status == "pass" and "36 of images" in finding.found and len(longest) == len(studies)
+    assert finding.status == "pass" and ", 36 of them image tokens" in finding.found and len(longest) == len(studies)
     assert check.check_tokens(changed(config, sampling={"max_tokens": 2000}), policy, studies)[1].status == "fail"
     damaged = [dataclasses.replace(studies[0], images=("README.md",))]
     assert check.check_tokens(config, policy, damaged)[1].status == "fail"

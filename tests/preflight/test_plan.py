@@ -8,12 +8,14 @@ import torch
 
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, LoraSettings, load_config
+from mrg_grpo.errors import UserError
 from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.logprobs import CHUNK_ELEMENTS
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.preflight import footprint, plan
 from mrg_grpo.run.checkpoint import State
+from tests.tiny import write_checkpoint
 
 N, G, P, T = 3, 2, 40, 12
 ALL = []
@@ -224,11 +226,61 @@ def test_the_shipped_configurations_load_and_fit_their_gpu(request, name, gpu):
         assert config.run.steps * config.grpo.studies_per_step == groups
         assert config.data.form == full.data.form and config.grpo.beta == full.grpo.beta
     config.model.path = str(root / "huatuo_7b")
-    most, _, source = plan.images_per_study(config, None)
-    assert most == (2 if name == "iu_xray" else 1) and "data" in source
-    sizes, given, room = plan.model_sizes(config), plan.step_shape(config, most), footprint.Machine(gpu).room
+    counts = plan.counts_of(config, None)
+    assert counts.most == (2 if name == "iu_xray" else 1) and "data" in counts.images
+    assert counts.studies == "published size" and counts.test == (590 if name == "iu_xray" else 3858)
+    sizes, given, room = plan.model_sizes(config), plan.step_shape(config, counts.most), footprint.Machine(gpu).room
     assert footprint.largest_micro_batch(sizes, given, room) >= config.grpo.micro_batch
     assert footprint.sft_peak(sizes, given, config.sft.batch_size) <= room
+
+
+def on(form, root, **run) -> Config:
+    config = Config()
+    config.data.form, config.data.root = form, str(root)
+    for name, value in run.items():
+        setattr(config.run, name, value)
+    return config
+
+
+def test_studies_are_counted_where_the_data_lie_and_the_limits_of_the_run_hold(tmp_path, capsys):
+    assert main(["phantom", "--export", str(tmp_path), "--split", "train", "--count", "5"]) == 0
+    assert main(["phantom", "--export", str(tmp_path), "--split", "test", "--count", "4"]) == 0
+    for limit, test in ((0, 4), (3, 3), (9, 4)):
+        counts = plan.counts_of(on("iu_xray_r2gen", tmp_path, test_studies=limit), None)
+        assert counts == plan.Counts(1, 1.0, "counted", test, 0, "counted")
+    assert plan.counts_of(on("iu_xray_r2gen", tmp_path), 2.0) == plan.Counts(2.0, 2.0, "given", 4, 0, "counted")
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="images are missing"):
+        plan.counts_of(on("iu_xray_r2gen", tmp_path), None)
+    assert plan.counts_of(on("iu_xray_r2gen", tmp_path), 2.0).studies == "published size"
+
+
+@pytest.mark.parametrize(
+    ("form", "limits", "expected"),
+    [
+        ("iu_xray_r2gen", {}, (590, 200, "published size")),
+        ("iu_xray_r2gen", {"test_studies": 700, "eval_studies": 500}, (590, 296, "published size")),
+        ("mimic_cxr", {"test_studies": 100, "eval_studies": 0}, (100, 0, "published size")),
+        ("iu_xray_xml", {}, (791, 200, "assumed: shares of the published total")),
+        ("iu_xray_kaggle", {"eval_studies": 900}, (770, 385, "assumed: shares of the published total")),
+    ],
+)
+def test_elsewhere_it_is_said_what_the_number_is(form, limits, expected, tmp_path):
+    counts = plan.counts_of(on(form, tmp_path / "none", **limits), None)
+    assert (counts.test, counts.val, counts.studies) == expected
+
+
+def test_a_quantised_checkpoint_is_refused_in_the_line_that_train_says(tmp_path, capsys):
+    write_checkpoint(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "awq"}}))
+    said = []
+    for command in ("plan", "report"):
+        arguments = ["x.png"] if command == "report" else ["experiments/phantom.toml"]
+        assert main([command, *arguments, "--set", f"model.path={tmp_path}"]) == 2
+        said.append(capsys.readouterr().err.splitlines()[-1])
+    assert said[0] == said[1] and "quantised (awq, " in said[0]
 
 
 def test_without_config_json_one_line_says_so(tmp_path, capsys):

@@ -90,7 +90,8 @@ def test_a_function_gets_labels_and_images_beside_the_texts(tmp_path, monkeypatc
 def test_terms_are_looked_up_without_a_labeler():
     config = Config().reward
     for weights, words in (
-        ({"mcss": 1.0}, 'unknown term "mcss"; use mccs, ccs'),
+        ({"mcss": 1.0}, r'unknown term "mcss"; did you mean "mccs"\? use mccs, ccs'),
+        ({"omission": 1.0}, 'unknown term "omission"; use mccs, ccs'),
         ({"no_such_for_test:f": 1.0}, "cann"),
     ):
         config.weights = weights

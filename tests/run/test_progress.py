@@ -9,8 +9,18 @@ from mrg_grpo.config import Config, check
 from mrg_grpo.errors import UserError
 from mrg_grpo.run import progress
 from mrg_grpo.run.progress import Progress, Sample, require_tensorboard
+from mrg_grpo.terminal import width
 
-METRICS = {"reward": 0.5, "reward/mccs": 0.4, "kl": 0.01, "length": 44.0, "seconds/sample": 1.5, "seconds/step": 3.25}
+METRICS = {
+    "reward": 0.5,
+    "reward/mccs": 0.4,
+    "reward/mccs_std": 0.1,
+    "reward/my.module:f": 0.3,
+    "kl": 0.01,
+    "length": 44.0,
+    "seconds/sample": 1.5,
+    "seconds/step": 3.25,
+}
 SAMPLE = Sample("train-1", "<report>Heart\x1b[31m normal.</report>", "The heart is normal.", 0.75, -1.25)
 
 
@@ -28,7 +38,9 @@ def shown(monkeypatch, terminal, width=200, **settings):
     out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: type("", (), {"columns": width}))
+    monkeypatch.setattr(
+        progress.shutil, "get_terminal_size", lambda: type("", (), {"columns": width})
+    )  # of terminal.py too
     monkeypatch.setenv("COLUMNS", str(width))
     with Progress(config) as display:
         for number in (1, 2, 3):
@@ -54,11 +66,38 @@ def test_no_report_where_none_is_wanted_or_allowed(monkeypatch, settings):
     assert "Heart" not in out + bar
 
 
-def test_a_log_file_gets_plain_lines(monkeypatch):
+def test_a_log_file_gets_plain_lines_with_the_time_left_and_every_term(monkeypatch):
+    clock = iter([100.0, 110.0, 130.0])  # the begin, the first step, the last
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     out, err = shown(monkeypatch, terminal=False, show_every=1)
-    assert err == "" and out.splitlines() == [
-        f"step {n}/3  reward 0.5  mccs 0.4  kl 0.01  length 44  (sample 1.50s step 3.25s)" for n in (1, 3)
-    ]
+    terms = "reward 0.5  mccs 0.4  my.module:f 0.3  kl 0.01  length 44  (sample 1.50s step 3.25s)"
+    assert err == "" and out.splitlines() == [f"step 1/3  00:20 left  {terms}", f"step 3/3  {terms}"]
+
+
+def test_the_time_left_of_a_resumed_run_is_that_of_its_own_steps(monkeypatch):
+    config = Config()
+    config.run.steps = 30
+    display = Progress(config, start=20)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: display.began + 60)
+    assert display.left(22) == "04:00 left" and display.left(30) == ""
+
+
+def test_a_skipped_step_says_so(monkeypatch, capsys):
+    display = Progress(Config())
+    display.step(10, {"skipped": 1.0})
+    assert capsys.readouterr().out.endswith("left  skipped\n")
+
+
+@pytest.mark.parametrize("columns", [40, 50, 60, 80, 120, 200])
+def test_bar_and_reports_fit_the_terminal_and_nothing_of_a_report_is_lost(monkeypatch, columns):
+    report = "両肺野に浸潤影なし。" * 9 + " The heart is not enlarged. " * 4 + "x" * 130
+    long = Sample("a-study-with-a-very-long-name-" * 2, report, "Cafe\u0301 " * 40, 0.75, -1.25)
+    monkeypatch.setattr(sys.modules[__name__], "SAMPLE", long)
+    out, bar = shown(monkeypatch, terminal=True, width=columns, show_every=1)
+    lines = [line for text in (out, bar) for line in text.replace("\r", "\n").split("\n")]
+    assert max(map(width, lines)) <= columns and max(map(width, out.split("\n"))) <= 100
+    assert "".join(report.split()) in "".join(out.split())
+    assert out.count("  sampled   ") == 3 and ("reward 0.5" in bar) == (columns >= 50)
 
 
 def test_tensorboard_missing_is_one_clear_line(monkeypatch):

@@ -141,11 +141,45 @@ def test_it_opens_from_disk_and_shows_the_run(page):
     assert page.driver.title.endswith("mrg_grpo")
     assert page.text("#tab-groups").endswith("72") and page.text("#tab-tests").endswith("5")
     assert len(page.all("#panel-groups .card")) == 4 and len(page.all(".bar")) == 13
-    assert len(page.all(".chart")) == len(page.all("#charts h3")) == 4  # a metric without a number has no curve
+    assert len(page.all(".chart")) == len(page.all(".curves h3")) == 4  # a metric without a number has no curve
+    heads = page.run("return [...document.querySelectorAll('h2, .curves h3')].map(n => n.textContent)")
+    assert heads[:5] == ["Before and after", "Learning curves", "Reward", "Validation", "Reports"]
     assert page.all("#sides tbody tr")
     assert len(page.all("#panel-groups .card:first-child .cell")) == 13
     assert page.run("return [...document.images].every(image => image.naturalWidth > 100)")
     assert page.run("return performance.getEntriesByType('resource').every(r => r.name.startsWith('data:'))")
+
+
+RANGES = (
+    (1000.01, 1000.05), (0.1234, 0.1239), (0, 1), (-0.3, 0.3), (1.2e5, 1.6e5), (123_400, 123_900), (2e-6, 9e-6),
+    (-1e-5, 1e-5), (1e9, 3e9), (9990, 10_010), (0.99996, 1.00003), (7.60001, 7.60002), (-2.5e6, 1e6),
+)  # fmt: skip
+
+
+def test_no_two_ticks_of_an_axis_are_called_the_same(page):
+    signs = str.maketrans({"k": "e3", "M": "e6", "G": "e9", "−": "-"})
+    for low, high in RANGES:
+        found = page.run("return ticks(arguments[0], arguments[1])", low, high)
+        names = [name for _, name in found]
+        assert len(found) >= 2 and len(set(names)) == len(names), (low, high, names)
+        step = found[1][0] - found[0][0]
+        assert all(abs(float(name.translate(signs)) - tick) < step / 10 for tick, name in found), found
+        assert max(map(len, names)) <= 8
+    one = {"name": "a", "steps": [7], "values": [1e9], "meaning": "", "healthy": "", "otherwise": ""}
+    same = one | {"steps": [7, 9], "values": [1e9, 1e9 + 1e-6]}  # constant as far as numbers go
+    for curve, steps in ((one, ["7"]), (same, ["7", "9"])):
+        texts = page.run("return [...chart(arguments[0], 99).querySelectorAll('text')].map(t => t.textContent)", curve)
+        assert texts[-len(steps) :] == steps and len(set(texts)) == len(texts)
+
+
+def test_a_condition_without_references_has_a_dash(page):
+    page.run(
+        "document.getElementById('bars').replaceChildren(); DATA.bars = [{condition: 'Fracture', before: null, "
+        "after: null, stated: 0}]; drawBars(document.getElementById('bars'))"
+    )
+    assert page.text(".bar .values") == "––" and page.one(".bar").get_attribute("title") == (
+        "Fracture: no F1, no reference states it"
+    )
 
 
 def test_a_report_that_holds_markup_shows_as_text(page):

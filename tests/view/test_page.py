@@ -60,16 +60,42 @@ def test_a_run_is_on_its_page(tmp_path):
     curves = {curve["name"]: curve for curve in page["curves"]}
     assert curves["reward"]["steps"] == [1, 2, 3, 4, 5, 6] and "weighted sum" in curves["reward"]["meaning"]
     assert curves["own.metric"]["values"] == [None] * 6 and curves["clinical cosine"]["section"] == "Validation"
+    assert page["top"] == ["Reward", "Validation"]  # beside each other, before the reports
     assert len(page["bars"]) == 13 and page["sides"]["test split"]["studies"] == 5
     assert ("seed", str(config.run.seed)) in map(tuple, page["facts"]) and page["banner"] == ""
 
 
-@pytest.mark.parametrize("settings", [{"run_keep_text": False}, {"data_form": "mimic_cxr", "data_root": "/nowhere"}])
-def test_credentialed_data_leaves_no_text_and_no_picture(tmp_path, settings):
+def test_a_condition_that_no_reference_states_has_no_f1(tmp_path):
+    """Of a run that wrote 0 for it too, as F1's convention has it."""
+    write_run(tmp_path)
+    path, after = tmp_path / "evaluation.json", tmp_path / "predictions.jsonl"
+    tree = json.loads(path.read_text())
+    tree["conditions"]["Fracture"] = {"before": 0.0, "after": 0.0}
+    tree["conditions"]["Edema"] = {"before": 0.0, "after": None}
+    path.write_text(json.dumps(tree))
+    rows = [json.loads(line) for line in after.read_text().splitlines()]
+    for row in rows:
+        row["reference_labels"][CONDITIONS.index("Fracture")] = 2
+        row["reference_labels"][CONDITIONS.index("Edema")] = 3
+    after.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bars = {bar.condition: bar for bar in page_of(tmp_path).bars}
+    assert (bars["Fracture"].before, bars["Fracture"].after, bars["Fracture"].stated) == (None, None, 0)
+    assert (bars["Edema"].before, bars["Edema"].after, bars["Edema"].stated) == (0.0, None, 5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"run_keep_text": False}, "Texts and pictures are left out (run.keep_text = false)."),
+        ({"data_form": "mimic_cxr", "data_root": "/nowhere"}, "Made from credentialed data: do not share."),
+        ({"data_form": "mimic_cxr", "data_root": "/nowhere", "run_keep_text": False}, "Made from credentialed data"),
+    ],
+)
+def test_credentialed_data_leaves_no_text_and_no_picture(tmp_path, settings, words):
     write_run(tmp_path, hostile="SECRET", **settings)
     text = render(page_of(tmp_path))
     page = data_of(text)
-    assert "do not share" in page["banner"] and page["pictures"] == []
+    assert page["banner"].startswith(words) and page["pictures"] == []
     reports = [
         line.split(".")[0] for line in re.findall(r'"reference": "(.*?)"', (tmp_path / "rollouts.jsonl").read_text())
     ]

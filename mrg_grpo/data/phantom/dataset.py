@@ -96,6 +96,8 @@ def run_phantom(
     folder: str | None = None, split: str = "test", count: int = 100, table: bool = False, rare: bool = False
 ) -> None:
     """`mrg-grpo phantom`: studies as files, or the data set's label table. UserError where neither is asked for."""
+    if count < 1:
+        raise UserError(f"phantom: --count {count} must be at least 1")
     if table:
         print("| condition | positive | uncertain | negative | blank |\n|---|---|---|---|---|")
         train = f"{RARE}train" if rare else "train"

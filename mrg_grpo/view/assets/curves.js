@@ -1,6 +1,6 @@
 // Curves: one small chart per metric, in sections.
 
-const WIDE = 270, TALL = 128, LEFT = 40, RIGHT = 8, TOP = 8, BOTTOM = 20;
+const WIDE = 270, TALL = 128, LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 20;
 
 function running(values) {
   // exponential mean over about a tenth of the run, corrected for its start
@@ -15,11 +15,21 @@ function running(values) {
 }
 
 function ticks(low, high) {
+  // two to five round numbers, each with as many digits as tell it from its neighbour
   const step = 10 ** Math.floor(Math.log10((high - low) / 2));
-  const nice = [1, 2, 5, 10].map((k) => k * step).find((k) => (high - low) / k <= 3.5);
-  const found = [];
-  for (let tick = Math.ceil(low / nice) * nice; tick <= high + nice * 1e-6; tick += nice) found.push(tick);
-  return found;
+  const places = (nice) => [Math.ceil(low / nice - 1e-6), Math.floor(high / nice + 1e-6)];
+  const nice = [1, 2, 5, 10].map((k) => k * step).find((k) => places(k)[1] - places(k)[0] < 5);
+  const [least, most] = places(nice);
+  const found = Array.from({ length: most - least + 1 }, (_, i) => (least + i) * nice);
+  const size = Math.max(...found.map(Math.abs)), digits = (of) => Math.max(0, -Math.floor(Math.log10(of) + 1e-9));
+  const [unit, mark] = [[1e9, "G"], [1e6, "M"], [1e4, "k"]].find(([from]) => size >= from) || [1, ""];
+  const scale = mark === "k" ? 1000 : unit;
+  const name = (tick) => {
+    if (Math.abs(tick) < nice / 2) return "0";
+    if (size < 0.001) return tick.toExponential(Math.max(0, digits(nice) - digits(Math.abs(tick))));
+    return (tick / scale).toFixed(digits(nice / scale)) + mark;
+  };
+  return found.map((tick) => [tick, name(tick).replaceAll("-", "−")]);
 }
 
 function line(points, className) {
@@ -32,10 +42,10 @@ function line(points, className) {
   return svg("path", { d: path, class: className, fill: "none" });
 }
 
-function shortTick(value) {
+function brief(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 100000 || size < 0.001) return value.toExponential(0).replace("-", "−");
+  if (size >= 100000 || size < 0.001) return value.toExponential(2).replaceAll("-", "−");
   return String(+value.toPrecision(3)).replace("-", "−");
 }
 
@@ -43,7 +53,11 @@ function chart(curve, index) {
   const known = curve.values.filter(isNumber);
   if (!known.length) return null;
   let low = Math.min(...known), high = Math.max(...known);
-  if (high - low < 1e-12) { const pad = Math.abs(high) * 0.1; low -= pad; high += pad || 1; } // constant
+  if (high - low <= 1e-9 * Math.max(Math.abs(low), Math.abs(high))) { // constant
+    const pad = Math.abs(high) * 0.1;
+    low -= pad;
+    high += pad || 1;
+  }
   const first = curve.steps[0], last = curve.steps[curve.steps.length - 1];
   const x = (step) => LEFT + (last === first ? 0.5 : (step - first) / (last - first)) * (WIDE - LEFT - RIGHT);
   const y = (value) => TOP + (1 - (value - low) / (high - low)) * (TALL - TOP - BOTTOM);
@@ -53,13 +67,13 @@ function chart(curve, index) {
   const readout = el("output", { class: "readout" });
   const rest = () => {
     cursor.setAttribute("visibility", "hidden");
-    readout.textContent = shortTick(known[known.length - 1]);
+    readout.textContent = brief(known[known.length - 1]);
   };
   let at = curve.values.length - 1;
   const show = (i) => {
     at = Math.max(0, Math.min(curve.values.length - 1, i));
     const value = curve.values[at];
-    readout.textContent = `step ${curve.steps[at]}: ${isNumber(value) ? shortTick(value) : "–"}`;
+    readout.textContent = `step ${curve.steps[at]}: ${isNumber(value) ? brief(value) : "–"}`;
     if (!isNumber(value)) return;
     cursor.setAttribute("visibility", "visible");
     cursor.children[0].setAttribute("x1", x(curve.steps[at]));
@@ -85,11 +99,11 @@ function chart(curve, index) {
     },
     onpointerleave: rest,
   },
-  ticks(low, high).map((tick) => [
+  ticks(low, high).map(([tick, name]) => [
     svg("line", { class: "grid", x1: LEFT, x2: WIDE - RIGHT, y1: y(tick), y2: y(tick) }),
-    svg("text", { class: "tick", x: LEFT - 6, y: y(tick) + 3.5, "text-anchor": "end" }, shortTick(tick)),
+    svg("text", { class: "tick", x: LEFT - 6, y: y(tick) + 3.5, "text-anchor": "end" }, name),
   ]),
-  [first, last].map((step, i) => svg("text", { class: "tick", x: x(step), y: TALL - 5, "text-anchor": last === first ? "middle" : i ? "end" : "start" }, String(step))),
+  [...new Set([first, last])].map((step, i) => svg("text", { class: "tick", x: x(step), y: TALL - 5, "text-anchor": last === first ? "middle" : i ? "end" : "start" }, String(step))),
   few ? null : line(place(curve.values), "raw"),
   line(place(few ? curve.values : smooth), "smooth"),
   few ? place(curve.values).filter(([, v]) => v !== null).map(([cx, cy]) => svg("circle", { class: "dot", cx, cy, r: 3 })) : null,
@@ -107,11 +121,11 @@ function chart(curve, index) {
     picture);
 }
 
-function drawCurves(home) {
-  const sections = [...new Set(DATA.curves.map((curve) => curve.section))];
-  if (!sections.length) home.append(el("p", { class: "empty" }, "No step is logged yet."));
+function drawCurves(home, wanted) {
+  const sections = [...new Set(DATA.curves.map((curve) => curve.section))].filter(wanted);
   for (const section of sections) {
     const charts = DATA.curves.map((curve, i) => (curve.section === section ? chart(curve, i) : null));
     if (charts.some(Boolean)) home.append(el("h3", {}, section), el("div", { class: "charts" }, charts));
   }
+  if (!home.children.length) home.append(el("p", { class: "empty" }, "No step is logged yet."));
 }

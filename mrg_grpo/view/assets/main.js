@@ -53,7 +53,8 @@ drawSides(byId("sides"));
 drawBars(byId("bars"));
 drawLegend(byId("legend"));
 drawBrowser(byId("browser"));
-drawCurves(byId("charts"));
+drawCurves(byId("learned"), (section) => DATA.top.includes(section));
+drawCurves(byId("charts"), (section) => !DATA.top.includes(section));
 watchForNewer();
 const scrolled = memory.get("scroll");
 if (scrolled) { memory.set("scroll", 0); window.scrollTo(0, scrolled); }

@@ -52,7 +52,8 @@ function drawBars(home) {
   for (const bar of DATA.bars) {
     const one = (value, name) => el("span", { class: `track ${name}` }, svg("svg", { viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" },
       svg("rect", { class: "bed", width: 100, height: 8 }), svg("rect", { class: "fill", width: 100 * (value || 0), height: 8 })));
-    const words = `${bar.condition}: F1 before ${number(bar.before)}, after ${number(bar.after)}`;
+    const words = bar.stated === 0 ? `${bar.condition}: no F1, no reference states it`
+      : `${bar.condition}: F1 before ${number(bar.before)}, after ${number(bar.after)}`;
     home.append(el("div", { class: "bar", role: "img", "aria-label": words, title: words },
       el("span", { class: "label" }, bar.condition, el("span", { class: "muted" }, isNumber(bar.stated) ? ` n ${bar.stated}` : "")),
       el("span", { class: "tracks" }, one(bar.before, "before"), one(bar.after, "after")),

@@ -33,13 +33,16 @@ def open_file(path: Path | str) -> IO[bytes]:
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
-        raise OSError(errno.ENXIO, "it is a socket, not a file", str(path)) from error
+        raise OSError(f"it is {_kind(os.stat(path).st_mode)}, not a file") from error
     mode = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(mode):
         return file
     file.close()
-    kind = "a pipe" if stat.S_ISFIFO(mode) else "a device"
-    raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+    raise OSError(f"it is {_kind(mode)}, not a file")
+
+
+def _kind(mode: int) -> str:
+    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def _at_once(path: str, flags: int) -> int:

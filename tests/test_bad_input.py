@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,61 @@ def test_annotations(kind, tmp_path, capsys):
     command = train(tmp_path / "run", "data.form=iu_xray_r2gen", f"data.root={tmp_path}")
     refused(capsys, command, words)
     assert not (tmp_path / "run" / "config.toml").exists()  # mended, the same command starts
+
+
+# ---- what is no file
+
+
+@pytest.fixture
+def in_time():
+    """A command that waits for the other end of a pipe fails; it would wait for ever."""
+
+    def late(*_):
+        raise TimeoutError("waits for a pipe")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def pipe(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    return path
+
+
+PIPES = {
+    "config": lambda root: ["plan", pipe(root / "x.toml")],
+    "config of a run": lambda root: ["plan", pipe(root / "run" / "config.toml").parent],
+    "image": lambda root: ["report", pipe(root / "x.png")],
+    "annotation": lambda root: of_data(pipe(root / "annotation.json").parent),
+    "packed table": lambda root: of_data(pipe(root / "mimic-cxr-2.0.0-split.csv.gz").parent, "mimic_cxr"),
+    "reports of XML": lambda root: of_data(pipe(root / "ecgen-radiology" / "1.xml").parents[1], "iu_xray_xml"),
+    **{f"predictions {kind}": lambda root, kind=kind: ["score", pipe(root / f"x.{kind}")]
+       for kind in ("csv", "tsv", "json", "jsonl", "txt")},
+    "folder of predictions": lambda root: ["score", pipe(root / "x" / "a.txt").parent],
+    "reports to label": lambda root: ["label", pipe(root / "x.csv"), "-o", root / "y.csv"],
+    "skipped step": lambda root: ["replay", pipe(root / "x.pt")],
+    "run to view": lambda root: ["view", pipe(root / "run" / "config.toml").parent],
+    "labeler": lambda root: ["score", predictions(root), "--labeler", pipe(root / "chexbert.pth")],
+    "folder of a labeler": lambda root: ["score", predictions(root), "--labeler", pipe(root / "l/config.json").parent],
+}  # fmt: skip
+
+
+def of_data(root, form="iu_xray_r2gen"):
+    return command_line("plan", [f"data.form={form}", f"data.root={root}"])
+
+
+def predictions(root):
+    return table(root / "p.csv", ["study_id", "reference", "prediction"], ["a", "Clear.", "Clear."])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("kind", PIPES)
+def test_a_pipe_in_place_of_a_file_is_never_waited_for(kind, tmp_path, capsys, in_time):
+    refused(capsys, PIPES[kind](tmp_path))
 
 
 # ---- tables

@@ -34,6 +34,8 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 MAX_PIXELS = 80_000_000
 # Our own limit is lower and ends in an error, so Pillow's warning would only be a second voice.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What Pillow warns of is not lost: it raises an error, which is told, or gives the picture.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {

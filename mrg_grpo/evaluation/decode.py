@@ -22,7 +22,7 @@ from mrg_grpo.data.prefetch import prefetch
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.clinical import clinical_statistics
-from mrg_grpo.files import write_whole
+from mrg_grpo.files import read_text, write_whole
 from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import decode, require_finite
@@ -109,9 +109,9 @@ def read_decoded(path: Path, studies: list[Study], think: bool) -> Decoded | Non
     if not path.exists():
         return None
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        records = [json.loads(line) for line in read_text(path).split("\n")[:-1]]
         texts = [record.get("generated") for record in records]
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it, and --resume decodes these studies again") from error
     if [record.get("study_id") for record in records] != [study.id for study in studies] or None in texts:
         return None

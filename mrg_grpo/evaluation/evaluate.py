@@ -15,7 +15,7 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.decode import judge, predict, write_decoded
 from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, read_predictions
 from mrg_grpo.evaluation.score import OWN, evaluation_of, require_same_references, require_same_studies
-from mrg_grpo.files import write_whole, writing
+from mrg_grpo.files import read_text, write_whole, writing
 from mrg_grpo.labelers import config_labeler, labeler_name
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards.external import metric_from_path
@@ -96,7 +96,7 @@ def _other(path: str, studies: list[Study]) -> Predictions:
 def refuse_other(output: Path, what: dict[str, str]) -> None:
     """UserError if the folder holds the evaluation of another adapter or split: hours of decoding, not written over."""
     try:
-        before = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
+        before = json.loads(read_text(output / "evaluation.json"))
         before = {name: before[name] for name in what}
     except (OSError, ValueError, KeyError, TypeError):  # none there, or none of ours
         return

@@ -26,7 +26,7 @@ from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.embedded import labeler_path
 from mrg_grpo.errors import UserError, first_line
-from mrg_grpo.files import sync, write_whole, writing
+from mrg_grpo.files import read_text, sync, write_whole, writing
 
 RECORD, START = "inputs.json", "start_adapter"
 LARGE = 32 * 2**20
@@ -73,7 +73,7 @@ def read_record(run: Path) -> dict[str, dict[str, str]] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_text(path))
         return {kind: dict(names) for kind, names in record.items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(

@@ -14,11 +14,11 @@ class UserError(Exception):
 
 
 class ImageError(UserError):
-    """A picture that cannot be shown. `what` is the message without what to do about it."""
+    """A picture that cannot be shown, or a study with it. `what` is the message without what to do about it."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(f"{what}; {remedy}")
-        self.what = what
+        self.what, self.remedy = what, remedy
 
 
 class NotFiniteError(UserError):

@@ -47,7 +47,7 @@ def three_steps(config, studies, stops=()):
         patch.setattr(distributed, "reduce_gradients", reduce_and_keep)
         patch.setattr(rollout, "CHECK_EVERY", 2)
         stream = StudyStream(studies, config.grpo.studies_per_step, seed=0)
-        steps = [grpo.step(prompts, number) for number, prompts in stream.prompts(grpo.policy.encoder, 1, 3)]
+        steps = [grpo.step(loaded.prompts, number) for number, loaded in stream.prompts(grpo.policy.encoder, 1, 3)]
     return parameters(grpo), gradients, [step.metrics for step in steps], bytes_here(grpo.policy.model)
 
 
@@ -219,8 +219,8 @@ def killed(config, studies):
 
     grpo.rewards.terms = {"ccs": reward}
     try:
-        for prompts, number in StudyStream(studies, 2, seed=0).prompts(grpo.policy.encoder, 1, 2):
-            grpo.step(number, prompts)
+        for number, loaded in StudyStream(studies, 2, seed=0).prompts(grpo.policy.encoder, 1, 2):
+            grpo.step(loaded.prompts, number)
     except distributed.PeerLostError as error:
         return str(error)
 
@@ -255,7 +255,7 @@ def skipped(config, studies, folder):
     batches = StudyStream(studies, 3, seed=0).prompts(grpo.policy.encoder, 1, 1)
     step = lambda number, prompts: (grpo.step(prompts, number).metrics, None)  # noqa: E731
     before = parameters(grpo)
-    metrics = [guard.attempt(step, number, prompts)[0] for number, prompts in batches]
+    metrics = [guard.attempt(step, number, loaded.prompts)[0] for number, loaded in batches]
     return metrics, torch.equal(parameters(grpo), before)
 
 

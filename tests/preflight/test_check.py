@@ -86,11 +86,11 @@ def test_a_device_that_is_not_there_fails(config, device):
 
 def test_splits_warn_of_other_sizes_and_fail_without_images(config, monkeypatch):
     whole = load_studies("phantom", "")
-    monkeypatch.setattr(check, "read_splits", lambda _: {**whole, "test": whole["test"][:40]})
+    monkeypatch.setattr(check, "read_splits", lambda *_, **__: {**whole, "test": whole["test"][:40]})
     _, finding = check.check_splits(config)
     assert finding.status == "warn" and "40" in finding.found and "1,000" in finding.found
     bare = [dataclasses.replace(study, images=()) for study in whole["test"][:3]]
-    monkeypatch.setattr(check, "read_splits", lambda _: {**whole, "test": bare})
+    monkeypatch.setattr(check, "read_splits", lambda *_, **__: {**whole, "test": bare})
     splits, finding = check.check_splits(config)
     assert splits is None and finding.status == "fail" and "3 of 3 studies have no image" in finding.found
 

@@ -186,7 +186,7 @@ METRICS = (
     Metric(("truncated",), "share of completions that the length limit cut", "below 0.05", "raise `sampling.max_tokens`, or set `sampling.mask_truncated = true`"),
     Metric(("special_tokens",), "special tokens that end nothing, such as `<|im_start|>`, in a completion; texts do not show them, and a completion with any is not compliant", "0", "warm-start longer; look at the base's chat template"),
     Metric(("mentioned", "uncertain"), "conditions a report mentions, and calls uncertain, of 13", "steady", '"everything is possible": the policy hedges'),
-    Metric(("skipped",), "1 where the step was not taken because logits, rewards, loss or gradient were not finite ([resume.md](resume.md)); such a line has no other metric", "0", "read the file in `RUN_DIR/faults`; lower the learning rate; five in a row end the run"),
+    Metric(("skipped",), "1 where the step was not taken because logits, rewards, loss or gradient were not finite, or no study of it had pictures that can be read ([resume.md](resume.md)); such a line has no other metric", "0", "read the file in `RUN_DIR/faults`; lower the learning rate; five in a row end the run"),
     Metric(("left_out",), "studies of the step that were left out of it, as their pictures cannot be read; there only where there are any ([resume.md](resume.md))", "", "`left_out.jsonl` names them: fetch the files again"),
     Metric(("seconds/<phase>",), "prefill, sample, reward, reference, train, and the whole step", "", "the largest one is where to look"),
     Metric(("memory_gb",), "peak memory so far (1e9 bytes): of the GPU, or the process's resident set", "flat once the longest prompts and reports have come up", "growing on and on: please report it"),

@@ -25,6 +25,7 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.before_after import before_after
 from mrg_grpo.evaluation.clinical import metrics_from_sums
 from mrg_grpo.evaluation.decode import (
+    Decoded,
     Judged,
     judge,
     predict,
@@ -180,7 +181,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     batches = stream.prompts(policy.encoder, start + 1, config.run.steps)
     followed = validation_studies(splits, config)[: config.run.follow_studies]
     if followed and start == 0:
-        write_followed(run, 0, decoded(session, "val", followed, 0), followed)
+        follow(session, 0, followed)
     due = False  # a checkpoint; not written while steps are skipped: what they could not use may be broken
     with StopSignal() as stop, Progress(config, start) as progress:
         for number, loaded in batches:
@@ -201,7 +202,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             ):
                 validate(session, number, progress)
             if followed and last:
-                write_followed(run, number, decoded(session, "val", followed, number), followed)
+                follow(session, number, followed)
             stopped = max(distributed.all_gather(stop.number))  # a signal may reach one rank alone
             due = due or number % config.run.save_every == 0 or last or bool(stopped)
             if due and not metrics.get("skipped"):
@@ -218,29 +219,41 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     return 0
 
 
-def decoded(session: Session, split: str, studies: list[Study], step: int, progress: str = "") -> Judged:
-    """Greedy reports of the policy as it is after `step`, with their labels; studies that cannot be shown are noted."""
+def decoded(session: Session, split: str, studies: list[Study], step: int, progress: str = "") -> Decoded:
+    """Greedy reports of the policy as it is after `step`; studies that cannot be shown are noted."""
     predictions = predict(session.policy, studies, session.config, progress)
     session.left_out.note(step, split, predictions.unread)
-    return judge(predictions, session.labeler, session.config)
+    return predictions
 
 
-def write_followed(run: RunFolder, step: int, judged: Judged, followed: list[Study]) -> None:
+def judged(session: Session, split: str, studies: list[Study], step: int, progress: str = "") -> Judged:
+    """The same with their labels. UserError where no study can be shown."""
+    return judge(decoded(session, split, studies, step, progress), session.labeler, session.config)
+
+
+def follow(session: Session, step: int, followed: list[Study]) -> None:
+    """Decode the followed validation studies alone; they are shown to the reader, and missed where they cannot be."""
+    predictions = decoded(session, "val", followed, step)
+    if predictions.studies:
+        write_followed(session.run, step, judge(predictions, session.labeler, session.config), followed)
+
+
+def write_followed(run: RunFolder, step: int, found: Judged, followed: list[Study]) -> None:
     """Of what was judged the followed validation studies, after `step`: the same studies over training."""
-    for i, study in enumerate(judged.predictions.studies):
+    for i, study in enumerate(found.predictions.studies):
         if study in followed:
-            run.append("followed.jsonl", {"step": step, **prediction_record(judged, i, run.config)})
+            run.append("followed.jsonl", {"step": step, **prediction_record(found, i, run.config)})
 
 
 def validate(session: Session, number: int, progress: Progress) -> None:
     """Greedy validation on the first eval_studies of the split: one line of validation.jsonl."""
     run = session.run
     studies = validation_studies(session.splits, run.config)
-    judged = decoded(session, "val", studies, number)
-    values = {name: round(float(value), 5) for name, value in metrics_from_sums(judged.statistics.sum(0)).items()}
+    found = judged(session, "val", studies, number)
+    values = {name: round(float(value), 5) for name, value in metrics_from_sums(found.statistics.sum(0)).items()}
     written = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON has no NaN
-    run.append("validation.jsonl", {"step": number, "studies": len(judged.labels), **written})
-    write_followed(run, number, judged, studies[: run.config.run.follow_studies])
+    run.append("validation.jsonl", {"step": number, "studies": len(found.labels), **written})
+    write_followed(run, number, found, studies[: run.config.run.follow_studies])
     progress.validation(number, values)
 
 
@@ -253,9 +266,9 @@ def baseline(session: Session) -> Judged:
     if before is not None:
         return judge(before, session.labeler, session.config)
     with session.policy.reference():
-        judged = decoded(session, "test", studies, session.config.run.steps, "decode test, before")
-    write_decoded(judged, path, session.config)
-    return judged
+        found = judged(session, "test", studies, session.config.run.steps, "decode test, before")
+    write_decoded(found, path, session.config)
+    return found
 
 
 def on_the_same(before: Judged, after: Judged) -> tuple[Judged, Judged]:
@@ -273,7 +286,7 @@ def finish(session: Session) -> int:
     run, config = session.run, session.config
     save_adapter(run.path, session.policy)
     before = baseline(session)
-    after = decoded(session, "test", test_studies(session.splits, config), config.run.steps, "decode test, after")
+    after = judged(session, "test", test_studies(session.splits, config), config.run.steps, "decode test, after")
     before, after = on_the_same(before, after)
     write_decoded(after, run.path / "predictions.jsonl", config)
     comparison = before_after(before, after, "test")

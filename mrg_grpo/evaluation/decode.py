@@ -71,8 +71,8 @@ class Judged:
 
 @torch.no_grad()
 def predict(policy: Policy, studies: list[Study], config: Config, progress: str = "") -> Decoded:
-    """One greedy completion for each study that can be shown, shared among the ranks. UserError where none can, or
-    where a study lists no image."""
+    """One greedy completion for each study that can be shown, shared among the ranks; a study that lists no image is
+    refused."""
     require_images(studies)
     size = config.run.decode_batch * distributed.world_size()
     groups = [studies[i : i + size] for i in range(0, len(studies), size)]
@@ -92,13 +92,18 @@ def predict(policy: Policy, studies: list[Study], config: Config, progress: str 
                 own[-1] = list(zip(rollout.texts, rollout.special_counts()))[:counted]
             bar.update(len(group))
     pairs = [pair for parts in zip(*distributed.all_gather(own)) for part in parts for pair in part]
-    if not pairs and unread:
-        first = next(iter(unread.values()))
-        raise first if len(unread) == 1 else UserError(f"none of {len(unread)} studies can be shown: {first}")
     parsed = [parse_completion(text, config.prompt.think) for text, _ in pairs]
     parsed = [without_form(one) if count else one for one, (_, count) in zip(parsed, pairs)]
     shown = [study for study in studies if study.id not in unread]
     return Decoded(shown, [text for text, _ in pairs], parsed, unread)
+
+
+def require_shown(decoded: Decoded) -> None:
+    """UserError where no study could be shown, so that there is nothing to judge."""
+    if decoded.unread and not decoded.studies:
+        first = next(iter(decoded.unread.values()))
+        count = len(decoded.unread)
+        raise first if count == 1 else UserError(f"none of {count} studies can be shown: {first}")
 
 
 @distributed.first_only
@@ -115,7 +120,11 @@ def tell_unread(decoded: Decoded) -> None:
 
 
 def judge(predictions: Decoded, labeler, config: Config) -> Judged:
-    """Label both sides and count. The think block is labelled too: its agreement with the report is a metric."""
+    """Label both sides and count. The think block is labelled too: its agreement with the report is a metric.
+
+    UserError where no study could be shown.
+    """
+    require_shown(predictions)
     labels = distributed.map_shares(labeler.label, predictions.reports)
     reference = distributed.map_shares(labeler.label, [study.report for study in predictions.studies])
     thoughts = [completion.think for completion in predictions.parsed]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mrg_grpo.config import load_config
 from mrg_grpo.data.study import Study
-from mrg_grpo.evaluation.decode import predict, tell_unread
+from mrg_grpo.evaluation.decode import predict, require_shown, tell_unread
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.run.folder import adapter_of
 
@@ -32,6 +32,7 @@ def run_report(
     policy = Policy.load(config, adapter=adapter, trainable=False)
     studies = [Study(Path(group[0]).stem, tuple(group), "", "own") for group in groups]
     predictions = predict(policy, studies, config)
+    require_shown(predictions)
     tell_unread(predictions)
     for study, text, completion in zip(predictions.studies, predictions.generated, predictions.parsed):
         if as_json:

@@ -31,7 +31,7 @@ class LeftOut:
         known: dict[str, list[str]] = {}
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             record = json.loads(line)
-            known.setdefault(record["split"], []).append(record["study_id"])
+            known.setdefault(str(record.get("split")), []).append(str(record.get("study_id")))
         return known
 
     @distributed.first_only

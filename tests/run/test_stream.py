@@ -34,6 +34,8 @@ def test_a_rank_takes_its_share_of_the_keys_of_the_whole_step(monkeypatch):
         def encode(self, studies, filler=0, keys=None):
             return [study.id for study in studies], keys
 
+    monkeypatch.setattr("mrg_grpo.distributed.all_gather", lambda value: [value])
+
     def of_ranks(count):
         monkeypatch.setattr("mrg_grpo.distributed.world_size", lambda: count)
         shares = []

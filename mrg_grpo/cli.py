@@ -101,7 +101,9 @@ TABLE = (
     ),
     Command(
         "check", "preflight before a long run: pass, warn or fail, and what to do", "check experiments/phantom.toml",
-        "mrg_grpo.preflight.check:run_check", (CONFIG, SET), lower=STEP,
+        "mrg_grpo.preflight.check:run_check",
+        (CONFIG, SET, arg("--images", action="store_true", help="decode every image file, not only its header")),
+        lower=STEP,
     ),
     Command(
         "sft", "train a warm start, token by token", "sft experiments/phantom.toml --set run.output_dir=runs/warm",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mrg_grpo.errors import UserError
-from mrg_grpo.files import at_home
+from mrg_grpo.files import at_home, open_file, read_text
 from mrg_grpo.toml import build, check_rules, ruled
 
 FORMS = ("phantom", "phantom_rare", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr")
@@ -292,8 +292,8 @@ RUN_HEADERS = ("# run of ", "# mrg_grpo ")
 def written_by_run(path: Path) -> bool:
     """Whether this is the config.toml of a run, and not one that somebody wrote."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return path.name == "config.toml" and file.readline().startswith(RUN_HEADERS)
+        with open_file(path) as file:
+            return path.name == "config.toml" and file.readline().decode().startswith(RUN_HEADERS)
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -310,7 +310,7 @@ def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
             raise UserError(f"config {path}: a folder without a run's config.toml; name a TOML file or a run's folder")
         path = path / "config.toml"
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f"config {path}: no such file; experiments/phantom.toml is the embedded default") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 4 -m mrg_grpo train CONFIG
 
-Every rank holds the whole policy and takes whole studies. In a step they exchange the rewards, a few counts, one sum of
-the adapter's gradients, and the numbers of the log.
+Every rank holds the whole policy and takes whole studies. In a step they exchange which studies could not be shown, the
+rewards, a few counts, one sum of the adapter's gradients, and the numbers of the log.
 
 Deliberate choices:
 * One process is world 1 of the same code: there is no second path.

@@ -15,6 +15,14 @@ class UserError(Exception):
     """
 
 
+class ImageError(UserError):
+    """A picture that cannot be shown, or a study with it. `what` is the message without what to do about it."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what, self.remedy = what, remedy
+
+
 class NotFiniteError(UserError):
     """A step cannot be taken. `names`: what was not finite, in the order of the step; `evidence`: what led to it."""
 

@@ -1,9 +1,13 @@
-"""Writing so that a kill, a power cut or a full disk leaves the old file or the new one, never half of one."""
+"""Reading that never waits for ever, and writing so that a kill, a power cut or a full disk leaves the old file or the
+new one, never half of one."""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +23,43 @@ except ImportError:  # not on Windows: two runs in one folder are not noticed th
     fcntl = None  # type: ignore[assignment]
 
 REMEDY = "make room there or mend the folder, then go on with --resume: the last checkpoint is intact"
+
+
+def open_file(path: Path | str) -> IO[bytes]:
+    """A file that a user has named, for reading. OSError, which says what it is, if it is none: whoever opens a pipe
+    waits for its other end, and a device may have no end."""
+    try:
+        file = open(path, "rb", opener=_at_once)  # noqa: SIM115  (the caller closes it)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise OSError(f"it is {_kind(os.stat(path).st_mode)}, not a file") from error
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode):
+        return file
+    file.close()
+    raise OSError(f"it is {_kind(mode)}, not a file")
+
+
+def _kind(mode: int) -> str:
+    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def _at_once(path: str, flags: int) -> int:
+    """os.open that waits for nobody."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The whole of `open_file`."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def read_text(path: Path | str) -> str:
+    """The whole of `open_file` as UTF-8, with lines that end as Python's do; OSError or UnicodeDecodeError."""
+    with open_file(path) as file:
+        return io.TextIOWrapper(file, encoding="utf-8").read()
 
 
 @contextmanager

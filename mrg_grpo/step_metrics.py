@@ -185,7 +185,8 @@ METRICS = (
     Metric(("truncated",), "share of completions cut at `sampling.max_tokens`", "below 0.05", "raise `sampling.max_tokens`, or set `sampling.mask_truncated = true`"),
     Metric(("special_tokens",), "special tokens in a completion other than stop tokens, such as `im_start`; texts do not show them, and a completion with one does not have the requested form", "0", "run a longer warm start; check the chat template of the base"),
     Metric(("mentioned", "uncertain"), "of the 13 conditions, how many a report mentions and how many it calls uncertain", "steady", "`uncertain` rises: the policy hedges, since MCCS counts uncertain as positive"),
-    Metric(("skipped",), "1 where the step was not taken because logits, rewards, loss or gradient were not finite; such a line has no other metric", "0", "read the file in `RUN_DIR/faults`; lower the learning rate; five in a row end the run"),
+    Metric(("skipped",), "1 where the step was not taken because logits, rewards, loss or gradient were not finite, or no study of it had readable pictures; such a line has no other metric", "0", "read the file in `RUN_DIR/faults`; lower the learning rate; five in a row end the run"),
+    Metric(("left_out",), "studies left out of the step because their pictures cannot be read; absent where there are none", "", "fetch the files that `left_out.jsonl` names again"),
     Metric(("seconds/<phase>",), "wall time of prefill, sample, reward, reference and train, and of the whole step", "", "the largest one is where to look first"),
     Metric(("memory_gb",), "peak memory so far, in GB of 1e9 bytes: of the GPU, or the resident set of the process", "flat after the longest prompts and reports have come up", "keeps growing: please report it"),
 )  # fmt: skip

@@ -19,11 +19,20 @@ from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.data.credentialed import banner
 from mrg_grpo.data.load import load_splits, require_images, studies_of, test_studies, validation_studies
+from mrg_grpo.data.records import SPLITS
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.before_after import before_after
 from mrg_grpo.evaluation.clinical import metrics_from_sums
-from mrg_grpo.evaluation.decode import Judged, judge, predict, prediction_record, read_decoded, write_decoded
+from mrg_grpo.evaluation.decode import (
+    Decoded,
+    Judged,
+    judge,
+    predict,
+    prediction_record,
+    read_decoded,
+    write_decoded,
+)
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import CheXbert, config_labeler, labeler_name, unread_references
 from mrg_grpo.labelers.reference import ReferenceLabels
@@ -36,6 +45,7 @@ from mrg_grpo.run.checkpoint import save_adapter, save_checkpoint
 from mrg_grpo.run.faults import Guard, took_none
 from mrg_grpo.run.folder import RunFolder
 from mrg_grpo.run.inputs import start_adapter
+from mrg_grpo.run.left_out import LeftOut
 from mrg_grpo.run.process import StopSignal, give_back_freed_memory, settle_heap
 from mrg_grpo.run.progress import Progress, Sample, first_sample, require_tensorboard
 from mrg_grpo.run.rewards_of import rewards_of
@@ -54,6 +64,7 @@ class Session:
     splits: dict[str, list[Study]]
     policy: Policy
     labeler: CheXbert
+    left_out: LeftOut
 
     @property
     def config(self) -> Config:
@@ -98,7 +109,7 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     if command == "train":
         require_terms(config.reward)  # before anything is loaded: a typing error costs nothing
     run = RunFolder(config, resume, command)
-    splits = load_splits(config)
+    splits = load_splits(config, verify=SPLITS, left_out=run.left_out())
     for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):
         require_images(studies)  # now, not after hours
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
@@ -111,7 +122,7 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     if distributed.world_size() > 1:
         where = "in shards, LoRA not merged" if policy.sharded else "whole on each"
         print(f"ranks: {distributed.world_size()}, base {where}")
-    return Session(run, splits, policy, labeler)
+    return Session(run, splits, policy, labeler, LeftOut(run))
 
 
 def note_other_lora(policy: Policy, config: Config) -> None:
@@ -170,11 +181,14 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
     batches = stream.prompts(policy.encoder, start + 1, config.run.steps)
     followed = validation_studies(splits, config)[: config.run.follow_studies]
     if followed and start == 0:
-        write_followed(run, 0, decoded(session, followed))
+        follow(session, 0, followed)
     due = False  # a checkpoint; not written while steps are skipped: what they could not use may be broken
     with StopSignal() as stop, Progress(config, start) as progress:
-        for number, prompts in batches:
-            metrics, sample = guard.attempt(step, number, prompts.to(policy.device))
+        for number, loaded in batches:
+            session.left_out.note(number, "train", loaded.unread)
+            metrics, sample = guard.attempt(step, number, loaded.prompts)
+            if loaded.unread:
+                metrics["left_out"] = float(len(loaded.unread))
             if number % TRIM_EVERY == 0:
                 give_back_freed_memory()
             run.append("metrics.jsonl", {"step": number, **metrics})
@@ -188,7 +202,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             ):
                 validate(session, number, progress)
             if followed and last:
-                write_followed(run, number, decoded(session, followed))
+                follow(session, number, followed)
             stopped = max(distributed.all_gather(stop.number))  # a signal may reach one rank alone
             due = due or number % config.run.save_every == 0 or last or bool(stopped)
             if due and not metrics.get("skipped"):
@@ -199,46 +213,72 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
                 progress.write(f"stopped after step {number}; go on with: {way_on(run)}")
                 return 128 + stopped
     if distributed.broadcast(distributed.is_first() and took_none(run.path / "metrics.jsonl")):
-        raise UserError(
-            f"{run.path}: every step was skipped, so nothing was learned; read the files in {run.path / 'faults'}, "
-            "lower the learning rate, and begin a new run"
-        )
+        faults = run.path / "faults"
+        remedy = f"read the files in {faults}, lower the learning rate" if faults.exists() else "mend the image files"
+        raise UserError(f"{run.path}: every step was skipped, so nothing was learned; {remedy}, and begin a new run")
     return 0
 
 
-def decoded(session: Session, studies: list[Study], progress: str = "") -> Judged:
-    """Greedy reports of the policy as it is now, with their labels."""
-    return judge(predict(session.policy, studies, session.config, progress), session.labeler, session.config)
+def decoded(session: Session, split: str, studies: list[Study], step: int, progress: str = "") -> Decoded:
+    """Greedy reports of the policy as it is after `step`; studies that cannot be shown are noted."""
+    predictions = predict(session.policy, studies, session.config, progress)
+    session.left_out.note(step, split, predictions.unread)
+    return predictions
 
 
-def write_followed(run: RunFolder, step: int, judged: Judged) -> None:
-    """The first run.follow_studies validation studies after `step`: the same studies over training."""
-    for i in range(min(run.config.run.follow_studies, len(judged.labels))):
-        run.append("followed.jsonl", {"step": step, **prediction_record(judged, i, run.config)})
+def judged(session: Session, split: str, studies: list[Study], step: int, progress: str = "") -> Judged:
+    """The same with their labels. UserError where no study can be shown."""
+    return judge(decoded(session, split, studies, step, progress), session.labeler, session.config)
+
+
+def follow(session: Session, step: int, followed: list[Study]) -> None:
+    """Decode the followed validation studies alone; they are shown to the reader, and missed where they cannot be."""
+    predictions = decoded(session, "val", followed, step)
+    if predictions.studies:
+        write_followed(session.run, step, judge(predictions, session.labeler, session.config), followed)
+
+
+def write_followed(run: RunFolder, step: int, found: Judged, followed: list[Study]) -> None:
+    """Of what was judged the followed validation studies, after `step`: the same studies over training."""
+    for i, study in enumerate(found.predictions.studies):
+        if study in followed:
+            run.append("followed.jsonl", {"step": step, **prediction_record(found, i, run.config)})
 
 
 def validate(session: Session, number: int, progress: Progress) -> None:
     """Greedy validation on the first eval_studies of the split: one line of validation.jsonl."""
     run = session.run
-    judged = decoded(session, validation_studies(session.splits, run.config))
-    values = {name: round(float(value), 5) for name, value in metrics_from_sums(judged.statistics.sum(0)).items()}
+    studies = validation_studies(session.splits, run.config)
+    found = judged(session, "val", studies, number)
+    values = {name: round(float(value), 5) for name, value in metrics_from_sums(found.statistics.sum(0)).items()}
     written = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON has no NaN
-    run.append("validation.jsonl", {"step": number, "studies": len(judged.labels), **written})
-    write_followed(run, number, judged)
+    run.append("validation.jsonl", {"step": number, "studies": len(found.labels), **written})
+    write_followed(run, number, found, studies[: run.config.run.follow_studies])
     progress.validation(number, values)
 
 
 def baseline(session: Session) -> Judged:
     """The start policy on the test split; read from its file if an earlier end of this run got so far."""
     studies, path = test_studies(session.splits, session.config), session.run.path / "predictions_before.jsonl"
-    kept = read_decoded(path, studies, session.config.prompt.think) if distributed.is_first() else None
+    failure, think = session.policy.encoder.failure, session.config.prompt.think
+    kept = read_decoded(path, studies, think, failure) if distributed.is_first() else None
     before = distributed.broadcast(kept)
     if before is not None:
         return judge(before, session.labeler, session.config)
     with session.policy.reference():
-        judged = decoded(session, studies, "decode test, before")
-    write_decoded(judged, path, session.config)
-    return judged
+        found = judged(session, "test", studies, session.config.run.steps, "decode test, before")
+    write_decoded(found, path, session.config)
+    return found
+
+
+def on_the_same(before: Judged, after: Judged) -> tuple[Judged, Judged]:
+    """Both on the studies that both could be shown: a picture may be lost between the two."""
+    ids = {study.id for study in before.predictions.studies} & {study.id for study in after.predictions.studies}
+    if not ids:
+        raise UserError("no test study could be shown to both policies; put the image files back, then --resume")
+    before.predictions.unread |= after.predictions.unread
+    after.predictions.unread |= before.predictions.unread
+    return before.only(ids), after.only(ids)
 
 
 def finish(session: Session) -> int:
@@ -246,15 +286,18 @@ def finish(session: Session) -> int:
     run, config = session.run, session.config
     save_adapter(run.path, session.policy)
     before = baseline(session)
-    after = decoded(session, test_studies(session.splits, config), "decode test, after")
+    after = judged(session, "test", test_studies(session.splits, config), config.run.steps, "decode test, after")
+    before, after = on_the_same(before, after)
     write_decoded(after, run.path / "predictions.jsonl", config)
     comparison = before_after(before, after, "test")
     what = {
         "step": config.run.steps, "labeler": labeler_name(config.labeler.path),
         "mccs_margin": config.reward.mccs.margin,
+        **({"left_out": list(after.predictions.unread)} if after.predictions.unread else {}),
     }  # fmt: skip
     run.write_json("evaluation.json", {**banner(config), **what, **comparison.to_json()})
     print(comparison.table())
+    session.left_out.tell()
     print(f"adapter, predictions and evaluation: {run.path}")
     print(f"look at it: mrg-grpo view {shlex.quote(str(run.path))}")
     return 0

@@ -45,7 +45,7 @@ def build(config) -> Grpo:
 
 def run(grpo, studies, steps, first=1):
     stream = StudyStream(studies, grpo.config.grpo.studies_per_step, seed=0)
-    return [grpo.step(prompts, number) for number, prompts in stream.prompts(grpo.policy.encoder, first, steps)]
+    return [grpo.step(loaded.prompts, number) for number, loaded in stream.prompts(grpo.policy.encoder, first, steps)]
 
 
 def parameters(grpo):

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -91,30 +92,33 @@ def test_images(kind, tmp_path, capsys):
     refused(capsys, ["report", tmp_path / "x.png"], tmp_path / "x.png", words)
 
 
-@pytest.mark.parametrize("kind", ["zero bytes", "truncated", "bomb", "text"])
-def test_an_image_that_fails_in_training_ends_the_run_after_what_is_saved(kind, tmp_path, capsys):
-    """Nothing is opened before it is needed: step 1 is trained and kept, the picture of step 2 is named."""
+@pytest.mark.parametrize("kind", ["zero bytes", "bomb", "text", "dicom"])
+def test_an_image_that_its_header_condemns_ends_no_run_but_a_start(kind, tmp_path, capsys):
+    """All headers are read first: nothing is loaded, and nothing is there that a second start would have to resume."""
     records = {"train": [], "val": [], "test": []}
-    for split, count in (("train", 2), ("test", 1)):
-        for n in range(count):
-            name = f"{split}{n}.png"
-            records[split].append({"id": name, "report": "Clear lungs.", "image_path": [name], "split": split})
-            (tmp_path / "images").mkdir(exist_ok=True)
-            (tmp_path / "images" / name).write_bytes(png())
+    (tmp_path / "images").mkdir()
+    for n, split in enumerate(("train", "train", "test")):
+        records[split].append({"id": str(n), "report": "Clear lungs.", "image_path": [f"{n}.png"], "split": split})
+        (tmp_path / "images" / f"{n}.png").write_bytes(IMAGES[kind][0]() if n == 1 else png())
     (tmp_path / "annotation.json").write_text(json.dumps(records))
-    from mrg_grpo.data import load_studies
-    from mrg_grpo.run.stream import StudyStream
+    settings = ("data.form=iu_xray_r2gen", f"data.root={tmp_path}")
+    reason = IMAGES[kind][1].partition(";")[0]
+    for command in (train(tmp_path / "run", *settings), ["sft", *train(tmp_path / "run", *settings)[1:]]):
+        refused(capsys, command, "1 of 3 images cannot be read: 1.png", reason, "data.allow_missing = true")
+    assert not (tmp_path / "run" / "config.toml").exists()
+    assert main(train(tmp_path / "run", *settings, "data.allow_missing=true", "grpo.studies_per_step=1")) == 0
 
-    second = StudyStream(load_studies("iu_xray_r2gen", tmp_path)["train"], 1, 0).batch(2)[0].images[0]
-    Path(second).write_bytes(IMAGES[kind][0]())
-    settings = (
-        "data.form=iu_xray_r2gen", f"data.root={tmp_path}", "run.steps=4", "run.save_every=1",
-        "grpo.studies_per_step=1",
-    )  # fmt: skip
-    refused(capsys, train(tmp_path / "run", *settings), second, IMAGES[kind][1])
-    assert (tmp_path / "run" / "checkpoints" / "step-000001" / "state.pt").is_file()
-    Path(second).write_bytes(png())
-    assert main([*train(tmp_path / "run", *settings), "--resume"]) == 0
+
+def test_of_several_radiographs_one_that_is_damaged_costs_the_others_nothing(tmp_path, capsys):
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).write_bytes(png())
+    (tmp_path / "b.png").write_bytes(png()[:500])
+    images = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
+    assert main(["report", *images, "--each", "--json", "--set", "sampling.max_tokens=4"]) == 2
+    said = capsys.readouterr()
+    assert [json.loads(line)["images"] for line in said.out.splitlines()] == [[images[0]], [images[2]]]
+    assert "left out 1 of 3 studies, whose pictures cannot be read: b (image" in said.err.splitlines()[-1]
+    refused(capsys, ["report", *images], images[1], "truncated or damaged")  # the views of one study: all or none
 
 
 # ---- annotation files
@@ -156,6 +160,61 @@ def test_annotations(kind, tmp_path, capsys):
     command = train(tmp_path / "run", "data.form=iu_xray_r2gen", f"data.root={tmp_path}")
     refused(capsys, command, words)
     assert not (tmp_path / "run" / "config.toml").exists()  # mended, the same command starts
+
+
+# ---- what is no file
+
+
+@pytest.fixture
+def in_time():
+    """A command that waits for the other end of a pipe fails; it would wait for ever."""
+
+    def late(*_):
+        raise TimeoutError("waits for a pipe")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def pipe(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    return path
+
+
+PIPES = {
+    "config": lambda root: ["plan", pipe(root / "x.toml")],
+    "config of a run": lambda root: ["plan", pipe(root / "run" / "config.toml").parent],
+    "image": lambda root: ["report", pipe(root / "x.png")],
+    "annotation": lambda root: of_data(pipe(root / "annotation.json").parent),
+    "packed table": lambda root: of_data(pipe(root / "mimic-cxr-2.0.0-split.csv.gz").parent, "mimic_cxr"),
+    "reports of XML": lambda root: of_data(pipe(root / "ecgen-radiology" / "1.xml").parents[1], "iu_xray_xml"),
+    **{f"predictions {kind}": lambda root, kind=kind: ["score", pipe(root / f"x.{kind}")]
+       for kind in ("csv", "tsv", "json", "jsonl", "txt")},
+    "folder of predictions": lambda root: ["score", pipe(root / "x" / "a.txt").parent],
+    "reports to label": lambda root: ["label", pipe(root / "x.csv"), "-o", root / "y.csv"],
+    "skipped step": lambda root: ["replay", pipe(root / "x.pt")],
+    "run to view": lambda root: ["view", pipe(root / "run" / "config.toml").parent],
+    "labeler": lambda root: ["score", predictions(root), "--labeler", pipe(root / "chexbert.pth")],
+    "folder of a labeler": lambda root: ["score", predictions(root), "--labeler", pipe(root / "l/config.json").parent],
+}  # fmt: skip
+
+
+def of_data(root, form="iu_xray_r2gen"):
+    return command_line("plan", [f"data.form={form}", f"data.root={root}"])
+
+
+def predictions(root):
+    return table(root / "p.csv", ["study_id", "reference", "prediction"], ["a", "Clear.", "Clear."])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("kind", PIPES)
+def test_a_pipe_in_place_of_a_file_is_never_waited_for(kind, tmp_path, capsys, in_time):
+    refused(capsys, PIPES[kind](tmp_path))
 
 
 # ---- tables

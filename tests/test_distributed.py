@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def three_steps(config, studies, stops=()):
         patch.setattr(distributed, "reduce_gradients", reduce_and_keep)
         patch.setattr(rollout, "CHECK_EVERY", 2)
         stream = StudyStream(studies, config.grpo.studies_per_step, seed=0)
-        steps = [grpo.step(prompts, number) for number, prompts in stream.prompts(grpo.policy.encoder, 1, 3)]
+        steps = [grpo.step(loaded.prompts, number) for number, loaded in stream.prompts(grpo.policy.encoder, 1, 3)]
     return parameters(grpo), gradients, [step.metrics for step in steps], bytes_here(grpo.policy.model)
 
 
@@ -93,6 +94,36 @@ def test_in_fp32_the_gradients_agree(checkpoint, studies, tmp_path):
         folder.mkdir()
         many = on_ranks(world, folder, three_steps, config, studies)
         assert_same(one, many, grad=1e-5, moved=1e-8)
+
+
+def lost(studies, *places):
+    """The same studies, of which some have a picture that is gone."""
+    return [replace(one, images=("gone.png",)) if n in places else one for n, one in enumerate(studies)]
+
+
+@pytest.mark.parametrize("places", [(0, 3), (0, 1, 2, 3, 4)])
+def test_ranks_leave_out_the_studies_that_one_process_does(checkpoint, studies, tmp_path, places):
+    """Denominators and random streams are of the studies that are left."""
+    config = setting(checkpoint, **CASES["uneven, parts of groups, two passes, by tokens"])
+    stream = StudyStream(lost(studies, *places), 3, 0)
+    left = [[one.id for one in stream.batch(step) if one.images != ("gone.png",)] for step in (1, 2, 3)]
+    assert min(map(len, left)) < 3
+    if all(left):
+        one = three_steps(config, lost(studies, *places))
+        assert_same(one, on_ranks(2, tmp_path, three_steps, config, lost(studies, *places)))
+    for loaded in on_ranks(2, tmp_path, loaded_ids, config, lost(studies, *places)):
+        assert loaded == loaded_ids(config, lost(studies, *places))
+        assert [ids for ids, _ in loaded] == left
+
+
+def loaded_ids(config, studies):
+    """Of three steps the ids on all ranks, in order, and those that are left out."""
+    encoder, found = build(config).policy.encoder, []
+    for _, loaded in StudyStream(studies, 3, 0).prompts(encoder, 1, 3):
+        own = loaded.prompts.study_ids[: int(loaded.prompts.counts.sum())] if loaded.prompts else []
+        ids = [study for part in distributed.all_gather(own) for study in part]
+        found.append((ids, {study: error.what for study, error in sorted(loaded.unread.items())}))
+    return found
 
 
 @pytest.mark.slow
@@ -143,7 +174,7 @@ def judged(config, studies):
     grpo = build(config)
     grpo.policy.stop_ids += STOPS
     result = judge(predict(grpo.policy, studies, config), LetterLabeler(), config)
-    return result.predictions.generated, result.labels, result.statistics
+    return result.predictions.generated, result.labels, result.statistics, [s.id for s in result.predictions.studies]
 
 
 @pytest.mark.parametrize("world, shard", [(2, True), pytest.param(4, False, marks=pytest.mark.slow)])
@@ -154,6 +185,16 @@ def test_evaluation_on_ranks_is_that_of_one_process(checkpoint, studies, tmp_pat
     assert len(set(one[0])) > 1
     for many in on_ranks(world, tmp_path, judged, in_shards(config, shard), studies[:5]):
         assert many[0] == one[0] and torch.equal(many[1], one[1]) and torch.equal(many[2], one[2])
+
+
+def test_evaluation_on_ranks_leaves_out_what_one_process_does(checkpoint, studies, tmp_path):
+    """Two a group: of one group nothing is left, of another one rank has nothing of its own."""
+    config = setting(checkpoint)
+    config.run.decode_batch = 1
+    one = judged(config, lost(studies, 2, 3, 4))
+    assert one[3] == ["s0", "s1", "s5"]
+    for many in on_ranks(2, tmp_path, judged, in_shards(config), lost(studies, 2, 3, 4)):
+        assert many[0] == one[0] and torch.equal(many[1], one[1]) and many[3] == one[3]
 
 
 # ---- ends
@@ -219,8 +260,8 @@ def killed(config, studies):
 
     grpo.rewards.terms = {"ccs": reward}
     try:
-        for prompts, number in StudyStream(studies, 2, seed=0).prompts(grpo.policy.encoder, 1, 2):
-            grpo.step(number, prompts)
+        for number, loaded in StudyStream(studies, 2, seed=0).prompts(grpo.policy.encoder, 1, 2):
+            grpo.step(loaded.prompts, number)
     except distributed.PeerLostError as error:
         return str(error)
 
@@ -255,7 +296,7 @@ def skipped(config, studies, folder):
     batches = StudyStream(studies, 3, seed=0).prompts(grpo.policy.encoder, 1, 1)
     step = lambda number, prompts: (grpo.step(prompts, number).metrics, None)  # noqa: E731
     before = parameters(grpo)
-    metrics = [guard.attempt(step, number, prompts)[0] for number, prompts in batches]
+    metrics = [guard.attempt(step, number, loaded.prompts)[0] for number, loaded in batches]
     return metrics, torch.equal(parameters(grpo), before)
 
 

@@ -100,7 +100,7 @@ def steps(card, checkpoint, studies, options):
         parameter.data = (torch.randn(parameter.shape, generator=numbers) * 0.1).to(parameter)
     grpo.policy.reference = Reference(grpo.policy.model)
     stream = StudyStream(studies, config.grpo.studies_per_step, seed=0).prompts(grpo.policy.encoder, 1, 2)
-    losses = [grpo.step(prompts.to(grpo.policy.device), number).metrics["loss"] for number, prompts in stream]
+    losses = [grpo.step(one.prompts.to(grpo.policy.device), number).metrics["loss"] for number, one in stream]
     devices = {str(p.device) for p in grpo.policy.model.parameters()}
     return parameters(grpo).cpu(), devices, losses
 

@@ -67,8 +67,10 @@ def one_rank() -> None:
 
     counting("all_gather_object", lambda values, value: len(pickle.dumps(value)))
     counting("all_reduce", lambda tensor: tensor.numel() * tensor.element_size())
-    for number, prompts in stream.prompts(policy.encoder, 1, 2):
+    for number, loaded in stream.prompts(policy.encoder, 1, 2):
         sent.clear()
+        prompts = loaded.prompts
+        assert prompts is not None  # pictures of the phantom are drawn
         grpo.step(prompts, number)
     config.model.shard = True
     shards = distributed.all_gather(bytes_here(Policy.load(config).model))

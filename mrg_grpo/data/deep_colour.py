@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import ImageError
 
 OTHER_ORDER = {"N": "B", "L": "B", "B": "L"}
 """On the little-endian machines that this runs on, N is L."""
@@ -28,15 +28,11 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def deep_values(name: str, formats: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours (H, W, 1 or 3) and alpha (H, W) or None, as uint16. Raises UserError for what is not decoded."""
+    """Colours (H, W, 1 or 3) and alpha (H, W) or None, as uint16. Raises ImageError for what is not decoded."""
     with Image.open(name, formats=formats) as image:
+        require_read(name, image)
         tiles, key = _tiles(image), image.info.get("transparency")
         raw = _raw_mode(tiles[0]) if tiles else ""
-        if _deep_jpeg2000(image) or _deep_planes(image) or raw.startswith("CMYK"):
-            raise UserError(
-                f"image {name} has colours of more than 8 bits a channel in a form that is not read ({image.format}, "
-                f"{image.mode}); convert it to a PNG of 8 or 16 bits"
-            )
         if image.format == "PPM":
             return _ppm(name, image, tiles[0]), None
     if raw.startswith("LA"):  # four bytes a pixel: high and low of grey, high and low of alpha
@@ -50,6 +46,17 @@ def deep_values(name: str, formats: tuple[str, ...]) -> tuple[np.ndarray, np.nda
     if isinstance(key, tuple):  # the colour that stands for transparent
         return values[..., :3], np.where((values[..., :3] == np.array(key)).all(axis=-1), 0, 65535).astype(np.uint16)
     return values[..., :3], values[..., 3] if raw.startswith("RGBA") else None
+
+
+def require_read(name: str, image: Image.Image) -> None:
+    """ImageError for an image of deep colours, opened and not loaded, in a form that is not decoded."""
+    tiles = _tiles(image)
+    if _deep_jpeg2000(image) or _deep_planes(image) or (tiles and _raw_mode(tiles[0]).startswith("CMYK")):
+        raise ImageError(
+            f"image {name} has colours of more than 8 bits a channel in a form that is not read ({image.format}, "
+            f"{image.mode})",
+            "convert it to a PNG of 8 or 16 bits",
+        )
 
 
 def _unpacked(name: str, formats: tuple[str, ...], raw: str) -> np.ndarray:

@@ -10,19 +10,23 @@ Deliberate choices:
    colour lies hidden under them.
 4. Nothing is flipped and nothing is cropped, beyond the orientation that the EXIF tag asks for: left and right are
    part of a report's meaning.
-5. Of a file of several frames the first is used, and the first such file is named.
+5. Of a file of several frames the first is used, and such files are named.
 """
 
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
-from mrg_grpo.data.deep_colour import deep_values, is_deep
-from mrg_grpo.errors import UserError
+from mrg_grpo.data.deep_colour import deep_values, is_deep, require_read
+from mrg_grpo.errors import ImageError
+from mrg_grpo.files import open_file
 
 PHANTOM_SCHEME = "phantom:"
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
@@ -30,6 +34,8 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 MAX_PIXELS = 80_000_000
 # Our own limit is lower and ends in an error, so Pillow's warning would only be a second voice.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What Pillow warns of is not lost: it raises an error, which is told, or gives the picture.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -46,37 +52,55 @@ UPRIGHT = {
 def open_image(path_or_address: str | os.PathLike[str]) -> Image.Image:
     """The picture at a file path or a `phantom:` address, upright, in RGB, 8 bits a channel, fully decoded.
 
-    Raises UserError for a file that is missing, empty, truncated, too large, a DICOM file or no image.
+    Raises ImageError for a file that is missing, empty, truncated, too large, a DICOM file or no image.
     """
     name = os.fspath(path_or_address)
     if name.startswith(PHANTOM_SCHEME):
         from mrg_grpo.data.phantom import dataset as phantom  # rendered on demand; runs on real images never import it
 
         return phantom.image_of(name).convert("RGB")
-    _refuse_unreadable(name)
+    with _opened(name) as image:
+        if not _told and _several_frames(image):
+            tell_frames([name])
+        deep = deep_to_rgb(*deep_values(name, FORMATS)) if is_deep(image) else None
+        image.load()
+        turn = UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
+        picture = to_rgb(image) if deep is None else deep
+    return picture if turn is None else picture.transpose(turn)
+
+
+def check_header(name: str) -> bool:
+    """Whether the file has several frames, by its header alone. Raises ImageError for what a header shows: all that
+    `open_image` refuses but damage behind it."""
+    with _opened(name) as image:
+        if is_deep(image):
+            require_read(name, image)
+        return _several_frames(image)
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[Image.Image]:
+    """The file as Pillow opens it, by its header; ImageError for that, and for what is done with it within."""
     try:
-        with Image.open(name, formats=FORMATS) as image:
+        with _image_file(name) as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            _tell_frames(name, image)
-            deep = deep_to_rgb(*deep_values(name, FORMATS)) if is_deep(image) else None
-            image.load()
-            turn = UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
-            picture = to_rgb(image) if deep is None else deep
-    except UserError:
+            yield image
+    except (ImageError, MemoryError):  # a machine that is full says nothing about the picture
         raise
     except Image.DecompressionBombError as error:
-        raise UserError(
-            f"image {name} would decode to more than {MAX_PIXELS:,} pixels ({error}); downscale it or leave it out"
+        raise ImageError(
+            f"image {name} would decode to more than {MAX_PIXELS:,} pixels ({error})", "downscale it or leave it out"
         ) from error
     except Image.UnidentifiedImageError as error:
-        raise UserError(
-            f"image {name} is not an image in a known format ({', '.join(FORMATS)}); convert it to PNG"
+        raise ImageError(
+            f"image {name} is not an image in a known format ({', '.join(FORMATS)})", "convert it to PNG"
         ) from error
     except Exception as error:  # on damaged bytes, decoders raise whatever their parsers happen to trip over
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"image {name} is truncated or damaged ({reason}); fetch it again or leave it out") from error
-    return picture if turn is None else picture.transpose(turn)
+        raise ImageError(
+            f"image {name} is truncated or damaged ({reason})", "fetch it again or leave it out"
+        ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -123,36 +147,45 @@ def scale_to_bytes(values: np.ndarray) -> np.ndarray:
 
 
 _told: list[str] = []
-"""The first file of several frames that this process has named."""
+"""The files of several frames that this process has named."""
 
 
-def _tell_frames(name: str, image: Image.Image) -> None:
-    """One line, once in a process, where a file has several frames."""
+def tell_frames(names: list[str]) -> None:
+    """One line, once in a process, that names files of several frames."""
+    if names and not _told:
+        _told.extend(names)
+        have, more = ("have", f" and {len(names) - 1:,} more") if len(names) > 1 else ("has", "")
+        print(f"image {names[0]}{more} {have} several frames; of such files the first frame is used", file=sys.stderr)
+
+
+def _several_frames(image: Image.Image) -> bool:
     try:
-        several = not _told and getattr(image, "is_animated", False)
+        return bool(getattr(image, "is_animated", False))
     except Exception:  # a second frame that is damaged is none
-        several = False
-    if several:
-        _told.append(name)
-        print(f"image {name} has several frames; of such files the first frame is used", file=sys.stderr)
+        return False
 
 
-def _refuse_unreadable(name: str) -> None:
-    """Raise a UserError for what no image decoder should be asked to open."""
-    path = Path(name)
+def _image_file(name: str) -> IO[bytes]:
+    """The file, opened; ImageError for what no image decoder should be asked to open."""
     try:
-        with path.open("rb") as file:
-            head = file.read(132)
+        file = open_file(name)
+        head = file.read(132)
     except FileNotFoundError as error:
-        raise UserError(f"image {name} is missing; check the data folder, or leave the study out") from error
+        raise ImageError(f"image {name} is missing", "check the data folder, or leave the study out") from error
     except IsADirectoryError as error:
-        raise UserError(f"image {name} is a folder; name an image file") from error
+        raise ImageError(f"image {name} is a folder", "name an image file") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
-        raise UserError(f"image {name!r} cannot be read ({error}); check the name and its permissions") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"image {name!r} cannot be read ({reason})", "check the name and its permissions") from error
     if not head:
-        raise UserError(f"image {name} is empty (0 bytes); fetch it again or leave it out")
-    if head[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
-        raise UserError(
-            f"image {name} is a DICOM file; convert it first, for example with DCMTK: "
-            f"`dcmj2pnm --write-png --min-max-window {name} image.png`, then name the PNG"
+        file.close()
+        raise ImageError(f"image {name} is empty (0 bytes)", "fetch it again or leave it out")
+    if head[128:132] == b"DICM" or Path(name).suffix.lower() in (".dcm", ".dicom"):
+        file.close()
+        raise ImageError(
+            f"image {name} is a DICOM file",
+            "convert it first, for example with DCMTK: "
+            f"`dcmj2pnm --write-png --min-max-window {name} image.png`, then name the PNG",
         )
+    file.seek(0)
+    return file

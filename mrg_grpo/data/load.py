@@ -1,16 +1,19 @@
 """Studies by split name: from any of the data forms (`load_studies`), and as a configuration asks for them.
 
 Deliberate choices:
-1. No image is opened. Whether each file is there is asked once, folder by folder; `leaks.py` reads the bytes of files
-   of equal size in two splits, of forms whose split is not by patient.
+1. No image is opened, unless `verify` asks for headers. Whether each file is there is asked once, folder by folder;
+   `leaks.py` reads the bytes of files of equal size in two splits, of forms whose split is not by patient.
 2. Nothing is left out silently. A study with an empty report, or without an image of the wished views, stays, counted
    and named in a note; `incomplete="drop"`, the default of a configuration, leaves such studies out, by name, and says
    so too. Evaluation sets of two people who use the same settings therefore hold the same studies.
 3. The result is a dict by split name that also carries `notes`, the lines that a command prints (`describe_splits`).
+4. A run that goes on keeps the studies that it began with, in their order, whatever has become of their files: what
+   cannot be read by then is left out when it comes. Else one lost picture would change every step that follows.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mrg_grpo.config import FORMS, Config
@@ -20,6 +23,7 @@ from mrg_grpo.data.records import LoadOptions, Record, Source, first_names
 from mrg_grpo.data.sections import checked_sections
 from mrg_grpo.data.splits import Studies, assigned, describe_splits
 from mrg_grpo.data.study import Study
+from mrg_grpo.data.verify import image_faults, missing_files
 from mrg_grpo.errors import UserError
 
 
@@ -33,17 +37,22 @@ def load_studies(
     split_file: str | os.PathLike[str] | None = None,
     keep_xxxx: bool = True,
     incomplete: str = "keep",
+    verify: Sequence[str] = (),
+    left_out: Mapping[str, Sequence[int]] | None = None,
 ) -> Studies:
     """Every study of the data set at `root`, by split name (train, val, test), in the order of its files.
 
     form           one of mrg_grpo.config.FORMS; docs/guides/own-data.md says what each looks like
     sections       "findings", "impression" or both, joined in this order
     views          None or "all", "frontal", or the number of first images to keep
-    allow_missing  keep every study with the images that are there, possibly none; of what is decoded those with none
-                   are left out later, by `read_splits`
+    allow_missing  keep every study with the images that can be read, possibly none; of what is decoded those with
+                   none are left out later, by `read_splits`
     split_file     splits by id, for iu_xray_kaggle and iu_xray_xml; for mimic_cxr a table in place of its split file
     keep_xxxx      False drops de-identified words (XXXX, ___) from reports
     incomplete     "keep" or "drop" studies with an empty report, or with no image of the wished views
+    verify         splits of whose image files the headers are read too
+    left_out       of a run that goes on: the images, by study id and place, that it began without. It has all others
+                   still, and what can no longer be read is a note
 
     Raises UserError, one line with file, record and remedy, for anything the data set is not.
     """
@@ -64,23 +73,28 @@ def load_studies(
     source = _read(form, records.data_folder(Path(root)), options)
     notes = source.notes
     pairs = assigned(source.records, options.split_file, form, notes)
-    absent = missing_files(source.image_folder, (name for _, record in pairs for name in record.images))
-    _judge_images(pairs, absent, source.image_folder, allow_missing, incomplete, notes)
+    images = _Images(pairs, source.image_folder, verify)
+    if left_out is None:
+        images.judge(allow_missing, incomplete, notes)
+        left_out = images.left_out()
+    else:
+        images.compare(left_out, allow_missing, notes)
     empty = [record.id for _, record in pairs if not record.report]
     if empty:
         fate = "left out" if incomplete == "drop" else 'kept (data.incomplete = "drop" leaves them out)'
         named = " or ".join(options.sections)
         notes.append(f"{len(empty):,} studies have no text in {named} and are {fate}: {first_names(empty)}")
     if form != "mimic_cxr":  # its split file has been judged by patient
-        notes += leaks(pairs, source.image_folder, absent, form)
+        notes += leaks(pairs, source.image_folder, images.missing, form)
     folder = str(source.image_folder)
     by_split: dict[str, list[Study]] = {name: [] for name in records.SPLITS}
     for split, record in pairs:
         if incomplete == "drop" and not (record.report and record.images):
             continue
-        images = tuple(f"{folder}/{name}" for name in record.images if name not in absent)
-        by_split[split].append(Study(record.id, images, record.report, split))
-    return Studies(by_split, notes, read=len(source.records))
+        gone = left_out.get(record.id, ())
+        kept = tuple(f"{folder}/{name}" for place, name in enumerate(record.images) if place not in gone)
+        by_split[split].append(Study(record.id, kept, record.report, split))
+    return Studies(by_split, notes, read=len(source.records), left_out=left_out)
 
 
 def _read(form: str, root: Path, options: LoadOptions) -> Source:
@@ -100,63 +114,83 @@ def _read(form: str, root: Path, options: LoadOptions) -> Source:
     return source
 
 
-def missing_files(folder: Path, names: Iterable[str]) -> set[str]:
-    """Which of these names, relative to the folder, are not there.
+class _Images:
+    """The image files of all records, and which of them cannot be read."""
 
-    Each folder is listed once. On MIMIC-CXR's tree of one or two images a folder this took as long as asking for each
-    file, and on a flat folder of thousands it is one request in place of thousands.
-    """
-    by_folder: dict[str, list[str]] = {}
-    for name in names:
-        head, _, tail = name.rpartition("/")
-        by_folder.setdefault(head, []).append(tail)
-    missing: set[str] = set()
-    for head, tails in by_folder.items():
-        inner = f"{folder}/{head}" if head else str(folder)
-        prefix = f"{head}/" if head else ""
-        try:
-            present = set(os.listdir(inner))
-        except OSError:  # no such folder: then none of its files is there
-            present = set()
-        missing.update(prefix + tail for tail in tails if tail not in present)
-    return missing
+    def __init__(self, pairs: list[tuple[str, Record]], folder: Path, verify: Sequence[str]) -> None:
+        self.pairs, self.folder = pairs, folder
+        self.missing = missing_files(folder, (name for _, record in pairs for name in record.images))
+        names = dict.fromkeys(name for split, record in pairs if split in verify for name in record.images)
+        there = {f"{folder}/{name}": name for name in names if name not in self.missing}
+        self.faults = {there[path]: why for path, why in image_faults(list(there)).items()}
+
+    def judge(self, allow_missing: bool, incomplete: str, notes: list[str]) -> None:
+        """Raise for images that cannot be read, or note them where they are allowed."""
+        lines, gone = self.lines(self.missing, self.faults), self.left_out()
+        if lines and not allow_missing:
+            raise UserError(
+                f"{'; '.join(lines)}; put them there, or set data.allow_missing = true to go on without them"
+            )
+        bare = sum(len(gone.get(record.id, ())) == len(record.images) for _, record in self.pairs)
+        notes += [f"warning: {line}; {bare:,} of {len(self.pairs):,} studies have no image at all" for line in lines]
+        without = [record.id for _, record in self.pairs if not record.images]
+        if without:
+            line = f"{len(without):,} studies list no image of the wished views: {first_names(without)}"
+            if not allow_missing and incomplete != "drop":
+                raise UserError(f'{line}; set data.incomplete = "drop" to leave them out, or data.allow_missing = true')
+            notes.append(f"{line}; they are {'left out' if incomplete == 'drop' else 'kept without one'}")
+
+    def compare(self, left_out: Mapping[str, Sequence[int]], allow_missing: bool, notes: list[str]) -> None:
+        """Note images that a run began with and that can no longer be read; raise where they are of most studies."""
+        sizes, hit, lost = Counter(split for split, _ in self.pairs), Counter[str](), set()
+        for split, record in self.pairs:
+            places = [place for place in self.unusable(record) if place not in left_out.get(record.id, ())]
+            hit[split] += bool(places)
+            lost |= {record.images[place] for place in places}
+        lines = self.lines(self.missing & lost, {name: why for name, why in self.faults.items() if name in lost})
+        most = [split for split, count in hit.items() if 2 * count > sizes[split]]
+        if most and not allow_missing:
+            raise UserError(
+                f"{'; '.join(lines)}; the run began with them, and they are of more than half of the studies of "
+                f"{' and '.join(most)}: put them back, or set data.allow_missing = true to go on without them"
+            )
+        notes += [f"warning: {line}; the run began with them, and leaves their studies out now" for line in lines]
+
+    def lines(self, missing: set[str], faults: Mapping[str, str]) -> list[str]:
+        """How many images are missing, and how many broken, with the first names."""
+        listed = sum(len(record.images) for _, record in self.pairs)
+        lines = []
+        if missing:
+            named = first_names(sorted(missing))
+            lines.append(f"{len(missing):,} of {listed:,} images are missing from {self.folder}: {named}")
+        if faults:
+            named = f"{first_names(sorted(faults))} ({faults[min(faults)]})"
+            lines.append(f"{len(faults):,} of {listed:,} images cannot be read: {named}")
+        return lines
+
+    def unusable(self, record: Record) -> list[int]:
+        """The places of a record's images that cannot be read."""
+        return [n for n, name in enumerate(record.images) if name in self.missing or name in self.faults]
+
+    def left_out(self) -> dict[str, list[int]]:
+        """study id -> those places, of the studies that have any."""
+        return {record.id: places for _, record in self.pairs if (places := self.unusable(record))}
 
 
-def _judge_images(
-    pairs: list[tuple[str, Record]],
-    absent: set[str],
-    folder: Path,
-    allow_missing: bool,
-    incomplete: str,
-    notes: list[str],
-) -> None:
-    """Raise for missing images, or note them where they are allowed."""
-    wished = sum(len(record.images) for _, record in pairs)
-    if absent:
-        names = sorted(absent)
-        line = f"{len(absent):,} of {wished:,} images are missing from {folder}: {first_names(names)}"
-        if not allow_missing:
-            raise UserError(f"{line}; put them there, or set data.allow_missing = true to go on without them")
-        bare = sum(not any(name not in absent for name in record.images) for _, record in pairs)
-        notes.append(f"warning: {line}; {bare:,} of {len(pairs):,} studies have no image at all")
-    without = [record.id for _, record in pairs if not record.images]
-    if without:
-        line = f"{len(without):,} studies list no image of the wished views: {first_names(without)}"
-        if not allow_missing and incomplete != "drop":
-            raise UserError(f'{line}; set data.incomplete = "drop" to leave them out, or data.allow_missing = true')
-        notes.append(f"{line}; they are {'left out' if incomplete == 'drop' else 'kept without one'}")
-
-
-def load_splits(config: Config) -> Studies:
+def load_splits(
+    config: Config, verify: Sequence[str] = (), left_out: Mapping[str, Sequence[int]] | None = None
+) -> Studies:
     """The configured studies by split name; prints the sizes beside the published ones, and the loader's notes."""
-    studies = read_splits(config)
+    studies = read_splits(config, verify, left_out)
     print("\n".join(describe_splits(studies, config.data.form)))
     return studies
 
 
-def read_splits(config: Config) -> Studies:
-    """The configured studies by split name. With data.allow_missing those without an image file are left out, named:
-    all who call this decode or train."""
+def read_splits(
+    config: Config, verify: Sequence[str] = (), left_out: Mapping[str, Sequence[int]] | None = None
+) -> Studies:
+    """The configured studies by split name. With data.allow_missing those without an image that can be read are left
+    out, named: all who call this decode or train. verify, left_out: as in `load_studies`."""
     data = config.data
     views = int(data.views) if data.views.isdigit() else (None if data.views == "all" else data.views)
     studies = load_studies(
@@ -168,8 +202,10 @@ def read_splits(config: Config) -> Studies:
         split_file=data.split_file or None,
         keep_xxxx=data.keep_xxxx,
         incomplete=data.incomplete,
+        verify=verify,
+        left_out=left_out,
     )
-    return with_images(studies, data.root) if data.allow_missing else studies
+    return studies if left_out is None and not data.allow_missing else with_images(studies, data.root)
 
 
 def with_images(studies: Studies, root: str) -> Studies:
@@ -183,7 +219,7 @@ def with_images(studies: Studies, root: str) -> Studies:
     note = (
         f"warning: {len(bare):,} studies have no image file and are left out (data.allow_missing): {first_names(bare)}"
     )
-    return Studies(kept, [*studies.notes, note], studies.read)
+    return Studies(kept, [*studies.notes, note], studies.read, studies.left_out)
 
 
 def studies_of(splits: dict[str, list[Study]], split: str) -> list[Study]:

@@ -27,6 +27,7 @@ from mrg_grpo.data.r2gen import ChooseFrontal
 from mrg_grpo.data.records import LoadOptions, Record, Source
 from mrg_grpo.data.sections import COMBINED, header_names, joined, parse_report
 from mrg_grpo.errors import UserError
+from mrg_grpo.files import read_bytes
 
 REMEDY = "take it from physionet.org/content/mimic-cxr-jpg"
 REPORT_REMEDY = (
@@ -156,7 +157,7 @@ def _reports(root: Path) -> tuple[ReadReport, Callable[[], None]]:
 
 def _file_content(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except FileNotFoundError:
         return None
     except OSError as error:

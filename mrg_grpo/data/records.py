@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mrg_grpo import files
 from mrg_grpo.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -143,7 +144,7 @@ def data_folder(root: str | Path) -> Path:
 def read_bytes(path: Path, remedy: str) -> bytes:
     """A file's content, unpacked where its name ends in .gz; UserError with the remedy where that fails."""
     try:
-        raw = path.read_bytes()
+        raw = files.read_bytes(path)
         return gzip.decompress(raw) if path.suffix == ".gz" else raw
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; {remedy}") from error

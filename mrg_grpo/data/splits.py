@@ -30,11 +30,19 @@ SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 class Studies(dict[str, list[Study]]):
     """Studies by split name, with what the user should be told about them."""
 
-    def __init__(self, by_split: Mapping[str, list[Study]], notes: Sequence[str] = (), read: int | None = None):
+    def __init__(
+        self,
+        by_split: Mapping[str, list[Study]],
+        notes: Sequence[str] = (),
+        read: int | None = None,
+        left_out: Mapping[str, Sequence[int]] | None = None,
+    ):
         super().__init__(by_split)
         self.notes = tuple(notes)
         self.read = sum(map(len, by_split.values())) if read is None else read
         """Studies that the files hold, before any was left out."""
+        self.left_out = dict(left_out or {})
+        """Images that cannot be read and are left out, by study id and place among its images."""
 
 
 def describe_splits(studies: Mapping[str, list[Study]], form: str) -> list[str]:

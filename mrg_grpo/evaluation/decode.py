@@ -1,6 +1,6 @@
 """Decode a split greedily, label both sides, score: the same code for a base, a warm start and a trained policy.
 
-S studies.
+S studies, those that can be shown: one of which a picture cannot be read is left out, and is in `Decoded.unread`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.data.credentialed import banner
 from mrg_grpo.data.load import require_images
-from mrg_grpo.data.prefetch import prefetch
+from mrg_grpo.data.records import first_names
 from mrg_grpo.data.study import Study
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import ImageError, UserError
 from mrg_grpo.evaluation.clinical import clinical_statistics
-from mrg_grpo.files import write_whole
+from mrg_grpo.files import read_text, write_whole
 from mrg_grpo.model.decoder import Sampler
+from mrg_grpo.model.encoder import load_prompts
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import decode, require_finite
 from mrg_grpo.prompt import Completion, parse_completion, without_form
@@ -42,6 +44,8 @@ class Decoded:
     studies: list[Study]
     generated: list[str]
     parsed: list[Completion]
+    unread: dict[str, ImageError] = field(default_factory=dict)
+    """Studies that were to be decoded and could not be shown: id -> why."""
 
     @property
     def reports(self) -> list[str]:
@@ -58,33 +62,69 @@ class Judged:
     compliant: Tensor  # (S,) bool
     statistics: Tensor  # (S, K), see mrg_grpo.evaluation.clinical
 
+    def only(self, ids: set[str]) -> Judged:
+        """Of these studies alone."""
+        whole = self.predictions
+        rows = [i for i, study in enumerate(whole.studies) if study.id in ids]
+        if len(rows) == len(whole.studies):
+            return self
+        studies, generated = [whole.studies[i] for i in rows], [whole.generated[i] for i in rows]
+        few = Decoded(studies, generated, [whole.parsed[i] for i in rows], whole.unread)
+        tensors = (self.labels, self.reference_labels, self.compliant, self.statistics)
+        return Judged(few, *(tensor[rows] for tensor in tensors))
+
 
 @torch.no_grad()
 def predict(policy: Policy, studies: list[Study], config: Config, progress: str = "") -> Decoded:
-    """One greedy completion per study, each rank its share of them; a study without an image is refused."""
+    """One greedy completion for each study that can be shown, shared among the ranks; a study that lists no image is
+    refused."""
     require_images(studies)
-    size, own = config.run.decode_batch, distributed.share(studies)
-    batches = [own.items[i : i + size] for i in range(0, len(own.items), size)]
-    texts: list[str] = []
-    special: list[int] = []
+    size = config.run.decode_batch * distributed.world_size()
+    groups = [studies[i : i + size] for i in range(0, len(studies), size)]
+    own: list[list[tuple[str, int]]] = []  # of each group this rank's texts, with their special tokens
+    unread: dict[str, ImageError] = {}
     hidden = None if progress and distributed.is_first() else True
-    encoded = prefetch(batches, policy.encoder.encode, workers=2, ahead=3)
-    sampler = Sampler(policy)
-    log = PlainLog(progress, len(own.items)) if progress and distributed.is_first() else lambda done: None
-    with tqdm(total=len(own.items), desc=progress, disable=hidden, leave=False) as bar:
-        for prompts in encoded:
-            prefix = policy.prefill(prompts.to(policy.device))
-            rollout = decode(sampler, prefix, config.sampling.max_tokens)
-            require_finite(policy, rollout)
-            texts += rollout.texts
-            special += rollout.special_counts()
-            bar.update(len(prompts.studies))
-            log(len(texts))
-    pairs = list(zip(texts, special))[: len(texts) - own.filler]
-    pairs = [pair for part in distributed.all_gather(pairs) for pair in part]
+    sampler, done = Sampler(policy), 0
+    log = PlainLog(progress, len(studies)) if progress and distributed.is_first() else lambda done: None
+    with tqdm(total=len(studies), desc=progress, disable=hidden, leave=False) as bar:
+        for group, loaded in zip(groups, load_prompts(policy.encoder, groups, ahead=3)):
+            unread |= loaded.unread
+            own.append([])
+            if loaded.prompts:
+                prefix = policy.prefill(loaded.prompts.to(policy.device))
+                rollout = decode(sampler, prefix, config.sampling.max_tokens)
+                require_finite(policy, rollout)
+                counted = len(rollout.texts) - loaded.prompts.filler
+                own[-1] = list(zip(rollout.texts, rollout.special_counts()))[:counted]
+            bar.update(len(group))
+            done += len(group)
+            log(done)
+    pairs = [pair for parts in zip(*distributed.all_gather(own)) for part in parts for pair in part]
     parsed = [parse_completion(text, config.prompt.think) for text, _ in pairs]
     parsed = [without_form(one) if count else one for one, (_, count) in zip(parsed, pairs)]
-    return Decoded(studies, [text for text, _ in pairs], parsed)
+    shown = [study for study in studies if study.id not in unread]
+    return Decoded(shown, [text for text, _ in pairs], parsed, unread)
+
+
+def require_shown(decoded: Decoded) -> None:
+    """UserError where no study could be shown, so that there is nothing to judge."""
+    if decoded.unread and not decoded.studies:
+        first = next(iter(decoded.unread.values()))
+        count = len(decoded.unread)
+        raise first if count == 1 else UserError(f"none of {count} studies can be shown: {first}")
+
+
+@distributed.first_only
+def tell_unread(decoded: Decoded) -> None:
+    """One line on what was left out, where anything was."""
+    if decoded.unread:
+        count, names = len(decoded.unread), first_names(list(decoded.unread))
+        first = next(iter(decoded.unread.values())).what
+        print(
+            f"left out {count:,} of {count + len(decoded.studies):,} studies, whose pictures cannot be read: {names} "
+            f"({first})",
+            file=sys.stderr,
+        )
 
 
 class PlainLog:
@@ -102,7 +142,11 @@ class PlainLog:
 
 
 def judge(predictions: Decoded, labeler, config: Config) -> Judged:
-    """Label both sides and count. The think block is labelled too: its agreement with the report is a metric."""
+    """Label both sides and count. The think block is labelled too: its agreement with the report is a metric.
+
+    UserError where no study could be shown.
+    """
+    require_shown(predictions)
     labels = distributed.map_shares(labeler.label, predictions.reports)
     reference = distributed.map_shares(labeler.label, [study.report for study in predictions.studies])
     thoughts = [completion.think for completion in predictions.parsed]
@@ -126,20 +170,33 @@ def write_decoded(judged: Judged, path: Path, config: Config) -> None:
     write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
-def read_decoded(path: Path, studies: list[Study], think: bool) -> Decoded | None:
-    """What `write_decoded` wrote of these very studies; None if that is not there, or was written without texts."""
+def read_decoded(
+    path: Path, studies: list[Study], think: bool, failure: Callable[[Study], ImageError | None]
+) -> Decoded | None:
+    """What `write_decoded` wrote of these very studies, but for those that cannot be shown; None if that is not there,
+    or was written without texts. failure: why a study cannot be shown."""
     if not path.exists():
         return None
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        records = [json.loads(line) for line in read_text(path).split("\n")[:-1]]
         texts = [record.get("generated") for record in records]
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it, and --resume decodes these studies again") from error
-    if [record.get("study_id") for record in records] != [study.id for study in studies] or None in texts:
+    ids = [str(record.get("study_id")) for record in records]
+    known, unread = set(ids), dict[str, ImageError]()
+    shown = [study for study in studies if study.id in known]
+    if not shown or ids != [study.id for study in shown] or None in texts:
         return None
+    for study in studies:
+        if study.id not in known:
+            why = failure(study)
+            if why is None:
+                return None
+            unread[study.id] = why
     parsed = [parse_completion(text, think) for text in texts]
     hidden = [record.get("compliant") is False for record in records]  # special tokens, which the text does not show
-    return Decoded(studies, texts, [without_form(one) if odd else one for one, odd in zip(parsed, hidden)])
+    parsed = [without_form(one) if odd else one for one, odd in zip(parsed, hidden)]
+    return Decoded(shown, texts, parsed, unread)
 
 
 def prediction_record(judged: Judged, i: int, config: Config) -> dict[str, Any]:

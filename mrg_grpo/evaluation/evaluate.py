@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mrg_grpo import distributed
@@ -12,10 +13,10 @@ from mrg_grpo.data.credentialed import banner, mark
 from mrg_grpo.data.load import load_splits, studies_of
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.decode import judge, predict, write_decoded
+from mrg_grpo.evaluation.decode import judge, predict, tell_unread, write_decoded
 from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, read_predictions
 from mrg_grpo.evaluation.score import OWN, evaluation_of, require_metrics, require_same_references, require_same_studies
-from mrg_grpo.files import write_whole, writing
+from mrg_grpo.files import read_text, write_whole, writing
 from mrg_grpo.labelers import config_labeler, labeler_name, unread_references
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.run.folder import adapter_of, holds_run
@@ -58,7 +59,7 @@ def evaluate_split(
     what = {"adapter": adapter or config.model.adapter, "split": split}
     if distributed.is_first():
         refuse_other(output, what)
-    splits = load_splits(config)
+    splits = load_splits(config, verify=[split])
     studies = studies_of(splits, split)
     others = [(path, _other(path, studies)) for path in dict.fromkeys(compare)]
     if distributed.is_first():
@@ -68,7 +69,10 @@ def evaluate_split(
     policy, labeler = Policy.load(config, adapter=adapter, trainable=False), config_labeler(config)
     unread, ids = unread_references(labeler, studies)  # before hours of decoding, not after
     unread.require("references looked at", ids, config.labeler.allow_unlabeled, "labeler.allow_unlabeled = true")
-    judged = judge(predict(policy, studies, config, f"decode {split}"), labeler, config)
+    decoded = predict(policy, studies, config, f"decode {split}")
+    tell_unread(decoded)
+    judged, shown = judge(decoded, labeler, config), {study.id for study in decoded.studies}
+    others = [(path, replace(one, rows=[row for row in one.rows if row.study_id in shown])) for path, one in others]
     write_decoded(judged, output / "predictions.jsonl", config)
     everyone = distributed.SharedLabeler(labeler)  # the training references, for the baselines
     margin, name = config.reward.mccs.margin, labeler_name(config.labeler.path)
@@ -76,7 +80,8 @@ def evaluate_split(
         judged, splits.get("train"), everyone, language, margin=margin, labeled_by=name, metrics=metrics, others=others
     )
     if distributed.is_first():
-        record = {**banner(config), **what, **evaluation.to_json()}
+        left_out = {"left_out": list(decoded.unread)} if decoded.unread else {}
+        record = {**banner(config), **what, **left_out, **evaluation.to_json()}
         write_whole(output / "evaluation.json", json.dumps(record, indent=1))
     print(evaluation.table())
     print(f"predictions and evaluation: {output}")
@@ -96,7 +101,7 @@ def _other(path: str, studies: list[Study]) -> Predictions:
 def refuse_other(output: Path, what: dict[str, str]) -> None:
     """UserError if the folder holds the evaluation of another adapter or split: hours of decoding, not written over."""
     try:
-        before = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
+        before = json.loads(read_text(output / "evaluation.json"))
         before = {name: before[name] for name in what}
     except (OSError, ValueError, KeyError, TypeError):  # none there, or none of ours
         return

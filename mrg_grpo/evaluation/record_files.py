@@ -22,6 +22,7 @@ from typing import Any
 from mrg_grpo.data.records import SPLIT_NAMES
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.columns import KNOWN, TEXTS, folded, looks_like_a_header, shown
+from mrg_grpo.files import read_bytes
 
 KINDS = (".csv", ".tsv", ".json", ".jsonl", ".txt")
 SEPARATORS = {",": "", ";": "semicolons", "\t": "tabs"}
@@ -48,7 +49,7 @@ def read_records(path: Path) -> RecordFile:
                 f"{path}: predictions are read from .csv, .json or .jsonl files, also .tsv, .txt (a report a line) or "
                 "a folder of .txt files"
             )
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
         if kind in (".csv", ".tsv"):
             return _table(text, path)
         if kind == ".txt":
@@ -77,7 +78,7 @@ def _folder(path: Path) -> RecordFile:
         raise UserError(
             f"{path} is a folder without .txt files; name a file, or a folder with one .txt for each report"
         )
-    texts = [{"study_id": file.stem, "report": file.read_bytes().decode("utf-8-sig")} for file in files]
+    texts = [{"study_id": file.stem, "report": read_bytes(file).decode("utf-8-sig")} for file in files]
     return RecordFile(texts, "a folder of one file a report")
 
 

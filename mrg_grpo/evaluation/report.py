@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mrg_grpo.config import load_config
 from mrg_grpo.data.study import Study
-from mrg_grpo.evaluation.decode import predict
+from mrg_grpo.evaluation.decode import predict, require_shown, tell_unread
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.run.folder import adapter_of
 
@@ -26,8 +26,11 @@ def run_report(
     base: bool = False,
     as_json: bool = False,
     each: bool = False,
-) -> None:
-    """Print one report of all images, or of each. Without a configuration the embedded policy writes it."""
+) -> int:
+    """Print one report of all images, or of each. Without a configuration the embedded policy writes it.
+
+    Of several studies one that cannot be shown is named, and costs the others nothing; the exit code is 2 then.
+    """
     config = load_config(config_path, overrides)
     if config_path:
         adapter = adapter_of(config, adapter, base)
@@ -36,7 +39,9 @@ def run_report(
     print(f"not for clinical use{'' if config.model.path else DRAWINGS}", file=sys.stderr)
     studies = [Study(Path(group[0]).stem, tuple(group), "", "own") for group in groups]
     predictions = predict(policy, studies, config)
-    for study, text, completion in zip(studies, predictions.generated, predictions.parsed):
+    require_shown(predictions)
+    tell_unread(predictions)
+    for study, text, completion in zip(predictions.studies, predictions.generated, predictions.parsed):
         if as_json:
             record = {"images": list(study.images), "report": completion.report, "think": completion.think,
                       "compliant": completion.compliant, "generated": text}  # fmt: skip
@@ -44,3 +49,4 @@ def run_report(
         else:
             head = f"{', '.join(study.images)}:\n" if len(groups) > 1 else ""
             print(f"{head}{completion.report}")
+    return 2 if predictions.unread else 0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mrg_grpo.errors import UserError
-from mrg_grpo.files import write_whole
+from mrg_grpo.files import open_file, write_whole
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 REPORT_COLUMN = "Report Impression"
@@ -51,7 +51,7 @@ def write_label_csv(path: str | Path, reports: list[str], labels: Tensor) -> Non
 
 def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_file(path), newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             header = list(reader.fieldnames or ())
             for column in columns:

@@ -2,17 +2,44 @@
 
 N studies, P prompt tokens. A prompt with images is never truncated: cutting image tokens is the classic "image features
 and image tokens do not match".
+
+A study of which a picture cannot be shown is left out of the group that it stands in, a step's or a batch's, and
+`load_prompts` says which and why. The ranks agree on it before they share out what is left, so a group is the same on
+any number of them.
 """
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mrg_grpo import distributed
 from mrg_grpo.data.images import open_image
+from mrg_grpo.data.prefetch import prefetch
 from mrg_grpo.data.study import Study
-from mrg_grpo.errors import UserError
-from mrg_grpo.model.batch import PromptBatch
+from mrg_grpo.errors import ImageError, UserError
+from mrg_grpo.model.batch import PromptBatch, stream_keys
 from mrg_grpo.model.families.base import Family
 from mrg_grpo.prompt import question
+
+
+class StudyError(ImageError):
+    """A study that cannot be shown."""
+
+    def __init__(self, study: Study, what: str, remedy: str) -> None:
+        super().__init__(what, remedy)
+        self.study = study
+
+
+@dataclass
+class Loaded:
+    """A group of studies as prompts."""
+
+    prompts: PromptBatch | None
+    """This rank's share; None where no study of the group can be shown."""
+    unread: dict[str, ImageError]
+    """Of the whole group: study id -> why it was left out."""
 
 
 class PromptEncoder:
@@ -27,17 +54,17 @@ class PromptEncoder:
             raise UserError(f"prompt.text: must not hold {found[0]}; the chat template writes images and turns")
 
     def encode(self, studies: list[Study], filler: int = 0, keys: list[str] | None = None) -> PromptBatch:
-        """keys: of the studies' random streams, where they are a share of a step."""
+        """keys: of the studies' random streams, where they are a share of a step. Raises StudyError for the first study
+        that cannot be shown."""
         texts, parts = [], []
         for study in studies:
-            images = [open_image(path) for path in study.images]
             try:
-                processed = self.process(images)
+                processed = self.process([open_image(path) for path in study.images])
+            except ImageError as error:
+                raise StudyError(study, error.what, error.remedy) from error
             except ValueError as error:  # such as an image a hundred times as high as wide
-                raise UserError(
-                    f"study {study.id}: {', '.join(study.images)}: the image processor refuses it ({error}); crop it, "
-                    "or leave the study out"
-                ) from error
+                what = f"study {study.id}: {', '.join(study.images)}: the image processor refuses it ({error})"
+                raise StudyError(study, what, "crop it, or leave the study out") from error
             texts.append(self.family.expand_images(self.chat(len(study.images)), processed))
             parts.append(processed)
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
@@ -49,6 +76,14 @@ class PromptEncoder:
         pixels = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
         return PromptBatch(studies, input_ids, attention_mask, pixels, filler=filler, keys=keys or [])
 
+    def failure(self, study: Study) -> StudyError | None:
+        """Why a study cannot be shown."""
+        try:
+            self.encode([study])
+        except StudyError as error:
+            return error
+        return None
+
     def process(self, images: list) -> dict[str, Tensor]:
         return dict(self.image_processor(images, return_tensors="pt")) if images else {}
 
@@ -57,3 +92,35 @@ class PromptEncoder:
         return self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
+
+
+def load_prompts(
+    encoder: PromptEncoder, groups: Iterable[list[Study]], workers: int = 2, ahead: int = 4
+) -> Iterator[Loaded]:
+    """Each group's studies that can be shown, shared among the ranks; threads work `ahead` groups early.
+
+    Every rank must come to each group: in front of it they tell each other which studies have failed.
+    """
+
+    def attempt(studies: list[Study]) -> tuple[list[Study], PromptBatch | StudyError]:
+        own, keys = distributed.share(studies), distributed.share(stream_keys([study.id for study in studies]))
+        try:
+            return studies, encoder.encode(own.items, own.filler, keys.items)
+        except StudyError as error:
+            return studies, error
+
+    for studies, found in prefetch(groups, attempt, workers, ahead):
+        unread: dict[str, ImageError] = {}
+        while failed := _failed_anywhere(found):
+            unread |= failed
+            studies = [study for study in studies if study.id not in unread]
+            if not studies:
+                break
+            _, found = attempt(studies)
+        yield Loaded(None if isinstance(found, StudyError) else found, unread)
+
+
+def _failed_anywhere(found: PromptBatch | StudyError) -> dict[str, ImageError]:
+    """Studies, by id, at which a rank's share has failed."""
+    own = (found.study.id, found.what, found.remedy) if isinstance(found, StudyError) else None
+    return {part[0]: ImageError(part[1], part[2]) for part in distributed.all_gather(own) if part}

@@ -1,6 +1,6 @@
 """`mrg-grpo check`: the preflight of a long run. Each check is a small function that returns a `Finding`.
 
-    folder  device  splits  labeler  references  model  tags  disk  tokens  targets        what the run is given: here
+    folder  device  splits  images  labeler  references  model  tags  disk  tokens  targets  what the run is given: here
     log-probabilities  KL  pixels  rewards  longest step                       what the engine does: check_engine.py
     Whether the terms of the reward are there is looked at before the labeler, and told if they are not.
 
@@ -24,12 +24,15 @@ import torch
 from mrg_grpo.config import Config
 from mrg_grpo.data import Studies, describe_splits
 from mrg_grpo.data.load import read_splits, require_images, studies_of, test_studies, validation_studies
+from mrg_grpo.data.records import SPLITS, first_names
 from mrg_grpo.data.study import Study
+from mrg_grpo.data.verify import image_faults
 from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.labelers import config_labeler, unread_references
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.labels import CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.model.adapters import parameter_counts
+from mrg_grpo.model.encoder import StudyError
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.preflight.check_engine import (
     check_kl,
@@ -91,9 +94,10 @@ def check_device(config: Config) -> CheckResult:
 
 
 def check_splits(config: Config) -> tuple[Studies | None, CheckResult]:
-    """The data load, what is trained on and decoded has images; sizes that differ from the published ones are told."""
+    """The data load, what is trained on and decoded has images whose headers are in order; sizes that differ from the
+    published ones are told."""
     try:
-        splits = read_splits(config)
+        splits = read_splits(config, verify=SPLITS)
         for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):
             require_images(studies)
     except UserError as error:
@@ -106,6 +110,22 @@ def check_splits(config: Config) -> tuple[Studies | None, CheckResult]:
         warnings.append("there is no val split: no periodic evaluation")
     remedy = "results are not comparable with the published split unless you know why it differs"
     return splits, result_of("splits", "; ".join([sizes, *warnings]), False, bool(warnings), remedy)
+
+
+def check_images(config: Config, splits: Studies, whole: bool) -> CheckResult:
+    """The image files decode, where they are asked to. A run leaves out the studies of those that do not."""
+    if config.data.rendered:
+        return CheckResult("images", "pass", "rendered on demand")
+    paths = {path: split for split, studies in splits.items() for study in studies for path in study.images}
+    if not whole:
+        return CheckResult("images", "pass", f"the headers of {len(paths):,} files; --images decodes them whole")
+    faults = image_faults(list(paths), whole=True)
+    named = f": {first_names(list(faults))} ({next(iter(faults.values()))})" if faults else ""
+    sound = {split for path, split in paths.items() if path not in faults}
+    fails = any(studies and split not in sound for split, studies in splits.items())
+    remedy = "fetch them again; a run leaves their studies out, step by step"
+    found = f"{len(faults):,} of {len(paths):,} files do not decode{named}"
+    return result_of("images", found, fails, bool(faults), remedy)
 
 
 def check_labeler(config: Config) -> tuple[Any, CheckResult]:
@@ -180,28 +200,36 @@ def check_disk(config: Config, policy: Policy, studies: int, free: int | None = 
 
 
 def check_tokens(config: Config, policy: Policy, studies: list[Study]) -> tuple[list[Study], CheckResult]:
-    """Prompt and report fit the model's positions. Returns the sampled studies, longest prompt first."""
+    """Prompt and report fit the model's positions. Returns the sampled studies that can be shown, longest prompt
+    first."""
     crowded = sorted(studies, key=lambda study: -len(study.images))[:SAMPLE]
     sample = list({study.id: study for study in [*spread(studies, SAMPLE), *crowded]}.values())
     lengths: dict[str, int] = {}
     images: dict[str, int] = {}
-    try:
-        for study in sample:
+    unread: dict[str, str] = {}
+    for study in sample:
+        try:
             ids = policy.encoder.encode([study]).input_ids
-            lengths[study.id], images[study.id] = ids.shape[1], int((ids == image_token(policy)).sum())
-    except UserError as error:
-        return [], CheckResult("tokens", "fail", first_line(error), "mend or leave out this study")
-    sample.sort(key=lambda study: -lengths[study.id])
+        except StudyError as error:
+            unread[study.id] = error.what
+            continue
+        lengths[study.id], images[study.id] = ids.shape[1], int((ids == image_token(policy)).sum())
+    named = f"; {first_names(list(unread))} cannot be shown ({next(iter(unread.values()))})" if unread else ""
+    if not lengths:
+        return [], CheckResult("tokens", "fail", named.removeprefix("; "), "mend the image files")
+    sample = sorted((study for study in sample if study.id in lengths), key=lambda study: -lengths[study.id])
     limit = policy.family.config.get_text_config().max_position_embeddings
     longest, most = max(lengths.values()), max(images.values())
     found = (
         f"of {len(sample)} prompts the longest has {longest} tokens, {images[sample[0].id]} of them image tokens; with "
         f"sampling.max_tokens = {config.sampling.max_tokens} that is {longest + config.sampling.max_tokens} of {limit} "
-        "positions"
+        f"positions{named}"
     )
     fails = longest + config.sampling.max_tokens > limit
     remedy = "set data.max_pixels (tokens of an image are at most max_pixels / 784 in Qwen2.5-VL) or data.views"
-    return sample, result_of("tokens", found, fails, most > 4096, remedy)
+    if unread and not fails:
+        remedy = "fetch their images again; a run leaves such studies out, --images looks for all of them"
+    return sample, result_of("tokens", found, fails, most > 4096 or bool(unread), remedy)
 
 
 def check_targets(config: Config, policy: Policy, labeler: Any, studies: list[Study]) -> CheckResult:
@@ -215,13 +243,15 @@ def check_targets(config: Config, policy: Policy, labeler: Any, studies: list[St
     return result_of("targets", found, over > 0.5, over > 0.05, remedy)
 
 
-def preflight(config: Config) -> Iterator[CheckResult]:
-    """Every check in order; what cannot run is yielded as skipped."""
+def preflight(config: Config, images: bool = False) -> Iterator[CheckResult]:
+    """Every check in order; what cannot run is yielded as skipped. images: decode every image file."""
     yield check_folder(config)
     device = check_device(config)
     yield device
     splits, finding = check_splits(config)
     yield finding
+    if splits is not None:
+        yield check_images(config, splits, images)
     if device.status == "fail":
         yield CheckResult("all others", "skip", "there is no device to run them on")
         return
@@ -252,7 +282,11 @@ def preflight(config: Config) -> Iterator[CheckResult]:
         yield CheckResult("all others", "skip", "they need labels and prompts")
         return
     yield check_targets(config, policy, labeler, train)
-    few = spread(train, STUDIES)
+    shown = {study.id for study in longest}
+    few = [study for study in spread(train, STUDIES) if study.id in shown]  # those of them that were looked at
+    if not few:
+        yield CheckResult("all others", "skip", "the pictures that they need cannot be read")
+        return
     yield guarded("log-probabilities", lambda: check_logprobs(config, policy, few[:2]))
     try:
         sampled = sample(config, policy, labeler, few)
@@ -273,10 +307,10 @@ def guarded(name: str, check: Callable[[], CheckResult]) -> CheckResult:
         return CheckResult(name, "fail", first_line(error), "mend it; for memory see mrg-grpo plan")
 
 
-def run_check(config: Config) -> int:
+def run_check(config: Config, images: bool = False) -> int:
     """`mrg-grpo check`: print each finding as it is made; 0, or 2 if any fails."""
     counts = {"pass": 0, "warn": 0, "fail": 0, "skip": 0}
-    for finding in preflight(config):
+    for finding in preflight(config, images):
         counts[finding.status] += 1
         print(finding, flush=True)
     print(", ".join(f"{count} {status}" for status, count in counts.items() if count))

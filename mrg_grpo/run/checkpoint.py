@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mrg_grpo import distributed
 from mrg_grpo.errors import UserError
-from mrg_grpo.files import sync, writing
+from mrg_grpo.files import read_text, sync, writing
 from mrg_grpo.model.adapters import save
 from mrg_grpo.model.policy import Policy
 
@@ -189,7 +189,7 @@ def step_number(folder: Path) -> int:
 def find_fault(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        sums = json.loads((folder / "checksums.json").read_text())
+        sums = json.loads(read_text(folder / "checksums.json"))
     except (OSError, ValueError):
         return "checksums.json is missing or unreadable"
     if not isinstance(sums, dict) or not sums.keys() >= FILES:

@@ -7,6 +7,7 @@ Deliberate choices:
   (logits, rewards, loss) still is then, and the file names the first of them.
 * A skipped step leaves adapter and optimiser as they were before it, also where an earlier inner pass had moved them:
   with several inner passes a copy of both is kept for the length of a step.
+* A step of whose studies none can be shown, as their pictures are gone, is skipped too, without a file.
 * A run whose steps fail LIMIT times in a row ends. No checkpoint is written while steps are skipped, so its last two
   are older than the first of them, and the older one is the way out where the last step before them did the harm.
 """
@@ -48,29 +49,41 @@ class Guard:
         self,
         step: Callable[[int, PromptBatch], tuple[dict[str, float], Shown | None]],
         number: int,
-        prompts: PromptBatch,
+        prompts: PromptBatch | None,
     ) -> tuple[dict[str, float], Shown | None]:
-        """The step's own result; of a skipped step `skipped` alone. UserError after LIMIT in a row."""
+        """The step's own result; of a skipped step `skipped` alone. UserError after LIMIT in a row.
+
+        prompts: None where no study of the step can be shown.
+        """
+        if prompts is None:
+            self.require_steps(
+                f"up to step {number} had no study whose pictures can be read; put the image files back, then go on "
+                "with --resume"
+            )
+            tqdm.write(f"step {number} skipped: the pictures of none of its studies can be read")
+            return {"skipped": 1.0}, None
         before = State.of(self.policy, self.optimizer) if self.config.grpo.inner_passes > 1 else None
         try:
-            return step(number, prompts)
+            return step(number, prompts.to(self.policy.device))
         except NotFiniteError as fault:
             self.optimizer.zero_grad()
             if before:
                 before.restore(self.policy, self.optimizer)
             path = self.dump(number, prompts, fault)
             what = ", ".join(fault.names)
-        in_a_row = 1 + distributed.broadcast(
-            skipped_last(self.run_dir / "metrics.jsonl") if distributed.is_first() else 0
+        self.require_steps(
+            f"up to step {number} were not finite ({what} in the last, see {path}); "
+            "the checkpoints are older than they are: start a new run from the adapter of the older one, as "
+            "model.adapter, with a lower learning rate, or --resume if the machine was at fault"
         )
-        if in_a_row >= LIMIT:
-            raise UserError(
-                f"{LIMIT} steps in a row up to step {number} were not finite ({what} in the last, see {path}); "
-                "the checkpoints are older than they are: start a new run from the adapter of the older one, as "
-                "model.adapter, with a lower learning rate, or --resume if the machine was at fault"
-            )
         tqdm.write(f"step {number} skipped: {what} not finite; reproduce it: mrg-grpo replay {shlex.quote(str(path))}")
         return {"skipped": 1.0}, None
+
+    def require_steps(self, what: str) -> None:
+        """UserError, which goes on with `what`, if with this one LIMIT steps in a row are skipped."""
+        last = skipped_last(self.run_dir / "metrics.jsonl") if distributed.is_first() else 0
+        if distributed.broadcast(last) + 1 >= LIMIT:
+            raise UserError(f"{LIMIT} steps in a row {what}")
 
     def dump(self, number: int, prompts: PromptBatch, fault: NotFiniteError) -> Path:
         """What the step was given on all ranks, and what it made of it. The state is that before the step."""

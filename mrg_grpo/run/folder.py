@@ -2,7 +2,7 @@
 
 config.toml  inputs.json  start_adapter/
 metrics.jsonl  rollouts.jsonl  validation.jsonl  followed.jsonl  checkpoints/  adapter/
-predictions_before.jsonl  predictions.jsonl  evaluation.json
+predictions_before.jsonl  predictions.jsonl  evaluation.json  left_out.jsonl
 Of credentialed data also CREDENTIALED.txt, see mrg_grpo.data.credentialed.
 """
 
@@ -30,6 +30,7 @@ from mrg_grpo.files import locked, sync, write_whole, writing
 from mrg_grpo.grpo import StepResult
 from mrg_grpo.run.checkpoint import saved_steps, step_number
 from mrg_grpo.run.inputs import (
+    IMAGES,
     RECORD,
     START,
     adapter_folder,
@@ -45,12 +46,14 @@ from mrg_grpo.toml import changed_keys, to_toml
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",
     "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard", "run.decode_batch",
-    "run.keep_text", "model.device", "grpo.micro_batch", "sampling.batch",
+    "run.keep_text", "model.device", "grpo.micro_batch", "sampling.batch", "data.allow_missing",
 }  # fmt: skip
 """Settings that a resumed run may have different: they do not change what a step means."""
 ROUNDING = {"model.device", "grpo.micro_batch", "sampling.batch"}
 """Of these the ones that sum the same numbers in another order: the run goes on, but not bit for bit."""
-LOGS = ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl", "followed.jsonl")
+LEFT_OUT = "left_out.jsonl"
+"""Studies whose pictures could not be read, see mrg_grpo.run.left_out."""
+LOGS = ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl", "followed.jsonl", LEFT_OUT)
 """Files of lines, each with its step."""
 OWN = (*LOGS, "checkpoints", "adapter", "faults", "predictions_before.jsonl", "predictions.jsonl", "evaluation.json",
        RECORD, START)  # fmt: skip
@@ -149,6 +152,12 @@ class RunFolder:
         if before is not None:
             start = self.path / START if named else None
             require_same(before, inputs_of(self.config, splits, start), self.path)
+
+    def left_out(self) -> dict[str, list[int]] | None:
+        """The images, by study id and place, that the run began without; None where it has not begun or has not
+        recorded them."""
+        record = read_record(self.path) if distributed.is_first() and holds_run(self.path) else None
+        return distributed.broadcast(record.get(IMAGES) if record else None)
 
     @distributed.first_only
     def begin(self) -> None:

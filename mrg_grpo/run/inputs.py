@@ -7,7 +7,8 @@ Settings name these by path, and what lies at a path may be another thing at a r
 studies, or be held near another start, with exit code 0.
 
 Deliberate choices:
-* Studies are recorded as they were read: ids, order, reports, pictures by name. The pictures' own bytes are not.
+* Studies are recorded as they were read: ids, order, reports, pictures by name. The pictures' own bytes are not, and
+  one that is lost or damaged later changes nothing here: which of them the run began without is recorded by place.
 * Of files above LARGE the size, the first and the last MiB stand for the whole: a base of 16 GB takes a moment.
 * A run that began without a record goes on without one.
 """
@@ -19,16 +20,20 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import cached_file
 
 from mrg_grpo.config import Config
+from mrg_grpo.data.splits import Studies
 from mrg_grpo.data.study import Study
 from mrg_grpo.embedded import labeler_path
 from mrg_grpo.errors import UserError, first_line
-from mrg_grpo.files import sync, write_whole, writing
+from mrg_grpo.files import read_text, sync, write_whole, writing
 
 RECORD, START = "inputs.json", "start_adapter"
+IMAGES = "images that were left out"
+"""In the record: study id -> places among its images, from 0."""
 LARGE = 32 * 2**20
 """Bytes of a file that is still read whole."""
 END = 2**20
@@ -37,14 +42,15 @@ KINDS = {".json", ".jinja", ".txt", ".model", ".safetensors", ".pth", ".pt", ".b
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def inputs_of(config: Config, splits: dict[str, list[Study]], start: Path | None) -> dict[str, dict[str, str]]:
+def inputs_of(config: Config, splits: dict[str, list[Study]], start: Path | None) -> dict[str, dict[str, Any]]:
     """kind of input -> name -> digest, after all of it has been loaded. start: the folder of the start adapter."""
-    record = {
+    record: dict[str, dict[str, Any]] = {
         "model.path": digests(base_folder(config)),
         "labeler.path": digests(Path(config.labeler.path) if config.labeler.path else labeler_path()),
         "the studies of data.root": {
             split: digest_of_studies(studies, config.data.root) for split, studies in splits.items()
         },
+        IMAGES: splits.left_out if isinstance(splits, Studies) else {},
     }
     if config.labeler.tokenizer and Path(config.labeler.tokenizer).is_dir():
         record["labeler.tokenizer"] = digests(Path(config.labeler.tokenizer))
@@ -53,7 +59,7 @@ def inputs_of(config: Config, splits: dict[str, list[Study]], start: Path | None
     return record
 
 
-def require_same(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]], run: Path) -> None:
+def require_same(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]], run: Path) -> None:
     """UserError that names what is no longer what the run was given."""
     changed = []
     for kind in before:
@@ -67,21 +73,23 @@ def require_same(before: dict[str, dict[str, str]], now: dict[str, dict[str, str
         )
 
 
-def read_record(run: Path) -> dict[str, dict[str, str]] | None:
+def read_record(run: Path) -> dict[str, dict[str, Any]] | None:
     """What the run has recorded; None for one that began without. UserError if the file is damaged."""
     path = run / RECORD
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {kind: dict(names) for kind, names in record.items()}
+        record = {kind: dict(names) for kind, names in json.loads(read_text(path)).items()}
+        for places in record.get(IMAGES, {}).values():
+            sum(places)  # they are numbers
+        return record
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({first_line(error)}); put it back, or remove it to go on unchecked"
         ) from error
 
 
-def write_record(run: Path, record: dict[str, dict[str, str]]) -> None:
+def write_record(run: Path, record: dict[str, dict[str, Any]]) -> None:
     write_whole(run / RECORD, json.dumps(record, indent=1))
 
 

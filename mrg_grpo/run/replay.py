@@ -17,6 +17,7 @@ import torch
 from mrg_grpo.config import Config, check
 from mrg_grpo.data.load import read_splits
 from mrg_grpo.errors import NotFiniteError, UserError, first_line
+from mrg_grpo.files import open_file
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import config_labeler
 from mrg_grpo.model.policy import Policy
@@ -46,7 +47,8 @@ def replay(path: Path, trust: bool = False) -> Replay:
     `trust`.
     """
     try:
-        fault = torch.load(path, weights_only=True, map_location="cpu")
+        with open_file(path) as file:
+            fault = torch.load(file, weights_only=True, map_location="cpu")
         config = check(build(Config, tomllib.loads(fault["config"]), str(path)))
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: no file of a skipped step ({first_line(error)})") from error

@@ -9,11 +9,8 @@ from functools import cache
 
 import torch
 
-from mrg_grpo import distributed
-from mrg_grpo.data.prefetch import prefetch
 from mrg_grpo.data.study import Study
-from mrg_grpo.model.batch import PromptBatch, stream_keys
-from mrg_grpo.model.encoder import PromptEncoder
+from mrg_grpo.model.encoder import Loaded, PromptEncoder, load_prompts
 
 
 class StudyStream:
@@ -32,14 +29,7 @@ class StudyStream:
         positions = range((step - 1) * self.size, step * self.size)
         return [self.studies[self._order(p // len(self.studies))[p % len(self.studies)]] for p in positions]
 
-    def prompts(self, encoder: PromptEncoder, first: int, last: int) -> Iterator[tuple[int, PromptBatch]]:
-        """(step, this rank's PromptBatch) for steps first..last; worker threads decode the images ahead of the step."""
-
-        def load(step: int) -> PromptBatch:
-            studies = self.batch(step)
-            own = distributed.share(studies)
-            keys = distributed.share(stream_keys([study.id for study in studies]))
-            return encoder.encode(own.items, own.filler, keys.items)
-
+    def prompts(self, encoder: PromptEncoder, first: int, last: int) -> Iterator[tuple[int, Loaded]]:
+        """(step, its studies as prompts) for steps first..last; worker threads decode the images ahead of the step."""
         steps = range(first, last + 1)
-        yield from zip(steps, prefetch(steps, load, workers=2, ahead=4))
+        yield from zip(steps, load_prompts(encoder, map(self.batch, steps)))

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from mrg_grpo import __version__
 from mrg_grpo.data.credentialed import banner as credentialed
+from mrg_grpo.data.records import first_names
 from mrg_grpo.evaluation.clinical import TITLES
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE
 from mrg_grpo.step_metrics import find
@@ -118,6 +119,9 @@ def build(records: Records, pictures: Pictures, attribute: Attribute | None, sta
         notes.append(
             "evaluation.json is of mrg-grpo evaluate, which has put it in the place of the before/after table."
         )
+    if records.left_out:
+        named = first_names([f"{one['study_id']} ({one['split']})" for one in records.left_out])
+        notes.append(f"{len(records.left_out):,} studies were left out, as their pictures could not be read: {named}.")
     if pictures.missing:
         notes.append(f"{len(pictures.missing)} pictures could not be opened, such as {min(pictures.missing)}.")
     drawn = curves(records)

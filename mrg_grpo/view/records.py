@@ -19,7 +19,7 @@ from mrg_grpo.view.shapes import Check
 
 FILES = (
     "config.toml", "metrics.jsonl", "validation.jsonl", "rollouts.jsonl", "followed.jsonl", "predictions_before.jsonl",
-    "predictions.jsonl", "evaluation.json",
+    "predictions.jsonl", "evaluation.json", "left_out.jsonl",
 )  # fmt: skip
 """What the page is made from."""
 
@@ -38,6 +38,7 @@ class Records:
     followed: list[Record] = field(default_factory=list)
     before: list[Record] = field(default_factory=list)
     after: list[Record] = field(default_factory=list)
+    left_out: list[Record] = field(default_factory=list)  # studies whose pictures could not be read
     evaluation: Record = field(default_factory=dict)  # {} where there is no before/after table
     evaluated: bool = False  # evaluation.json is there, and of the last step
 
@@ -67,6 +68,7 @@ def read_run(path: Path) -> Records:
         followed=read_lines(path / "followed.jsonl", shapes.followed_record),
         before=read_lines(path / "predictions_before.jsonl", shapes.prediction_record),
         after=read_lines(path / "predictions.jsonl", shapes.prediction_record),
+        left_out=read_lines(path / "left_out.jsonl", shapes.left_out_record),
         evaluation=evaluation if evaluation and "sides" in evaluation else {},
         evaluated=evaluation is not None and bool(metrics) and evaluation.get("step") in (None, metrics[-1]["step"]),
     )

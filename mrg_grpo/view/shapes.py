@@ -48,6 +48,14 @@ def followed_record(record: Any) -> str:
     return prediction_record(record) or not_step(record)
 
 
+def left_out_record(record: Any) -> str:
+    """A line of left_out.jsonl: a study whose pictures could not be read."""
+    if not isinstance(record, dict):
+        return "no JSON object"
+    named = all(isinstance(record.get(name), str) for name in ("split", "study_id"))
+    return not_step(record) or ("" if named else "split and study_id are no texts")
+
+
 def evaluation(tree: Any) -> str:
     """evaluation.json of a run: sides of metrics before and after, and F1 by condition."""
     if not isinstance(tree, dict):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import struct
 import threading
 import time
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from mrg_grpo.data import images
+from mrg_grpo.data.deep_colour import deep_values
 from mrg_grpo.data.images import open_image
 from mrg_grpo.data.phantom import dataset
 from mrg_grpo.data.prefetch import prefetch
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import ImageError, UserError
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
@@ -250,36 +252,46 @@ def by_hand(colours: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
     return scaled if alpha is None else np.rint(scaled * (alpha[..., None] / 65535))
 
 
-def png16(path: Path, values: np.ndarray, kind: int, filtered: int = 0, key: tuple[int, ...] = ()) -> str:
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+"""The seven passes of an interlaced PNG: first row and column, and the steps between rows and columns (PNG, 8.2)."""
+
+
+def png16(
+    path: Path, values: np.ndarray, kind: int, filtered: int = 0, key: tuple[int, ...] = (), interlaced: bool = False
+) -> str:
     """A PNG of 16 bits a channel; filtered: the type of each line's filter, 0 none, 1 left, 2 up."""
-    lines = values.astype(">u2").reshape(len(values), -1).view(np.uint8).astype(int)
-    step = 2 * values.shape[-1]
-    if filtered == 1:
-        lines = np.concatenate([lines[:, :step], lines[:, step:] - lines[:, :-step]], 1)
-    elif filtered == 2:
-        lines = np.concatenate([lines[:1], lines[1:] - lines[:-1]])
-    body = b"".join(bytes([filtered]) + (line % 256).astype(np.uint8).tobytes() for line in lines)
+    step, body = 2 * values.shape[-1], b""
+    for row, column, down, right in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        part = np.ascontiguousarray(values[row::down, column::right]).astype(">u2")
+        lines = part.view(np.uint8).reshape(len(part), step * part.shape[1]).astype(int)
+        if filtered == 1:
+            lines = np.concatenate([lines[:, :step], lines[:, step:] - lines[:, :-step]], 1)
+        elif filtered == 2:
+            lines = np.concatenate([lines[:1], lines[1:] - lines[:-1]])
+        body += b"".join(bytes([filtered]) + (line % 256).astype(np.uint8).tobytes() for line in lines if line.size)
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    head = struct.pack(">IIBBBBB", values.shape[1], len(values), 16, kind, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", values.shape[1], len(values), 16, kind, 0, 0, int(interlaced))
     hidden = chunk(b"tRNS", np.array(key, ">u2").tobytes()) if key else b""
     content = chunk(b"IHDR", head) + hidden + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     return str(path)
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("filtered", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["rgb", "rgba", "grey with alpha"])
-def test_colours_of_sixteen_bits_are_scaled_by_one_range(tmp_path, kind, filtered):
+def test_colours_of_sixteen_bits_are_scaled_by_one_range(tmp_path, kind, filtered, interlaced):
     alpha = np.full(RAMP.shape, 65535, np.uint16)
     alpha[0], alpha[1] = 0, 20000
     colours = RAMP[..., None] if kind == "grey with alpha" else COLOURS.copy()
     colours = colours.copy()
     colours[0] = 65535 if kind != "rgb" else colours[0]  # hidden, and not of the range
     values = colours if kind == "rgb" else np.concatenate([colours, alpha[..., None]], -1)
-    path = png16(tmp_path / "x.png", values, {"rgb": 2, "rgba": 6, "grey with alpha": 4}[kind], filtered)
+    code = {"rgb": 2, "rgba": 6, "grey with alpha": 4}[kind]
+    path = png16(tmp_path / "x.png", values, code, filtered, interlaced=interlaced)
     expected = by_hand(colours, None if kind == "rgb" else alpha)
     got = pixels(path)
     np.testing.assert_allclose(got, np.broadcast_to(expected, got.shape), atol=1)
@@ -297,6 +309,56 @@ def test_the_colour_that_stands_for_transparent_is_black(tmp_path):
     grey[2, 3] = 65535
     got = pixels(png16(tmp_path / "y.png", grey[..., None], 0, key=(65535,)))
     assert got[2, 3].max() == 0 and got.max() == 255
+
+
+def test_interlaced_grey_and_pictures_smaller_than_its_passes(tmp_path):
+    """A picture of one pixel, row or column has passes without a pixel, of which the file holds nothing."""
+    assert pixels(png16(tmp_path / "x.png", RAMP[..., None], 0, interlaced=True))[..., 0].tolist() == by_hand(
+        RAMP[..., None]
+    )[..., 0].astype(int).tolist()  # fmt: skip
+    for rows, columns in ((1, 7), (9, 1), (5, 3), (1, 1)):
+        part = COLOURS[:rows, :columns]
+        values, _ = deep_values(png16(tmp_path / "y.png", part, 2, interlaced=True), images.FORMATS)
+        np.testing.assert_array_equal(values, part)
+
+
+def test_a_header_is_looked_at_without_decoding(tmp_path, monkeypatch):
+    """What open_image refuses is refused by the header alone, but for damage that lies behind it."""
+    path = save(tmp_path, Image.fromarray(GREY))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    assert images.check_header(path) is False
+    for name, (content, reason) in BAD.items():
+        (tmp_path / name).write_bytes(content)
+        if name in ("truncated.png", "flipped.png"):
+            assert images.check_header(str(tmp_path / name)) is False
+            continue
+        with pytest.raises(ImageError, match=reason):
+            images.check_header(str(tmp_path / name))
+    with pytest.raises(ImageError, match="in a form that is not read"):
+        images.check_header(tiff16(tmp_path / "planes.tif", COLOURS, planes=True))
+    monkeypatch.undo()
+    path = save(tmp_path, Image.fromarray(GREY), "two.tif", save_all=True, append_images=[Image.fromarray(GREY)])
+    assert images.check_header(path) is True
+
+
+def test_a_full_memory_is_not_taken_for_a_damaged_picture(tmp_path, monkeypatch):
+    def full(self):
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", full)
+    with pytest.raises(MemoryError):
+        open_image(save(tmp_path, Image.fromarray(GREY)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "y.png"))
+        for path, kind in ((tmp_path / "x.png", "a pipe"), ("/dev/zero", "a device"), (tmp_path / "y.png", "a socket")):
+            for look in (open_image, images.check_header):
+                with pytest.raises(ImageError, match=rf"image '{path}' cannot be read \(it is {kind}, not a file\)"):
+                    look(str(path))
 
 
 def tiff16(path: Path, values: np.ndarray, order: str = "<", packed: bool = False, planes: bool = False, **tags) -> str:

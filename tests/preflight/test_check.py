@@ -1,10 +1,12 @@
 """The preflight: every check passes on the embedded default, and fails once what it guards is broken."""
 
 import dataclasses
+import json
 from contextlib import nullcontext
 
 import pytest
 import torch
+from PIL import Image
 
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, load_config
@@ -48,10 +50,10 @@ def test_the_embedded_default_passes(config, tmp_path, capsys, request):
     path = str(request.config.rootpath / "experiments" / "phantom.toml")
     assert main(["check", path, *[part for setting in settings for part in ("--set", setting)]]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "15 pass"
+    assert lines[-1] == "16 pass"
     names = [line[6:24].strip() for line in lines[:-1]]
     assert names == [
-        "folder", "device", "splits", "labeler", "references", "model", "tags", "disk", "tokens", "targets",
+        "folder", "device", "splits", "images", "labeler", "references", "model", "tags", "disk", "tokens", "targets",
         "log-probabilities", "KL", "pixels", "rewards", "longest step",
     ]  # fmt: skip
     assert not (tmp_path / "run").exists()  # looking leaves nothing behind
@@ -86,12 +88,12 @@ def test_a_device_that_is_not_there_fails(config, device):
 
 def test_splits_warn_of_other_sizes_and_fail_without_images(config, monkeypatch):
     whole = load_studies("phantom", "")
-    monkeypatch.setattr(check, "read_splits", lambda _: {**whole, "test": whole["test"][:40]})
+    monkeypatch.setattr(check, "read_splits", lambda *_, **__: {**whole, "test": whole["test"][:40]})
     config.data.form = "iu_xray_r2gen"  # the phantom has no published sizes
     _, finding = check.check_splits(config)
     assert finding.status == "warn" and "40" in finding.found and "590" in finding.found
     bare = [dataclasses.replace(study, images=()) for study in whole["test"][:3]]
-    monkeypatch.setattr(check, "read_splits", lambda _: {**whole, "test": bare})
+    monkeypatch.setattr(check, "read_splits", lambda *_, **__: {**whole, "test": bare})
     splits, finding = check.check_splits(config)
     assert splits is None and finding.status == "fail" and "3 of 3 studies have no image" in finding.found
 
@@ -129,8 +131,34 @@ def test_prompts_beyond_the_models_positions_fail(config, policy, studies):
     longest, finding = check.check_tokens(config, policy, studies)
     assert finding.status == "pass" and ", 36 of them image tokens" in finding.found and len(longest) == len(studies)
     assert check.check_tokens(changed(config, sampling={"max_tokens": 2000}), policy, studies)[1].status == "fail"
-    damaged = [dataclasses.replace(studies[0], images=("README.md",))]
-    assert check.check_tokens(config, policy, damaged)[1].status == "fail"
+    damaged = [dataclasses.replace(studies[0], images=("README.md",)), *studies[1:]]
+    sample, finding = check.check_tokens(config, policy, damaged)  # a run leaves it out, and so do the other checks
+    assert finding.status == "warn" and f"{studies[0].id} cannot be shown (image README.md is not an" in finding.found
+    assert {study.id for study in sample} == {study.id for study in studies[1:]}
+    assert check.check_tokens(config, policy, damaged[:1])[1].status == "fail"
+
+
+def test_images_that_do_not_decode_are_told_where_that_is_asked_for(config, tmp_path):
+    tree: dict = {"train": [], "val": [], "test": []}
+    (tmp_path / "images").mkdir()
+    paths = [tmp_path / "images" / f"{n}.png" for n in range(3)]
+    for path, split in zip(paths, ("train", "train", "test")):
+        Image.effect_noise((40, 40), 60).save(path)
+        tree[split].append({"id": path.stem, "report": "Clear.", "image_path": [path.name], "split": split})
+    (tmp_path / "annotation.json").write_text(json.dumps(tree))
+    own = changed(config, data={"form": "iu_xray_r2gen", "root": str(tmp_path)})
+    splits, finding = check.check_splits(own)
+    assert finding.status == "warn"  # of the sizes alone
+    assert "0 of 3 files do not decode" in check.check_images(own, splits, True).found
+    for path, status in zip(paths, ("warn", "fail")):  # then no training study is left
+        path.write_bytes(path.read_bytes()[:200])
+        assert check.check_images(own, splits, False).status == "pass"
+        whole = check.check_images(own, splits, True)
+        assert whole.status == status and f"files do not decode: {paths[0]}" in whole.found
+    assert f"(image {paths[0]} is truncated or damaged" in whole.found
+    paths[0].write_bytes(b"")
+    assert check.check_splits(own)[1].status == "fail"
+    assert check.check_images(config, splits, True).found == "rendered on demand"
 
 
 def test_references_beyond_the_length_limit_are_told(config, policy, labeler, studies):

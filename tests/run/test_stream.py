@@ -34,12 +34,14 @@ def test_a_rank_takes_its_share_of_the_keys_of_the_whole_step(monkeypatch):
         def encode(self, studies, filler=0, keys=None):
             return [study.id for study in studies], keys
 
+    monkeypatch.setattr("mrg_grpo.distributed.all_gather", lambda value: [value])
+
     def of_ranks(count):
         monkeypatch.setattr("mrg_grpo.distributed.world_size", lambda: count)
         shares = []
         for rank in range(count):
             monkeypatch.setattr("mrg_grpo.distributed.rank", lambda rank=rank: rank)
-            shares.append(next(StudyStream(studies, 4, 0).prompts(Encoder(), 1, 1))[1])
+            shares.append(next(StudyStream(studies, 4, 0).prompts(Encoder(), 1, 1))[1].prompts)
         return [study for own, _ in shares for study in own], [key for _, keys in shares for key in keys]
 
     assert of_ranks(1) == of_ranks(2) and len(set(of_ranks(2)[1])) == 4

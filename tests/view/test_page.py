@@ -103,6 +103,23 @@ def test_credentialed_data_leaves_no_text_and_no_picture(tmp_path, settings, wor
     assert page["groups"][0]["reports"][0]["reward"] == 1 and len(page["groups"]) == 12  # numbers and labels stay
 
 
+def test_studies_that_were_left_out_are_named(tmp_path):
+    write_run(tmp_path)
+    assert not any("left out" in note for note in page_of(tmp_path).notes)
+    lines = [
+        {"step": 1, "split": "train", "study_id": "s1"},
+        {"step": 6, "split": "test", "study_id": "s7", "why": "x"},
+    ]
+    (tmp_path / "left_out.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert (
+        "2 studies were left out, as their pictures could not be read: s1 (train), s7 (test)."
+        in page_of(tmp_path).notes
+    )
+    (tmp_path / "left_out.jsonl").write_text('{"step": 1, "split": 2, "study_id": "s1"}\n')
+    with pytest.raises(UserError, match="line 1: split and study_id are no texts"):
+        page_of(tmp_path)
+
+
 def test_a_run_that_kept_no_text_has_a_page(tmp_path):
     """As RunFolder writes it: null for what was not kept, and no such keys in predictions."""
     write_run(tmp_path, run_keep_text=False)

@@ -11,7 +11,7 @@ from typing import IO
 
 from safetensors import SafetensorError
 
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import UserError, one_line
 
 try:
     import fcntl
@@ -27,7 +27,7 @@ def writing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
 
 

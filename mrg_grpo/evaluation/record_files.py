@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,7 @@ def _parsed(text: str, where: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in entries if keys.count(key) > 1)
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise UserError(f"{where} has {shown([twice])} twice in one object; keep the one that counts")
         return entries
 

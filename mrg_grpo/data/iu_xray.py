@@ -26,7 +26,6 @@ from mrg_grpo.errors import UserError
 
 KAGGLE_REMEDY = "take it from Kaggle's raddar/chest-xrays-indiana-university"
 NLM_REMEDY = "take NLMCXR_reports.tgz from openi.nlm.nih.gov/faq"
-MAX_XML_BYTES = 4_000_000  # the real files hold 5 to 20 kB
 PIECE = 64
 """Bytes of XML given to the parser at once: too few for entities and their use to stand in one with the declaration."""
 ARCHIVE = "NLMCXR_reports.tgz"
@@ -160,7 +159,7 @@ def _archived(archive: Path) -> Iterator[tuple[str, bytes]]:
                 if not (member.isfile() and member.name.endswith(".xml")):
                     continue
                 where = f"{archive}, {member.name}"
-                if member.size > MAX_XML_BYTES:
+                if member.size > records.MAX_REPORT:
                     raise UserError(f"{where} holds {member.size:,} bytes, more than a report can; {NLM_REMEDY}")
                 content = tar.extractfile(member)
                 if content is not None:

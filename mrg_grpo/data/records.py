@@ -24,6 +24,8 @@ from mrg_grpo.errors import UserError
 
 MAX_UNPACKED = 2**30
 """Bytes of a packed file; the largest real ones, MIMIC-CXR's tables, hold a tenth."""
+MAX_REPORT = 4_000_000
+"""Bytes of one report in an archive; the real ones hold 20,000 at most."""
 PIECE = 2**20
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "val": "val", "dev": "val"} | {

@@ -23,6 +23,7 @@ from typing import Any
 from mrg_grpo.data.records import SPLIT_NAMES
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.columns import KNOWN, TEXTS, folded, looks_like_a_header, shown
+from mrg_grpo.labelers.csv_form import cell_text
 
 KINDS = (".csv", ".tsv", ".json", ".jsonl", ".txt")
 SEPARATORS = {",": "", ";": "semicolons", "\t": "tabs"}
@@ -85,7 +86,8 @@ def _folder(path: Path) -> RecordFile:
 def _table(text: str, path: Path) -> RecordFile:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     mark = _separator(text, path)
-    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True) if row]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
+    rows = [[cell_text(cell) for cell in row] for row in reader if row]
     if not rows:
         return RecordFile([])
     header, known = [name.strip() for name in rows[0]], {folded(name) for name in rows[0]} & KNOWN

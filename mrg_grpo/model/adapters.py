@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -56,6 +58,7 @@ def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
     if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {adapter}: has no adapter_model.safetensors; other formats can hold code")
     try:
+        require_bounded_patterns(PeftConfig.from_pretrained(adapter), model, adapter)
         adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
         require_own_forward(adapted, adapter)
         found, own = set(load_peft_weights(adapter, device="cpu")), set(get_peft_model_state_dict(adapted))
@@ -73,6 +76,52 @@ def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
             "or take that base as model.path"
         )
     return adapted
+
+
+PATTERN_SECONDS = 5.0
+"""For the patterns of an adapter's configuration on the names of all modules: milliseconds unless they are hostile."""
+PLAIN_NAME = re.compile(r"[\w.-]*")
+AS_PEFT_HAS_THEM = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
+"""What PEFT puts around a pattern before it matches it against a module's name."""
+
+
+def require_bounded_patterns(config: Any, model: nn.Module, adapter: str) -> None:
+    """UserError if a pattern in an adapter's configuration would keep PEFT busy for ever: it may be of anybody, and a
+    few characters, such as (.*)*x, take longer than any run."""
+    wholes = [config.target_modules] if isinstance(getattr(config, "target_modules", None), str) else []
+    wholes += [config.exclude_modules] if isinstance(getattr(config, "exclude_modules", None), str) else []
+    for name in ("modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"):
+        value = getattr(config, name, None) or ()
+        wholes += [value] if isinstance(value, str) else [part for part in value if isinstance(part, str)]
+    names = [name for name, _ in model.named_modules()]
+    for pattern in (whole for whole in wholes if not PLAIN_NAME.fullmatch(whole)):
+        shown = pattern if len(pattern) <= 60 else f"{pattern[:57]}..."
+        slow = f"adapter {adapter}: the pattern {shown!r} in its adapter_config.json takes too long to match; "
+        with time_limit(PATTERN_SECONDS, UserError(f"{slow}write the names of the modules there")):
+            for form in AS_PEFT_HAS_THEM:
+                with suppress(re.error):  # PEFT says so, where it uses it in this form
+                    matcher = re.compile(form.replace("{}", pattern))
+                    for name in names:
+                        matcher.match(name)
+
+
+@contextmanager
+def time_limit(seconds: float, error: Exception) -> Iterator[None]:
+    """Within: `error` is raised after this time, in a match too. In the main thread alone, where signals arrive."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def unfit_tensors(model: PeftModel, adapter: str, trainable: bool) -> list[str]:

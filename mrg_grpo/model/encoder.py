@@ -4,6 +4,8 @@ N studies, P prompt tokens. A prompt with images is never truncated: cutting ima
 and image tokens do not match".
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ class PromptEncoder:
     def __init__(self, tokenizer, image_processor, family: Family, text: str = "", think: bool = True) -> None:
         self.tokenizer, self.image_processor, self.family = tokenizer, image_processor, family
         self.question = question(text, think)
-        special = {*getattr(family, "vision_tokens", ()), *getattr(tokenizer, "all_special_tokens", ())}
+        special = {*getattr(family, "vision_tokens", ()), *special_tokens(tokenizer).values()}
         found = sorted(token for token in special if token in self.question)
         if found:
             raise UserError(f"prompt.text: must not hold {found[0]}; the chat template writes images and turns")
@@ -57,3 +59,11 @@ class PromptEncoder:
         return self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
+
+
+def special_tokens(tokenizer: Any) -> dict[int, str]:
+    """All tokens that are control and not text, by id: those that the tokenizer names, and those that it only marks, as
+    Gemma's marks the turns."""
+    marked = getattr(tokenizer, "added_tokens_decoder", {}).items()
+    named = zip(getattr(tokenizer, "all_special_ids", ()), getattr(tokenizer, "all_special_tokens", ()))
+    return {**dict(named), **{i: token.content for i, token in marked if token.special}}

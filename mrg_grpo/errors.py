@@ -1,9 +1,16 @@
-"""The errors that a user can mend, and how they and other texts from outside are shown. Standard library alone."""
+"""The errors that a user can mend, how they and other texts from outside are shown, and an error for what never ends.
+
+Standard library alone.
+"""
 
 from __future__ import annotations
 
 import codecs
 import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -58,3 +65,22 @@ def _not_encoded(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("json_escapes", _not_encoded)
+
+
+@contextmanager
+def time_limit(seconds: float, error: Exception) -> Iterator[None]:
+    """Within: `error` is raised after this time, in a match too. In the main thread alone, where signals arrive."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -173,6 +173,17 @@ def test_ranks_that_no_launcher_started_are_said_and_not_waited_for(command, var
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "no-such-host.invalid"])
+def test_what_an_ended_torchrun_has_left_is_said_at_once(tmp_path, monkeypatch, capsys, address):
+    """A whole set of its variables, in a shell or a container: none of its ranks will ever come."""
+    left = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": address, "MASTER_PORT": "1"}
+    for name, value in {**left, "TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "x.csv").write_text("Report Impression\nEdema.\n")
+    assert main(["label", str(tmp_path / "x.csv"), "-o", str(tmp_path / "y.csv")]) == 2
+    assert f"no torchrun answers at {address}:1" in capsys.readouterr().err
+
+
 def test_a_command_for_one_process_does_not_wait_for_the_others(monkeypatch, capsys):
     ranks = {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "0"}
     for name, value in ranks.items():

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -27,7 +25,7 @@ from torch import nn
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
-from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.errors import UserError, first_line, time_limit
 from mrg_grpo.files import require_local
 from mrg_grpo.model.families import Family
 
@@ -103,25 +101,6 @@ def require_bounded_patterns(config: Any, model: nn.Module, adapter: str) -> Non
                     matcher = re.compile(form.replace("{}", pattern))
                     for name in names:
                         matcher.match(name)
-
-
-@contextmanager
-def time_limit(seconds: float, error: Exception) -> Iterator[None]:
-    """Within: `error` is raised after this time, in a match too. In the main thread alone, where signals arrive."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        raise error
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def unfit_tensors(model: PeftModel, adapter: str, trainable: bool) -> list[str]:

@@ -13,6 +13,7 @@ Deliberate choices:
 
 import json
 import pickle
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,9 @@ class CheXbert:
         (folder / "config.json").write_text(
             json.dumps({"format": FORMAT, "bert": bert}, indent=2, sort_keys=True) + "\n"
         )
+        shutil.copymode(
+            folder / "config.json", folder / "model.safetensors"
+        )  # safetensors keeps it from everybody else
         self.tokenizer.save_pretrained(str(folder))
 
     def label(self, reports: list[str]) -> Tensor:

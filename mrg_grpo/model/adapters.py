@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -112,7 +113,10 @@ def unfit_tensors(model: PeftModel, adapter: str, trainable: bool) -> list[str]:
 
 
 def save(model: PeftModel, folder: Path) -> None:
-    """The adapter in PEFT's own form, of the same bytes in every process: PEFT writes sets in the order of a hash."""
+    """The adapter in PEFT's own form, of the same bytes in every process: PEFT writes sets in the order of a hash.
+
+    All its files have the rights that a new file has here: safetensors keeps the weights from everybody else.
+    """
     model.save_pretrained(str(folder))
     path = folder / "adapter_config.json"
     written, config = json.loads(path.read_text(encoding="utf-8")), model.active_peft_config
@@ -120,6 +124,8 @@ def save(model: PeftModel, folder: Path) -> None:
         if isinstance(getattr(config, name, None), set):
             written[name] = sorted(written[name])
     path.write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
+    for other in folder.iterdir():
+        shutil.copymode(path, other)
 
 
 def require_own_forward(model: PeftModel, adapter: str) -> None:

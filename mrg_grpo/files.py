@@ -32,7 +32,9 @@ def writing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
 
 
 def at_home(path: str, name: str) -> str:
-    """A path with the home folder in place of ~; UserError, which calls it `name`, if that is not there."""
+    """A path with the home folder in place of ~; UserError, which calls it `name`, if none is there, or it is blank."""
+    if path and not path.strip():
+        raise UserError(f"{name}: {path!r} is blank; name a file or folder, or leave it out")
     whole = os.path.expanduser(path)
     if whole.startswith("~"):
         raise UserError(f"{name}: {path} names a home folder that is not here; write the whole path, or ./{path}")

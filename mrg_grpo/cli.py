@@ -16,11 +16,13 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from mrg_grpo import __version__
-from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.errors import UserError, first_line, one_line, visible
 from mrg_grpo.files import at_home
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
@@ -204,7 +206,7 @@ COMMANDS = {command.name: command for command in TABLE}
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):  # one line, as for any other bad input
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -228,8 +230,43 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class Shown:
+    """A stream of the process on which texts from outside cannot steer a terminal, nor end a command that it cannot
+    write: see `errors.visible`. Everything that a command prints goes through one."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        bare = text.strip("\r")  # a progress bar begins with a return, and ends with one where it is cleared
+        left = len(text) - len(text.lstrip("\r"))
+        whole = text[:left] + visible(bare, self.stream.encoding or "utf-8") + text[left + len(bare) :]
+        self.stream.write(whole)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def shown_streams() -> Iterator[None]:
+    """Within: standard output and standard error are `Shown`; either may be closed."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and Shown(stream) for stream in before)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    with shown_streams():
+        return command_line(argv)
+
+
+def command_line(argv: list[str] | None) -> int:
+    """Arguments -> exit code, with the streams as `main` has set them."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     values = vars(parser().parse_args(argv))
     command = COMMANDS[values.pop("command")]
@@ -241,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()  # what does not fit is said here, not at the interpreter's end
         return code
     except UserError as error:
-        print(f"mrg-grpo: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"mrg-grpo: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -306,7 +343,7 @@ def run_on_ranks(command: Command, values: dict[str, Any]) -> int:
     try:
         code = run(command, values)
     except UserError as error:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         if distributed.first_to_say(text):
             print(f"mrg-grpo: rank {distributed.rank()}: {text}", file=sys.stderr, flush=True)
         if isinstance(error, distributed.PeerLostError):

@@ -324,7 +324,7 @@ def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return tree
     if not isinstance(included, str) or not included:
         raise UserError(f"config {path}: include = {included!r} must be one TOML file")
-    chain, other = (*above, path), path.parent / included
+    chain, other = (*above, path), path.parent / at_home(included, f"config {path}: include")
     if other.resolve() in [one.resolve() for one in chain]:
         circle = " includes ".join(str(one) for one in (*chain, other))
         raise UserError(f"config {path}: include goes round in a circle ({circle}); take one of them out")

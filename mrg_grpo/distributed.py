@@ -15,6 +15,7 @@ Deliberate choices:
   stay equal and are never sent again.
 * Rank 0 alone writes and prints. What it reads from the run's folder it hands to the others, which need not see it.
 * A rank that fails says why and ends; the others then fail in their next exchange, with one line of their own.
+* A torchrun that is killed cannot end its ranks: each looks for it every second, and stops as at SIGTERM without it.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ import functools
 import hashlib
 import os
 import re
+import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
@@ -41,6 +45,8 @@ TIMEOUT = timedelta(minutes=30)
 """Of one exchange. Waiting is legitimate (another rank's studies are longer); a closed connection fails at once."""
 PATIENCE = 15.0
 """Seconds until a process that is alone says for whom it waits."""
+GRACE = 60.0
+"""Seconds that a rank has for the end of its step once its launcher is gone."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -84,6 +90,7 @@ def init_process_group() -> None:
             raise UserError(f"--nproc-per-node: {local + 1} ranks or more on a node of {cards} GPUs; one rank a GPU")
         torch.cuda.set_device(local)  # "cuda" without a number is this rank's own from here on
         backend = "cpu:gloo,cuda:nccl"
+    require_launcher()
     alone = f"mrg-grpo: waits for {os.environ['WORLD_SIZE']} ranks; if no launcher has started the others, stop this "
     alone += "and unset RANK and WORLD_SIZE"
     waiting = threading.Timer(PATIENCE, print, (alone,), {"file": sys.stderr, "flush": True})
@@ -94,8 +101,40 @@ def init_process_group() -> None:
             dist.init_process_group(backend, timeout=TIMEOUT)
     finally:
         waiting.cancel()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (rank 0 speaks for all; errors go to stderr)
+
+
+def require_launcher() -> None:
+    """UserError if these variables are of a torchrun that has ended: where its ranks meet is there before they are.
+
+    Of ranks that something else starts the first opens the meeting place, so the others wait for it.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    try:
+        socket.create_connection((address, int(port)), timeout=10).close()
+    except (ConnectionRefusedError, socket.gaierror) as error:
+        raise UserError(
+            f"RANK and WORLD_SIZE are set, but no torchrun answers at {address}:{port} ({error.strerror}): start this "
+            "with torchrun, or unset RANK and WORLD_SIZE"
+        ) from error
+    except OSError:  # a network that is slow or full: torch waits for it
+        pass
+
+
+def _end_with(parent: int) -> None:
+    """Ask this process to stop once its launcher, which would have asked, is gone; make it, where it does not."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    with suppress(OSError, ValueError):  # what read standard error may have ended with it
+        print(f"mrg-grpo: rank {rank()}: its launcher has ended, and so does this rank", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)  # a run finishes its step and saves
+    time.sleep(GRACE)
+    os._exit(128 + signal.SIGTERM)
 
 
 def destroy_process_group() -> None:

@@ -15,7 +15,7 @@ from typing import IO
 
 from safetensors import SafetensorError
 
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import UserError, one_line
 
 try:
     import fcntl
@@ -68,12 +68,14 @@ def writing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
 
 
 def at_home(path: str, name: str) -> str:
-    """A path with the home folder in place of ~; UserError, which calls it `name`, if that is not there."""
+    """A path with the home folder in place of ~; UserError, which calls it `name`, if none is there, or it is blank."""
+    if path and not path.strip():
+        raise UserError(f"{name}: {path!r} is blank; name a file or folder, or leave it out")
     whole = os.path.expanduser(path)
     if whole.startswith("~"):
         raise UserError(f"{name}: {path} names a home folder that is not here; write the whole path, or ./{path}")

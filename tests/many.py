@@ -4,24 +4,20 @@ import faulthandler
 import multiprocessing
 import os
 import sys
-import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from command import as_child
 
 from mrg_grpo import distributed
 
 
 def as_rank(rank, world, ports, folder, function, arguments):
-    """The life of one process; it never goes on in its parent's code."""
-    code = 1
-    try:
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-            setattr(sys, name, os.fdopen(number, "w", buffering=1))
-        torch.set_num_threads(1)  # threads of the parent's pool are not there after a fork
+    """The life of one process."""
+
+    def work():
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         os.environ |= {
             "MASTER_ADDR": "127.0.0.1",
@@ -32,15 +28,9 @@ def as_rank(rank, world, ports, folder, function, arguments):
         distributed.init_process_group()
         torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
         distributed.destroy_process_group()
-        code = 0
-    except SystemExit as leaving:
-        code = leaving.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        return 0
+
+    as_child(Path(folder), work)
 
 
 @contextmanager

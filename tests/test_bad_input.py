@@ -13,6 +13,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -302,11 +303,19 @@ def test_a_report_that_is_too_much_for_meteor_is_named(monkeypatch):
     from mrg_grpo.errors import UserError
     from mrg_grpo.evaluation import language
 
-    ended = functools.cache(lambda: SimpleNamespace(_stat=lambda a, b: ""))  # what it answers once its process is gone
-    monkeypatch.setattr(language, "meteor_scorer", ended)
-    with pytest.raises(UserError, match="METEOR gave up on report 1, of 3,000 characters, its reference of 1; shorten"):
-        language._meteor_statistics(["x" * 3000], ["y"])
-    assert ended.cache_info().currsize == 0
+    def broken(a, b):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(language, "METEOR_SECONDS", 0.05)
+    for answer in (lambda a, b: "", broken, lambda a, b: time.sleep(20)):  # its process is gone, was gone, never ends
+        killed: list[int] = []
+        process = SimpleNamespace(kill=lambda killed=killed: killed.append(9))
+        scorer = functools.cache(lambda answer=answer, process=process: SimpleNamespace(_stat=answer, meteor_p=process))
+        monkeypatch.setattr(language, "meteor_scorer", scorer)
+        words = "METEOR gave up on report 1, of 3,000 characters, its reference of 1; shorten"
+        with pytest.raises(UserError, match=words):
+            language._meteor_statistics(["x" * 3000], ["y"])
+        assert scorer.cache_info().currsize == 0 and killed == [9]
 
 
 def test_a_reference_of_100_000_characters_trains(tmp_path):

@@ -1,7 +1,9 @@
 """The command line, end to end on the embedded default: what it writes, and how bad input ends."""
 
 import csv
+import io
 import json
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 
 from mrg_grpo.cli import main, parser
 from mrg_grpo.config import load_config
+from mrg_grpo.errors import STEERING
 from mrg_grpo.step_metrics import find
 
 SMALL = [
@@ -191,6 +194,17 @@ def test_ranks_that_no_launcher_started_are_said_and_not_waited_for(command, var
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "no-such-host.invalid"])
+def test_what_an_ended_torchrun_has_left_is_said_at_once(tmp_path, monkeypatch, capsys, address):
+    """A whole set of its variables, in a shell or a container: none of its ranks will ever come."""
+    left = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": address, "MASTER_PORT": "1"}
+    for name, value in {**left, "TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "x.csv").write_text("Report Impression\nEdema.\n")
+    assert main(["label", str(tmp_path / "x.csv"), "-o", str(tmp_path / "y.csv")]) == 2
+    assert f"no torchrun answers at {address}:1" in capsys.readouterr().err
+
+
 def test_a_command_for_one_process_does_not_wait_for_the_others(monkeypatch, capsys):
     ranks = {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "0"}
     for name, value in ranks.items():
@@ -207,6 +221,9 @@ def test_a_command_for_one_process_does_not_wait_for_the_others(monkeypatch, cap
         ["report", "x.png", "--config", ""], ["report", "x.png", "--adapter", "~no-such-user/adapter"],
         ["train", "experiments/phantom.toml", "--set", "run.output_dir="],
         ["train", "experiments/phantom.toml", "--set", "run.output_dir=~no-such-user/run"],
+        ["train", "experiments/phantom.toml", "--set", "model.path= "],
+        ["train", "experiments/phantom.toml", "--set", "labeler.tokenizer=' '"],
+        ["score", "x.csv", "--compare", ""], ["score", "x.csv", "--labeler= "], ["phantom", "--export", ""],
     ],
 )  # fmt: skip
 def test_paths_that_are_empty_or_of_no_home_are_refused(arguments, capsys):
@@ -216,14 +233,83 @@ def test_paths_that_are_empty_or_of_no_home_are_refused(arguments, capsys):
         code = end.code
     assert code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "is empty" in line or "home folder that is not here" in line
+    assert any(words in line for words in ("is empty", "is blank", "home folder that is not here"))
 
 
 def test_a_home_folder_is_resolved_in_settings_and_arguments(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "other.toml").write_text('include = "~/own.toml"\n')
     (tmp_path / "own.toml").write_text('[model]\npath = "~/base"\n')
+    assert load_config(tmp_path / "other.toml").model.path == f"{tmp_path}/base"
     settings = ["run.output_dir=~/runs/x", "data.form=iu_xray_r2gen", "data.root=~"]
     config = load_config(tmp_path / "own.toml", settings)
     assert config.run.output_dir == f"{tmp_path}/runs/x" and config.data.root == str(tmp_path)
     assert config.model.path == f"{tmp_path}/base" and config.model.adapter == ""
     assert parser().parse_args(["evaluate", "~/own.toml", "--adapter=~/a"]).adapter == f"{tmp_path}/a"
+
+
+STEERERS = ("\x1b[2J\x1b]0;x\x07", "\x9b31m", "a\x7f\x08", "\u202eb\u2066", "a\rb", "\u2028", "\x00")
+"""Clears and renames a terminal, colours it, deletes, turns the direction of what follows, writes over the line."""
+
+
+def predictions(path, ids, **more):
+    records = [{"study_id": one, "reference": "No edema.", "prediction": "Edema.", **more} for one in ids]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def test_what_steers_a_terminal_is_shown_and_not_sent(tmp_path, capsys):
+    ids = [f"s{mark}" for mark in STEERERS]
+    first = predictions(tmp_path / "a.jsonl", ids)
+    odd = tmp_path / f"b{STEERERS[0]}{STEERERS[3]}.jsonl"
+    twice = predictions(tmp_path / "twice.jsonl", ids * 2)
+    for arguments, code in (
+        (["score", first, "--language", "none", "--compare", predictions(odd, ids)], 0),
+        (["score", twice, "--language", "none"], 2),  # ids in an error
+        (["score", str(tmp_path / f"none{STEERERS[1]}.jsonl")], 2),
+        (["label", str(tmp_path / f"none{STEERERS[3]}.csv"), "-o", "x.csv"], 2),
+        (["train", CONFIG, "--set", f"grpo.{STEERERS[0]}=1"], 2),
+        (["train", CONFIG, f"--{STEERERS[0]}"], 2),
+        ([f"trian{STEERERS[1]}\n"], 2),
+    ):
+        try:
+            assert main(arguments) == code, arguments
+        except SystemExit as end:
+            assert end.code == code
+        said = capsys.readouterr()
+        assert not STEERING.findall(said.out + said.err), arguments
+        assert said.err.count("\n") == (code == 2), arguments
+
+
+def test_a_bar_may_return_to_the_start_of_its_line(monkeypatch):
+    from mrg_grpo.cli import shown_streams
+
+    plain = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", plain)
+    with shown_streams():
+        from tqdm import tqdm
+
+        with tqdm(total=2, desc="a\x1bb\rc", file=sys.stderr) as bar:
+            bar.update()
+    assert sys.stderr is plain
+    assert plain.getvalue().startswith("\r") and "a\\u001bb\\u000dc" in plain.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("command", ["score", "label", "phantom"])
+def test_a_terminal_that_cannot_write_a_letter_loses_nothing(tmp_path, monkeypatch, command, encoding):
+    said = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", said)
+    monkeypatch.setattr(sys, "stderr", said)
+    folder = tmp_path / "Röntgen-胸部-\udcff"
+    folder.mkdir()
+    (folder / "x.csv").write_text("Report Impression\nNo edema.\n")
+    arguments = {
+        "score": [predictions(folder / "a.jsonl", ["é", "胸"], think="☃"), "-o", str(folder / "o.json")],
+        "label": [str(folder / "x.csv"), "-o", str(folder / "y.csv")],
+        "phantom": ["--export", str(folder / "data"), "--count", "1"],
+    }
+    assert main([command, *arguments[command]]) == 0
+    said.flush()
+    assert "\\u80f8\\u90e8-\\udcff" in said.buffer.getvalue().decode(encoding)
+    assert main(["report", str(folder / "none.png")]) == 2

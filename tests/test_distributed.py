@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -383,6 +384,34 @@ def test_a_run_on_ranks_is_stopped_and_resumed_to_the_last_bit(tmp_path, monkeyp
     capsys.readouterr()
     assert main(command(tmp_path / "cut", done + 3, resume=True)) == 0
     assert "ranks: 1, before 2; the same random numbers" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc to see who has ended")
+def test_a_killed_torchrun_ends_its_ranks_and_the_run_is_saved(tmp_path, request):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mrg_grpo"]
+    environment = {**os.environ, "PYTHONPATH": str(request.config.rootpath), "OMP_NUM_THREADS": "1"}
+    run, said = tmp_path / "run", tmp_path / "said"
+    arguments = [*torchrun, *command(run, 1000, "run.save_every=1000")]
+    with said.open("w") as file:
+        launcher = subprocess.Popen(
+            arguments, env=environment, cwd=request.config.rootpath, stdout=file, stderr=subprocess.STDOUT
+        )
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    while not (run / "metrics.jsonl").exists():
+        assert launcher.poll() is None, said.read_text()
+        time.sleep(0.1)
+    ranks = [Path(f"/proc/{child}/cmdline") for child in children.read_text().split()]
+    assert len([path for path in ranks if b"mrg_grpo" in path.read_bytes()]) >= 2
+    launcher.kill()
+    launcher.wait()
+    end = time.monotonic() + 30
+    while any(path.exists() and b"mrg_grpo" in path.read_bytes() for path in ranks):
+        assert time.monotonic() < end, "ranks go on alone"
+        time.sleep(0.1)
+    assert said.read_text().count("its launcher has ended") == 2
+    done = len(records(run / "metrics.jsonl"))
+    assert (run / "checkpoints" / f"step-{done:06d}" / "checksums.json").is_file()
 
 
 # ---- shares

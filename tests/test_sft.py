@@ -1,10 +1,13 @@
 """The schedule of the warm start."""
 
 import pytest
-from tiny import write_checkpoint
+from tiny import tokenizer
+from transformers import AddedToken
 
 from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError
+from mrg_grpo.model.encoder import PromptEncoder, special_tokens
+from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.sft import cosine, encode_targets
 
@@ -16,10 +19,11 @@ def test_the_rate_rises_falls_and_is_never_nothing_but_at_the_end():
     assert cosine(1, 1, 0) == cosine(11, 11, 10) == pytest.approx(0.5)  # a run of one step learns
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
-def test_what_a_report_spells_is_text_and_only_the_end_is_a_special_token(family, tmp_path):
+@pytest.mark.parametrize("family", [*sorted(FAMILIES), "embedded"])
+def test_what_a_report_spells_is_text_and_only_the_end_is_a_special_token(family, tiny_checkpoint):
     config = Config()
-    config.model.path, config.model.device = str(write_checkpoint(tmp_path, family=family)), "cpu"
+    config.model.path = "" if family == "embedded" else str(tiny_checkpoint(family=family))
+    config.model.device = "cpu"
     policy = Policy.load(config)
     special = policy.tokenizer.all_special_tokens
     text = f"<report>Clear {' '.join(special)} lungs.</report>"
@@ -30,7 +34,17 @@ def test_what_a_report_spells_is_text_and_only_the_end_is_a_special_token(family
     assert policy.tokenizer.decode(tokens[0][mask[0]][:-1].tolist()) == text
     plain = policy.tokenizer("<report>Clear.</report>", add_special_tokens=False)["input_ids"]  # of others as ever
     assert tokens[1][mask[1]].tolist() == [*plain, policy.stop_ids[0]]
-    for token in special:
-        config.prompt.text = f"Write {token} now."
+    parts = policy.encoder
+    assert "<|im_end|>" in special or "<end_of_turn>" in special
+    for token in {*special, *policy.family.vision_tokens}:
         with pytest.raises(UserError, match="must not hold"):
-            Policy.load(config)
+            PromptEncoder(parts.tokenizer, parts.image_processor, parts.family, f"Write {token} now.")
+
+
+def test_a_special_token_that_the_tokenizer_does_not_name_is_one_all_the_same():
+    """As Gemma 3's <start_of_turn>: marked in tokenizer.json, and in no list of the tokenizer."""
+    fast = tokenizer(["<|im_start|>"])
+    fast.add_tokens([AddedToken("<start_of_turn>", special=True), AddedToken("<tool_call>", special=False)])
+    found = special_tokens(fast)
+    assert "<start_of_turn>" not in fast.all_special_tokens and "<start_of_turn>" in found.values()
+    assert {*fast.all_special_ids} <= found.keys() and "<tool_call>" not in found.values()

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from experiments.ablations.ablation import CONFIG, QUICK, Arm, Bench, Experiment, run_all
 from experiments.ablations.ablation_page import write_page
+from mrg_grpo.cli import path
 from mrg_grpo.config import RewardConfig
 from mrg_grpo.errors import UserError
 from mrg_grpo.rewards import require_terms
@@ -37,9 +38,13 @@ def main(experiment: Experiment) -> None:
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(experiment.quick)}; {' '.join(QUICK)}")
     parser.add_argument("--jobs", type=int, default=1, help="arms side by side, each on its share of the cores")
     parser.add_argument("--page", action="store_true", help="rewrite the page from the records, run nothing")
-    parser.add_argument("--config", default=CONFIG, help=f"what the arms change; default {CONFIG}")
+    parser.add_argument("--config", type=path, default=CONFIG, help=f"what the arms change; default {CONFIG}")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="of all arms")
-    parser.add_argument("--out", type=Path, help="folder of runs, records and page; default runs/ablations-CONFIG")
+    parser.add_argument(
+        "--out",
+        type=lambda text: Path(path(text)),
+        help="folder of runs, records and page; default runs/ablations-CONFIG",
+    )
     arguments = parser.parse_args()
     try:
         own = [own_arm(text) for text in arguments.own]

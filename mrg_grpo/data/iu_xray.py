@@ -8,6 +8,7 @@ Deliberate choices:
 1. Images keep the order of the file. The XML does not say which image is frontal: `views = "frontal"` then needs
    Kaggle's indiana_projections.csv beside it.
 2. An XML file that declares a document type is refused: entities are the one way XML can reach other files or explode.
+   The parser itself is asked, piece by piece, so that the encoding does not matter and no entity is ever expanded.
 """
 
 import re
@@ -16,6 +17,7 @@ import xml.etree.ElementTree as ElementTree
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from xml.parsers import expat
 
 from mrg_grpo.data import records
 from mrg_grpo.data.records import LoadOptions, Record, Source
@@ -24,7 +26,8 @@ from mrg_grpo.errors import UserError
 
 KAGGLE_REMEDY = "take it from Kaggle's raddar/chest-xrays-indiana-university"
 NLM_REMEDY = "take NLMCXR_reports.tgz from openi.nlm.nih.gov/faq"
-MAX_XML_BYTES = 4_000_000  # the real files hold 5 to 20 kB
+PIECE = 64
+"""Bytes of XML given to the parser at once: too few for entities and their use to stand in one with the declaration."""
 ARCHIVE = "NLMCXR_reports.tgz"
 
 
@@ -151,12 +154,12 @@ def _xml_files(root: Path) -> Iterator[tuple[str, bytes]]:
 def _archived(archive: Path) -> Iterator[tuple[str, bytes]]:
     try:
         # read from front to back, never written to disk; not as a stream ("r|gz"), which raises TypeError on a stub
-        with tarfile.open(archive, "r:gz") as tar:
+        with records.Unpacked(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as tar:
             for member in tar:
                 if not (member.isfile() and member.name.endswith(".xml")):
                     continue
                 where = f"{archive}, {member.name}"
-                if member.size > MAX_XML_BYTES:
+                if member.size > records.MAX_REPORT:
                     raise UserError(f"{where} holds {member.size:,} bytes, more than a report can; {NLM_REMEDY}")
                 content = tar.extractfile(member)
                 if content is not None:
@@ -165,13 +168,26 @@ def _archived(archive: Path) -> Iterator[tuple[str, bytes]]:
         raise UserError(f"{archive} is truncated or no tgz archive ({error}); {NLM_REMEDY}") from error
 
 
+def _has_doctype(raw: bytes) -> bool:
+    """Whether a document type is declared, which can only stand before the first element. Raises what expat does."""
+    found: list[bool] = []
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = lambda *_: found.append(True)
+    parser.StartElementHandler = lambda *_: found.append(False)
+    for start in range(0, len(raw), PIECE):
+        parser.Parse(raw[start : start + PIECE], False)
+        if found:
+            return found[0]
+    return False
+
+
 def _parse(raw: bytes, where: str) -> tuple[str, dict[str, str], list[str]]:
     """Study id, texts by section name in lower case, and image ids of one file."""
-    if b"<!" in raw.replace(b"<!--", b"").replace(b"<![CDATA[", b""):
-        raise UserError(f"{where} declares a document type, which a report does not need; {NLM_REMEDY}")
     try:
+        if _has_doctype(raw):
+            raise UserError(f"{where} declares a document type, which a report does not need; {NLM_REMEDY}")
         tree = ElementTree.fromstring(raw)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
+    except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:  # Lookup: of an encoding
         raise UserError(f"{where} is not XML ({error}); {NLM_REMEDY}") from error
     uid = tree.find("uId")
     number = "" if uid is None else uid.get("id", "")

@@ -146,11 +146,15 @@ def _reports(root: Path) -> tuple[ReadReport, Callable[[], None]]:
 
     def read(name: str) -> bytes | None:
         try:
-            return packed.read(name)
+            with packed.open(name) as file:
+                content = file.read(records.MAX_REPORT + 1)  # never all: what the archive says of its size may be wrong
         except KeyError:
             return None
         except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error) as error:
             raise UserError(f"{archive}, {name} cannot be read ({error}); fetch it again") from error
+        if len(content) > records.MAX_REPORT:
+            raise UserError(f"{archive}, {name} holds more than a report can; fetch it again")
+        return content
 
     return read, packed.close
 

@@ -23,6 +23,11 @@ from pathlib import Path
 from mrg_grpo import files
 from mrg_grpo.errors import UserError
 
+MAX_UNPACKED = 2**30
+"""Bytes of a packed file; the largest real ones, MIMIC-CXR's tables, hold a tenth."""
+MAX_REPORT = 4_000_000
+"""Bytes of one report in an archive; the real ones hold 20,000 at most."""
+PIECE = 2**20
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "val": "val", "dev": "val"} | {
     name: "val" for name in ("valid", "validate", "validation")
@@ -141,11 +146,31 @@ def data_folder(root: str | Path) -> Path:
     return folder
 
 
+class Unpacked(gzip.GzipFile):
+    """A .gz file, read from front to back in pieces of known size: a small one can unpack to any size, so what lies
+    behind MAX_UNPACKED bytes is an OSError and is not unpacked."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        size = MAX_UNPACKED if size is None or size < 0 else size
+        self._allowed(self.tell() + size)
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._allowed(offset)
+        return super().seek(offset, whence)
+
+    def _allowed(self, end: int) -> None:
+        if end > MAX_UNPACKED:
+            raise OSError(f"it unpacks to more than {MAX_UNPACKED:,} bytes")
+
+
 def read_bytes(path: Path, remedy: str) -> bytes:
     """A file's content, unpacked where its name ends in .gz; UserError with the remedy where that fails."""
     try:
-        raw = files.read_bytes(path)
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+        if path.suffix != ".gz":
+            return files.read_bytes(path)
+        with files.open_file(path) as raw, Unpacked(fileobj=raw) as file:
+            return b"".join(iter(lambda: file.read(PIECE), b""))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; {remedy}") from error
     except (OSError, EOFError, zlib.error) as error:

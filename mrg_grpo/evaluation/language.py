@@ -9,7 +9,8 @@ Deliberate choices
 * `raw` only joins white space. `r2gen` and `r2gen_mimic` clean both sides as R2Gen's tokenizers do and cut references
   to 60 or 100 ids; the start id is one of them, so 59 or 99 words stay. Words that R2Gen's vocabulary would turn into
   <unk> are kept: its vocabulary is made from a training set that is not here.
-* METEOR runs in Java. Without Java it is left out, with one line that says so.
+* METEOR runs in Java. Without Java it is left out, with one line that says so. Its process ends with ours, and it has
+  METEOR_SECONDS for a report: its time grows with the square of the length and more, of one repeated word without end.
 * CIDEr's document frequencies come from all references scored, and stay fixed in resampling.
 """
 
@@ -18,8 +19,10 @@ import functools
 import importlib
 import io
 import math
+import os
 import re
 import shutil
+import threading
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -27,7 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import UserError, time_limit
+from mrg_grpo.run.process import end_with_parent
 
 MODES = ("raw", "r2gen", "r2gen_mimic")
 R2GEN_IDS = {"r2gen": 60, "r2gen_mimic": 100}
@@ -49,6 +53,8 @@ COLUMNS = {
 METEOR_WEIGHTS = (1.0, 0.6, 0.8, 0.6)
 METEOR_ALPHA, METEOR_BETA, METEOR_GAMMA, METEOR_DELTA = 0.85, 0.2, 0.6, 0.75
 
+METEOR_SECONDS = 60
+"""For one report; one of 8,000 characters, and as many in its reference, takes five."""
 NO_JAVA = "METEOR is left out: it needs Java, and no `java` is on the path"
 
 
@@ -170,21 +176,43 @@ def _meteor(stats: Tensor) -> Tensor:
 @functools.cache
 def meteor_scorer() -> Any:
     """pycocoevalcap's METEOR: one Java process for the whole run, since its tables take seconds to load."""
-    return _import("meteor.meteor").Meteor()
+    theirs: Any = _import("meteor.meteor")
+
+    class Meteor(theirs.Meteor):
+        """The same, but that it ends with this process, and that no one has to read its log."""
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+            pipe = theirs.subprocess.PIPE
+            self.meteor_p = theirs.subprocess.Popen(
+                ["java", "-jar", "-Xmx2G", theirs.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"],
+                cwd=os.path.dirname(theirs.__file__),
+                stdin=pipe,
+                stdout=pipe,
+                stderr=theirs.subprocess.DEVNULL,
+                preexec_fn=end_with_parent,
+            )
+
+    return Meteor()
 
 
 def _meteor_statistics(generated: list[str], reference: list[str]) -> Tensor:
     scorer = meteor_scorer()
     rows = []
-    for a, b in zip(generated, reference):
-        line = scorer._stat(a, [b.replace("|||", "")])
-        rows.append([float(value) for value in line.split()])
-        if len(rows[-1]) != 23 or not all(math.isfinite(value) for value in rows[-1]):
-            meteor_scorer.cache_clear()  # its process has ended: texts of 100,000 characters are too much for it
-            raise UserError(
-                f"METEOR gave up on report {len(rows)}, of {len(a):,} characters, its reference of {len(b):,}; shorten "
-                "them, or leave language metrics out with --language none"
-            )
+    for number, (a, b) in enumerate(zip(generated, reference), start=1):
+        gave_up = UserError(
+            f"METEOR gave up on report {number}, of {len(a):,} characters, its reference of {len(b):,}; shorten them, "
+            "or leave language metrics out with --language none"
+        )
+        try:
+            with time_limit(METEOR_SECONDS, gave_up):
+                rows.append([float(value) for value in scorer._stat(a, [b.replace("|||", "")]).split()])
+            if len(rows[-1]) != 23 or not all(math.isfinite(value) for value in rows[-1]):
+                raise gave_up  # its process has ended, without memory for them
+        except (UserError, OSError, ValueError):
+            meteor_scorer.cache_clear()
+            scorer.meteor_p.kill()
+            raise gave_up from None
     stats = torch.tensor(rows, dtype=torch.float64).reshape(-1, 23)
     chunks, test_matched, ref_matched = stats[:, 20:].unbind(dim=1)
     identical = (chunks == 1) & (test_matched == stats[:, 0]) & (ref_matched == stats[:, 1])

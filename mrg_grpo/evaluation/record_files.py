@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mrg_grpo.data.records import SPLIT_NAMES
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.columns import KNOWN, TEXTS, folded, looks_like_a_header, shown
 from mrg_grpo.files import read_bytes
+from mrg_grpo.labelers.csv_form import cell_text
 
 KINDS = (".csv", ".tsv", ".json", ".jsonl", ".txt")
 SEPARATORS = {",": "", ";": "semicolons", "\t": "tabs"}
@@ -85,7 +87,8 @@ def _folder(path: Path) -> RecordFile:
 def _table(text: str, path: Path) -> RecordFile:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     mark = _separator(text, path)
-    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True) if row]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
+    rows = [[cell_text(cell) for cell in row] for row in reader if row]
     if not rows:
         return RecordFile([])
     header, known = [name.strip() for name in rows[0]], {folded(name) for name in rows[0]} & KNOWN
@@ -125,8 +128,7 @@ def _parsed(text: str, where: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in entries if keys.count(key) > 1)
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise UserError(f"{where} has {shown([twice])} twice in one object; keep the one that counts")
         return entries
 

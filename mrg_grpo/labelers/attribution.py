@@ -12,8 +12,10 @@ that only means something in its context); where none is needed, by the sufficie
 finding, so either can go). Where both sets are empty the label rests on no single sentence: c is `unplaced`.
 
 Deliberate choices: the 13 conditions of the signed vector, not No Finding, which no sentence states. All texts of all
-reports go to the labeler at once, which labels equal texts once and batches the rest by length. Results are kept by
-content hash of labeler and text, in memory and in a file if one is given: it holds no text.
+reports go to the labeler at once, which labels equal texts once and batches the rest by length. A text is looked at as
+far as the labeler reads, which is never beyond as many words as it reads tokens: else the work on a text grew with the
+square of its length. Results are kept by content hash of labeler and text, in memory and in a file if one is given: it
+holds no text.
 """
 
 from __future__ import annotations
@@ -23,16 +25,19 @@ import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import write_whole
+from mrg_grpo.labelers.chexbert import MAX_TOKENS
 from mrg_grpo.labels import BLANK, CONDITIONS
 
 Span = tuple[int, int]
-RULE = b"2"
-"""Raise it when `carriers` or the sentence break changes: what was kept by an older rule then no longer counts."""
-_BREAK = re.compile(r"(?<=[.;!?])\s+|\s*\n\s*")
+RULE = b"3"
+"""Raise it when `carriers`, the sentence break or the reach changes: what was kept by an older rule then no longer
+counts."""
+_SPACE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Attributor:
     def __init__(self, labeler, file: str | Path | None = None) -> None:
         self.labeler, self.file = labeler, Path(file) if file else None
         self.mark = _fingerprint(labeler)
-        self.known: dict[str, Attribution] = _read(self.file)
+        self.known: dict[str, Attribution] = _kept(self.file)
 
     def __call__(self, reports: list[str]) -> list[Attribution]:
         keys = [hashlib.sha256(self.mark + report.encode()).hexdigest() for report in reports]
@@ -85,9 +90,11 @@ def attribute(labeler, reports: list[str]) -> list[Attribution]:
     spans = [sentence_spans(report) for report in reports]
     texts: list[str] = []
     for report, own in zip(reports, spans):
-        texts.append(report)
-        texts += [_without(report, own, i) for i in range(len(own))]
-        texts += [report[start:end] for start, end in own]
+        words = [report[start:end].split()[:MAX_TOKENS] for start, end in own]
+        own[_read(words) :] = []
+        texts.append(_without(words))
+        texts += [_without(words, i) for i in range(len(own))]
+        texts += [" ".join(words[i]) for i in range(len(own))]
     labels = labeler.label(texts).tolist() if texts else []
     found, at = [], 0
     for own in spans:
@@ -100,8 +107,9 @@ def attribute(labeler, reports: list[str]) -> list[Attribution]:
 def sentence_spans(report: str) -> list[Span]:
     """[start, end) of each sentence, without the white space around it; a full stop inside a number ends none."""
     cuts = [0]
-    for match in _BREAK.finditer(report):
-        cuts += [match.start(), match.end()]
+    for match in _SPACE.finditer(report):
+        if "\n" in match.group() or report[match.start() - 1 : match.start()] in tuple(".;!?"):
+            cuts += [match.start(), match.end()]
     cuts.append(len(report))
     spans = []
     for start, end in zip(cuts[::2], cuts[1::2]):
@@ -135,8 +143,20 @@ def _place(spans: list[Span], whole: list[int], without: list[list[int]], alone:
     return Attribution(tuple(whole), sentences, tuple(unplaced))
 
 
-def _without(report: str, spans: list[Span], gone: int) -> str:
-    return " ".join(report[start:end] for i, (start, end) in enumerate(spans) if i != gone)
+def _read(words: list[list[str]]) -> int:
+    """How many sentences begin within what a labeler reads; words: of each."""
+    before = 0
+    for place, own in enumerate(words):
+        if before >= MAX_TOKENS:
+            return place
+        before += len(own)
+    return len(words)
+
+
+def _without(words: list[list[str]], gone: int | None = None) -> str:
+    """The text, without one sentence where one is named, as far as a labeler reads; words: of each."""
+    others = (own for i, own in enumerate(words) if i != gone)
+    return " ".join(islice(chain.from_iterable(others), MAX_TOKENS))
 
 
 def _fingerprint(labeler) -> bytes:
@@ -147,7 +167,7 @@ def _fingerprint(labeler) -> bytes:
     return digest.digest()
 
 
-def _read(file: Path | None) -> dict[str, Attribution]:
+def _kept(file: Path | None) -> dict[str, Attribution]:
     """What an earlier call has kept. A file that is cut short or of another form is begun anew: it only saves time."""
     if file is None or not file.is_file():
         return {}

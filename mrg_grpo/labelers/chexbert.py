@@ -13,6 +13,7 @@ Deliberate choices:
 
 import json
 import pickle
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +114,9 @@ class CheXbert:
         (folder / "config.json").write_text(
             json.dumps({"format": FORMAT, "bert": bert}, indent=2, sort_keys=True) + "\n"
         )
+        shutil.copymode(
+            folder / "config.json", folder / "model.safetensors"
+        )  # safetensors keeps it from everybody else
         self.tokenizer.save_pretrained(str(folder))
 
     def label(self, reports: list[str]) -> Tensor:
@@ -137,11 +141,16 @@ class CheXbert:
         ids = self.tokenizer(list(order), truncation=True, max_length=MAX_TOKENS)["input_ids"]
         by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         batches = _batches([len(ids[row]) for row in by_length], self.batch_tokens)
-        parts = [self._forward([ids[row] for row in by_length[start:stop]]) for start, stop in batches]
+        # into tensors that are there before: small ones that stay alive between the large ones of a batch keep the heap
+        # from shrinking
+        heads = [torch.empty(len(ids), classes, device=self.device) for classes in CLASSES]
+        for start, stop in batches:
+            for head, part in zip(heads, self._forward([ids[row] for row in by_length[start:stop]])):
+                head[start:stop] = part
         back = torch.empty(len(ids), dtype=torch.long)
         back[by_length] = torch.arange(len(ids))  # row of the sorted batch where each text went
         rows = back[[order[text] for text in texts]].to(self.device)  # (B,)
-        return tuple(torch.cat(head)[rows] for head in zip(*parts))
+        return tuple(head[rows] for head in heads)
 
     def _forward(self, ids: list[list[int]]) -> tuple[Tensor, ...]:
         """Token ids of one batch, any lengths -> logits per head."""

@@ -2,11 +2,16 @@
 
 In these files a blank is an empty cell, positive is 1, negative is 0 and uncertain is -1. They are not class ids and
 not signed vectors: everything else in this project uses class ids, and the two are translated here alone.
+
+Deliberate choice: a report that begins as a formula does (= + - @, a tab, a carriage return) is written behind an
+apostrophe, which is what a spreadsheet takes for text: it would run the formula else. Our own readers take that
+apostrophe away again, so what is written is what is read; to CheXbert and pandas it is one more mark in the text.
 """
 
 import csv
 import io
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -19,11 +24,23 @@ from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 REPORT_COLUMN = "Report Impression"
 CELL_OF_CLASS = {BLANK: "", POSITIVE: "1.0", NEGATIVE: "0.0", UNCERTAIN: "-1.0"}
 CLASS_OF_VALUE = {1.0: POSITIVE, 0.0: NEGATIVE, -1.0: UNCERTAIN}
+_FORMULA = re.compile(r"'*(?:\s*[=+\-@＝＋－＠]|[\t\r])")
+"""How a cell begins that a spreadsheet would compute, or that stands behind apostrophes."""
+
+
+def text_cell(text: str) -> str:
+    """A text as a cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def cell_text(cell: str) -> str:
+    """The text of such a cell, or of any other."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def read_report_csv(path: str | Path) -> list[str]:
     """Reports of a CSV with a "Report Impression" column, in file order; further columns are ignored."""
-    return [row[REPORT_COLUMN] or "" for row in _rows(Path(path), (REPORT_COLUMN,))]
+    return [cell_text(row[REPORT_COLUMN] or "") for row in _rows(Path(path), (REPORT_COLUMN,))]
 
 
 def read_label_csv(path: str | Path) -> tuple[list[str], Tensor]:
@@ -34,7 +51,7 @@ def read_label_csv(path: str | Path) -> tuple[list[str], Tensor]:
         [_class_of(row[condition], condition, path, line) for condition in CONDITIONS]
         for line, row in enumerate(rows, start=2)
     ]
-    return [row[REPORT_COLUMN] or "" for row in rows], torch.tensor(labels, dtype=torch.long).reshape(-1, 14)
+    return [cell_text(row[REPORT_COLUMN] or "") for row in rows], torch.tensor(labels, dtype=torch.long).reshape(-1, 14)
 
 
 def write_label_csv(path: str | Path, reports: list[str], labels: Tensor) -> None:
@@ -45,7 +62,7 @@ def write_label_csv(path: str | Path, reports: list[str], labels: Tensor) -> Non
     writer = csv.writer(table)
     writer.writerow((REPORT_COLUMN, *CONDITIONS))
     for report, row in zip(reports, labels.tolist()):
-        writer.writerow((report, *(CELL_OF_CLASS[value] for value in row)))
+        writer.writerow((text_cell(report), *(CELL_OF_CLASS[value] for value in row)))
     write_whole(Path(path), table.getvalue(), "name another file with -o")
 
 

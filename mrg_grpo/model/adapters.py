@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -25,7 +26,7 @@ from torch import nn
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
-from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.errors import UserError, first_line, time_limit
 from mrg_grpo.hub import quiet, require_there
 from mrg_grpo.model.families import Family
 
@@ -57,6 +58,7 @@ def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
     if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {adapter}: has no adapter_model.safetensors; other formats can hold code")
     try:
+        require_bounded_patterns(PeftConfig.from_pretrained(adapter), model, adapter)
         adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
         require_own_forward(adapted, adapter)
         found, own = set(load_peft_weights(adapter, device="cpu")), set(get_peft_model_state_dict(adapted))
@@ -76,6 +78,33 @@ def saved(model: Any, adapter: str, trainable: bool) -> PeftModel:
     return adapted
 
 
+PATTERN_SECONDS = 5.0
+"""For the patterns of an adapter's configuration on the names of all modules: milliseconds unless they are hostile."""
+PLAIN_NAME = re.compile(r"[\w.-]*")
+AS_PEFT_HAS_THEM = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
+"""What PEFT puts around a pattern before it matches it against a module's name."""
+
+
+def require_bounded_patterns(config: Any, model: nn.Module, adapter: str) -> None:
+    """UserError if a pattern in an adapter's configuration would keep PEFT busy for ever: it may be of anybody, and a
+    few characters, such as (.*)*x, take longer than any run."""
+    wholes = [config.target_modules] if isinstance(getattr(config, "target_modules", None), str) else []
+    wholes += [config.exclude_modules] if isinstance(getattr(config, "exclude_modules", None), str) else []
+    for name in ("modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"):
+        value = getattr(config, name, None) or ()
+        wholes += [value] if isinstance(value, str) else [part for part in value if isinstance(part, str)]
+    names = [name for name, _ in model.named_modules()]
+    for pattern in (whole for whole in wholes if not PLAIN_NAME.fullmatch(whole)):
+        shown = pattern if len(pattern) <= 60 else f"{pattern[:57]}..."
+        slow = f"adapter {adapter}: the pattern {shown!r} in its adapter_config.json takes too long to match; "
+        with time_limit(PATTERN_SECONDS, UserError(f"{slow}write the names of the modules there")):
+            for form in AS_PEFT_HAS_THEM:
+                with suppress(re.error):  # PEFT says so, where it uses it in this form
+                    matcher = re.compile(form.replace("{}", pattern))
+                    for name in names:
+                        matcher.match(name)
+
+
 def unfit_tensors(model: PeftModel, adapter: str, trainable: bool) -> list[str]:
     """What PEFT itself cannot place, or misses, where the names of a file are not today's: other versions of PEFT and
     transformers wrote them otherwise, and PEFT translates what it knows."""
@@ -85,7 +114,10 @@ def unfit_tensors(model: PeftModel, adapter: str, trainable: bool) -> list[str]:
 
 
 def save(model: PeftModel, folder: Path) -> None:
-    """The adapter in PEFT's own form, of the same bytes in every process: PEFT writes sets in the order of a hash."""
+    """The adapter in PEFT's own form, of the same bytes in every process: PEFT writes sets in the order of a hash.
+
+    All its files have the rights that a new file has here: safetensors keeps the weights from everybody else.
+    """
     model.save_pretrained(str(folder))
     path = folder / "adapter_config.json"
     written, config = json.loads(path.read_text(encoding="utf-8")), model.active_peft_config
@@ -93,6 +125,8 @@ def save(model: PeftModel, folder: Path) -> None:
         if isinstance(getattr(config, name, None), set):
             written[name] = sorted(written[name])
     path.write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
+    for other in folder.iterdir():
+        shutil.copymode(path, other)
 
 
 def require_own_forward(model: PeftModel, adapter: str) -> None:

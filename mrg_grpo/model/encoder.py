@@ -10,6 +10,7 @@ any number of them.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class PromptEncoder:
     def __init__(self, tokenizer, image_processor, family: Family, text: str = "", think: bool = True) -> None:
         self.tokenizer, self.image_processor, self.family = tokenizer, image_processor, family
         self.question = question(text, think)
-        special = {*getattr(family, "vision_tokens", ()), *getattr(tokenizer, "all_special_tokens", ())}
+        special = {*getattr(family, "vision_tokens", ()), *special_tokens(tokenizer).values()}
         found = sorted(token for token in special if token in self.question)
         if found:
             raise UserError(f"prompt.text: must not hold {found[0]}; the chat template writes images and turns")
@@ -124,3 +125,11 @@ def _failed_anywhere(found: PromptBatch | StudyError) -> dict[str, ImageError]:
     """Studies, by id, at which a rank's share has failed."""
     own = (found.study.id, found.what, found.remedy) if isinstance(found, StudyError) else None
     return {part[0]: ImageError(part[1], part[2]) for part in distributed.all_gather(own) if part}
+
+
+def special_tokens(tokenizer: Any) -> dict[int, str]:
+    """All tokens that are control and not text, by id: those that the tokenizer names, and those that it only marks, as
+    Gemma's marks the turns."""
+    marked = getattr(tokenizer, "added_tokens_decoder", {}).items()
+    named = zip(getattr(tokenizer, "all_special_ids", ()), getattr(tokenizer, "all_special_tokens", ()))
+    return {**dict(named), **{i: token.content for i, token in marked if token.special}}

@@ -33,7 +33,7 @@ from torch.nn import functional
 from mrg_grpo.config import Config
 from mrg_grpo.model import adapters
 from mrg_grpo.model.batch import PromptBatch
-from mrg_grpo.model.encoder import PromptEncoder
+from mrg_grpo.model.encoder import PromptEncoder, special_tokens
 from mrg_grpo.model.families import Family
 from mrg_grpo.model.fsdp import shard
 from mrg_grpo.model.kv_cache import ContinuationCache, DecodeCache, Places, PrefixRecorder
@@ -68,11 +68,8 @@ class Policy:
         self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.device = next(self.base.parameters()).device
         self.suppressed = torch.tensor(family.suppressed_ids(tokenizer), device=self.device)
-        self.plain_tokenizer = copy.deepcopy(
-            tokenizer
-        )  # reads special tokens as text: a state that threads would share
         stops = set(stop_ids)
-        self.special_ids = [i for i in getattr(tokenizer, "all_special_ids", []) if i not in stops]
+        self.special_ids = [i for i in special_tokens(tokenizer) if i not in stops]
         self.reference = adapters.Reference(model)
         self.temperature = 1.0
         self.sharded = False  # True: every forward and backward pass is an exchange, so all ranks must make the same

@@ -211,10 +211,11 @@ class RunFolder:
 
     @distributed.first_only
     def sync_logs(self) -> None:
-        """Before a checkpoint: it must not survive a power cut that the lines of its steps do not."""
+        """Before a checkpoint: it must not survive a power cut that the lines of its steps, or a new log, do not."""
         for name in LOGS:
             if (self.path / name).exists():
                 sync(self.path / name)
+        sync(self.path)
 
     @distributed.first_only
     def cut_after(self, step: int) -> None:

@@ -1,4 +1,5 @@
-"""What a long run asks of its process: to end in good order at a signal, and a heap that neither grows nor thrashes."""
+"""What a long run asks of its processes: to end in good order at a signal, or with their parent, and a heap that
+neither grows nor thrashes."""
 
 from __future__ import annotations
 
@@ -8,6 +9,9 @@ import signal
 import stat
 import sys
 
+PR_SET_PDEATHSIG = 1
+"""Linux's number for it, sys/prctl.h."""
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
 M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1
 """glibc's numbers for them, malloc.h."""
 
@@ -55,6 +59,15 @@ def leave_dead_terminal() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         except OSError:  # it is closed
             continue
+
+
+def end_with_parent() -> None:
+    """Have the system kill this process once the thread that started it has ended, however it did: on Linux.
+
+    For a child to call before it becomes another program.
+    """
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def settle_heap() -> None:

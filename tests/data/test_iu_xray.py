@@ -1,6 +1,7 @@
 """IU X-Ray: the real files of all three forms against each other, and each small rule on files written here."""
 
 import functools
+import gzip
 import io
 import json
 import tarfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mrg_grpo.data import describe_splits, load_studies
+from mrg_grpo.data import describe_splits, load_studies, records
 from mrg_grpo.data.sections import clean
 from mrg_grpo.data.splits import hashed_split, study_key
 from mrg_grpo.errors import UserError
@@ -270,6 +271,73 @@ def test_bad_xml(tmp_path, reason):
     archive(tmp_path, BAD_XML[reason])
     with pytest.raises(UserError, match=reason):
         load_studies("iu_xray_xml", tmp_path, allow_missing=True)
+
+
+LAUGHS = "".join(f'<!ENTITY {b} "{f"&{a};" * 40}">' for a, b in zip("abcdefgh", "bcdefghi"))
+LAUGHS = f'<!DOCTYPE x [<!ENTITY a "{"ha" * 40}">{LAUGHS}]>'
+
+
+@pytest.mark.parametrize("document_type", [LAUGHS, '<!DOCTYPE x SYSTEM "file:///etc/passwd">', "<!DOCTYPE x>"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp037"]
+)
+def test_a_document_type_is_refused_in_every_encoding(tmp_path, encoding, document_type):
+    """Before an entity of it is expanded: nine of these laugh 10**14 times."""
+    declared = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>'
+    text = xml(head=document_type, findings="&i;" if "&" in document_type else "x").decode()
+    text = text.replace('<?xml version="1.0"?>', declared)
+    whole = text.encode(encoding) if encoding != "cp037" else declared.encode() + text[len(declared) :].encode(encoding)
+    (tmp_path / "7.xml").write_bytes(whole)
+    started = time.perf_counter()
+    with pytest.raises(UserError, match=r"declares a document type|is not XML") as found:
+        load_studies("iu_xray_xml", tmp_path, allow_missing=True)
+    assert time.perf_counter() - started < 0.5
+    # what the parser reads at all it must have refused for this; the rest is no XML to it
+    assert ("document type" in str(found.value)) == (encoding in ("utf-8", "utf-8-sig", "utf-16", "latin-1"))
+
+
+def test_text_that_only_looks_like_a_document_type_is_read(tmp_path):
+    (tmp_path / "7.xml").write_bytes(xml(head="<!-- <!DOCTYPE x> -->", findings="<![CDATA[<!DOCTYPE y>]]> clear."))
+    assert flat(load_studies("iu_xray_xml", tmp_path, allow_missing=True))["CXR7"].report == "<!DOCTYPE y> clear."
+
+
+def test_archives_that_unpack_to_more_than_data_can_are_refused(tmp_path, monkeypatch):
+    """Whatever it is that is large: a member that is passed over, a header, many reports, a table."""
+    monkeypatch.setattr("mrg_grpo.data.records.MAX_UNPACKED", 2_000_000)
+    large = tarfile.TarInfo("readme.txt")
+    large.size = 3_000_000
+    header = tarfile.TarInfo("8.xml")
+    header.pax_headers = {"comment": "x" * 3_000_000}
+    for info in (large, header):
+        with tarfile.open(tmp_path / "NLMCXR_reports.tgz", "w:gz", format=tarfile.PAX_FORMAT) as tar:
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+            tar.addfile(tarfile.TarInfo("9.xml"))
+        with pytest.raises(UserError, match=r"unpacks to more than 2,000,000 bytes"):
+            load_studies("iu_xray_xml", tmp_path, allow_missing=True)
+    archive(tmp_path, {f"{n}.xml": xml(uid=f"CXR{n}", findings="x" * 90_000) for n in range(30)})
+    with pytest.raises(UserError, match=r"unpacks to more than 2,000,000 bytes"):
+        load_studies("iu_xray_xml", tmp_path, allow_missing=True)
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(bytes(3_000_000)))
+    with pytest.raises(UserError, match=r"unpacks to more than 2,000,000 bytes.*; fetch it again"):
+        records.read_bytes(tmp_path / "x.csv.gz", "fetch it again")
+    (tmp_path / "y.csv.gz").write_bytes(gzip.compress(b"a,b\n") * 2)
+    assert records.read_bytes(tmp_path / "y.csv.gz", "") == b"a,b\n" * 2
+
+
+def test_links_and_names_of_an_archive_reach_nothing_outside(tmp_path):
+    (tmp_path / "outside").write_bytes(xml(uid="CXR5"))
+    root = tmp_path / "data"
+    root.mkdir()
+    with tarfile.open(root / "NLMCXR_reports.tgz", "w:gz") as tar:
+        for name, kind in (("5.xml", tarfile.SYMTYPE), ("6.xml", tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "../outside"
+            tar.addfile(link)
+        climbing = tarfile.TarInfo("../../7.xml")  # read in memory under this name, never written
+        climbing.size = len(xml())
+        tar.addfile(climbing, io.BytesIO(xml()))
+    assert list(flat(load_studies("iu_xray_xml", root, allow_missing=True))) == ["CXR7"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "outside"]
 
 
 def test_truncated_archive(tmp_path):

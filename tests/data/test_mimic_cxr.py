@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mrg_grpo.data import describe_splits, load_studies
+from mrg_grpo.data import describe_splits, load_studies, records
 from mrg_grpo.data.sections import joined, parse_report
 from mrg_grpo.errors import UserError
 
@@ -178,6 +178,18 @@ def test_damaged_archives(tmp_path):
         path.write_bytes(content)
     split.unlink()
     with pytest.raises(UserError, match=r"split.csv and mimic-cxr-2.0.0-split.csv.gz are missing; take it from physio"):
+        load_studies("mimic_cxr", tmp_path)
+
+
+def test_a_report_that_unpacks_to_more_than_a_report_can_is_refused(tmp_path):
+    """Even where the archive says that it is small: no more than a report is ever unpacked."""
+    native(tmp_path, archived=True)
+    archive = tmp_path / "mimic-cxr-reports.zip"
+    with zipfile.ZipFile(archive) as packed:
+        name = packed.namelist()[0]
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr(name, bytes(records.MAX_REPORT + 1))
+    with pytest.raises(UserError, match="holds more than a report can; fetch it again"):
         load_studies("mimic_cxr", tmp_path)
 
 

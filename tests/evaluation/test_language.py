@@ -3,6 +3,10 @@
 import random
 import re
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,6 +86,27 @@ def test_identical_reports_reach_one():
         language_statistics(["the heart is normal"], ["the heart is normal"]).statistics.sum(dim=0)
     )
     assert got["meteor"].item() == pytest.approx(1.0) and got["bleu_4"].item() == pytest.approx(1.0, abs=1e-6)
+
+
+@needs_coco
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None or sys.platform != "linux", reason="needs Java on Linux")
+def test_java_ends_with_a_command_that_is_killed():
+    """In the midst of a text that it is busy with for ever."""
+    code = (
+        "from mrg_grpo.evaluation.language import meteor_scorer; scorer = meteor_scorer(); scorer._stat('a', ['b']);"
+        "print(scorer.meteor_p.pid, flush=True); scorer._stat('effusion ' * 3000, ['effusion ' * 3000])"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    java = int(command.stdout.readline())
+    assert Path(f"/proc/{java}/cmdline").read_bytes().startswith(b"java")
+    time.sleep(1)
+    command.kill()
+    command.wait()
+    end = time.monotonic() + 10
+    while Path(f"/proc/{java}/stat").exists() and Path(f"/proc/{java}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < end, "Java goes on alone"
+        time.sleep(0.05)
 
 
 def test_without_pycocoevalcap(monkeypatch):

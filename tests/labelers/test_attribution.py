@@ -1,5 +1,7 @@
 """Which sentence carries which finding, held against phantom reports where that is known by construction."""
 
+import time
+
 import pytest
 import torch
 
@@ -102,6 +104,46 @@ def test_sentence_spans_cover_the_words_and_nothing_else():
     assert sentence_spans("") == sentence_spans(" \n ") == []
     for study in load(sizes={"test": 50})["test"]:
         assert " ".join(study.report[a:b] for a, b in sentence_spans(study.report)) == study.report
+
+
+def many_sentences(count):
+    return [f"Finding {i} of the {'left' if i % 2 else 'right'} lung is not there." for i in range(count)]
+
+
+def test_a_long_text_is_looked_at_as_far_as_the_labeler_reads():
+    """Whatever its length and its sentences: as many texts, each as long, as of one that the labeler can read."""
+    asked = []
+
+    class Counting(Reader):
+        def label(self, reports):
+            asked.append((len(reports), max(map(len, reports))))
+            return super().label(reports)
+
+    for count in (100, 1000, 4000):
+        report = " ".join([*many_sentences(count), "There is pneumonia."])
+        (found,) = attribute(Counting(), [report])
+        assert len(found.sentences) < 100 and not found.unplaced and not any(found.labels[:13])
+    assert asked[0] == asked[1] == asked[2]
+    for report in ("No. yes " * 5000, "word " * 30_000 + ". ", "\n" * 30_000 + "No edema."):
+        attribute(Counting(), [report])
+        assert asked[-1][0] < 2 * 512 and asked[-1][1] < 6000
+
+
+def test_what_the_labeler_reads_of_a_long_text_is_placed_as_ever(labeler):
+    """Up to its last token, with what moves up where a sentence is taken out."""
+    report = " ".join(
+        ["There is a large right pleural effusion.", *(f"{'The heart is normal and ' * 9}so on." for _ in "a" * 90)]
+    )
+    (found,) = attribute(labeler, [report])
+    rest = report.partition(". ")[2]
+    whole, without = labeler.label([report, rest])[:, CONDITIONS.index("Pleural Effusion")].tolist()
+    assert found.sentences[0].signs.get("Pleural Effusion") == whole == POSITIVE != without
+
+
+def test_white_space_takes_linear_time():
+    started = time.perf_counter()
+    assert sentence_spans(" " * 300_000 + "a. b") == [(300_000, 300_002), (300_003, 300_004)]
+    assert time.perf_counter() - started < 1
 
 
 def test_equal_texts_are_asked_once_and_the_file_outlives_the_process(tmp_path):

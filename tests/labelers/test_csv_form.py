@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mrg_grpo.errors import UserError
+from mrg_grpo.evaluation.prediction_files import read_predictions
 from mrg_grpo.labelers import read_label_csv, read_report_csv, write_label_csv
 from mrg_grpo.labels import CONDITIONS
 
@@ -28,6 +29,23 @@ def test_round_trip_and_written_cells(tmp_path):
     rows = list(csv.reader((tmp_path / "x.csv").open(newline="")))
     assert rows[0] == ["Report Impression", *CONDITIONS]
     assert rows[1][1:5] == ["", "1.0", "0.0", "-1.0"]
+
+
+FORMULAS = [
+    '=HYPERLINK("http://x","y")', "+1", "-2+3", "- No edema.", "@SUM(A1)", "\t=1", "\r=1", " =1", "\n=1", "＝1", "'=1",
+    "''-1",
+]  # fmt: skip
+PLAIN = ["No edema.", "'quoted' text", "5 mm = small", "", "'", "(-)", " \n "]
+
+
+def test_no_spreadsheet_computes_a_report_and_what_is_written_is_what_is_read(tmp_path):
+    path = tmp_path / "x.csv"
+    write_label_csv(path, FORMULAS + PLAIN, torch.zeros(len(FORMULAS + PLAIN), 14, dtype=torch.long))
+    cells = [row[0] for row in csv.reader(path.open(newline=""))][1:]
+    assert cells == [f"'{text}" for text in FORMULAS] + PLAIN
+    assert read_label_csv(path)[0] == read_report_csv(path) == FORMULAS + PLAIN
+    read = [row.reference for row in read_predictions([path, path]).rows]  # as a file of reports, white space joined
+    assert read == [" ".join(text.split()) for text in FORMULAS + PLAIN]
 
 
 def test_wrong_files_are_named(tmp_path):

@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from mrg_grpo.config import Config, RewardConfig
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.decode import predict
-from mrg_grpo.model.adapters import save
+from mrg_grpo.model.adapters import require_bounded_patterns, save
 from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.preflight.check_engine import check_logprobs
 from mrg_grpo.rewards import Rewards
@@ -159,6 +162,54 @@ def test_what_peft_loads_is_loaded_and_of_other_names_the_version_is_said(checkp
     words = r"does not fit this base \(\d+ of its tensors .*PEFT \S+ wrote it: load it there"
     with pytest.raises(UserError, match=words):
         load(checkpoint, "float32", adapter=str(tmp_path))
+
+
+HOSTILE = r"(.*)*(.*)*(.*)*(.*)*(.*)*x!"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": HOSTILE},
+        {"target_modules": "(a|b|[^!]|.)+" * 3 + "!"},
+        {"exclude_modules": HOSTILE},
+        {"rank_pattern": {HOSTILE: 2}},
+        {"alpha_pattern": {"q_proj": 2, HOSTILE: 2}},
+        {"modules_to_save": ["norm", HOSTILE]},
+        {"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": [HOSTILE]},
+    ],
+)
+def test_a_pattern_that_never_ends_is_refused(checkpoint, tmp_path, monkeypatch, settings):
+    saved(checkpoint, tmp_path, lora())
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    monkeypatch.setattr("mrg_grpo.model.adapters.PATTERN_SECONDS", 0.1)
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(UserError, match=r"adapter .*: the pattern '.*' in its adapter_config.json takes too long"):
+        load(checkpoint, "float32", adapter=str(tmp_path))
+    assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_the_patterns_of_other_trainers_take_no_time():
+    """Of Unsloth and ms-swift, on the names of a 7B."""
+    names = [
+        f"{tower}.{i}.{part}"
+        for tower, layers in (("model.visual.blocks", 32), ("model.language_model.layers", 28))
+        for i in range(layers)
+        for part in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj", "input_layernorm", "mlp")
+    ]
+    model = SimpleNamespace(named_modules=lambda: [(name, None) for name in names])
+    some, more = (
+        "self_attn|attention|attn|mlp|feed_forward|ffn|dense",
+        "q_proj|k_proj|v_proj|o_proj|gate_proj|down_proj",
+    )
+    layer = rf"\bmodel\.layers\.[\d]{{1,}}\.(?:{some})\.(?:(?:{more}))"
+    unsloth = rf"(?:.*?(?:language|text).*?(?:{some}).*?(?:{more}).*?)|(?:{layer})"
+    swift = rf"^(model\.language_model(?=\.).*\.({more}))$"
+    started = time.perf_counter()
+    for pattern in (unsloth, swift, PROJECTIONS):
+        require_bounded_patterns(SimpleNamespace(target_modules=pattern), model, "x")
+    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize("place", ["adapter", "base", "tower"])

@@ -17,7 +17,9 @@ from small_grpo import build, setting
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.load import load_splits
+from mrg_grpo.embedded import labeler_path
 from mrg_grpo.errors import UserError
+from mrg_grpo.labelers import CheXbert
 from mrg_grpo.run import checkpoint
 from mrg_grpo.run.checkpoint import find_fault, resume, save_checkpoint, saved_steps
 from mrg_grpo.run.folder import LOGS, MAY_CHANGE, RunFolder, adapter_of
@@ -86,6 +88,38 @@ def test_twenty_kills_change_no_byte(tmp_path, request):
 
 
 # ---- checkpoints
+
+
+def test_a_checkpoint_comes_to_the_disk_after_the_logs_and_their_names(tmp_path, monkeypatch):
+    """Else a power cut between the two leaves a run at step 1 without a line of it."""
+    events, fsync, rename = [], os.fsync, os.rename
+
+    def seen(descriptor):
+        events.append(os.readlink(f"/proc/self/fd/{descriptor}") if Path("/proc").exists() else "")
+        fsync(descriptor)
+
+    def renamed(source, target):
+        events.append(f"becomes {target}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    monkeypatch.setattr(os, "rename", renamed)
+    assert train(tmp_path / "run", 1) == 0
+    before = events[: events.index(f"becomes {tmp_path / 'run' / 'checkpoints' / 'step-000001'}")]
+    logs = [before.index(str(tmp_path / "run" / name)) for name in ("metrics.jsonl", "rollouts.jsonl")]
+    assert str(tmp_path / "run") in before[max(logs) :]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002])
+def test_every_file_of_a_run_has_the_rights_of_its_neighbours(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        assert train(tmp_path / "run", 1) == 0
+        CheXbert.load(labeler_path()).save(tmp_path / "labeler")
+    finally:
+        os.umask(before)
+    rights = {path: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(rights) > 12 and set(rights.values()) == {0o666 & ~mask}, rights
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,9 @@ def claim_row(claim: Claim, results: Sequence[Result]) -> str:
         above = float(i.low) > 0 and min(ones) > max(others)
         below = float(i.high) < 0 and max(ones) < min(others)
         signs[name].add(above - below)
-    seen = ", ".join({(1,): "holds", (-1,): "the opposite"}.get(tuple(found), "not shown") for found in signs.values())
+    seen = ", ".join(
+        {(1,): "holds", (-1,): "the opposite"}.get(tuple(found), "not significant") for found in signs.values()
+    )
     if len(seeds) < SEEDS_NEEDED:
         seen = f"no verdict ({len(seeds)} of {SEEDS_NEEDED} seeds)"
     return " | ".join([f"| {claim.text} ({better.arm.title} minus {than.arm.title})", *cells, f"{seen} |"])

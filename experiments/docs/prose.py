@@ -17,8 +17,6 @@ from proselint.tools import LintFile
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("*.md", "docs/**/*.md", ".github/**/*.md")
-OTHERS = ("CODE_OF_CONDUCT.md",)
-"""Pages in somebody else's words."""
 OFF = ("typography", "dates_times")
 """Groups of proselint's checks that are wrong here: quotes are straight, and numbers in a row are no dates."""
 CHECKS = Config(max_errors=1000, checks={**DEFAULT["checks"], **dict.fromkeys(OFF, False)})
@@ -80,7 +78,7 @@ def findings(markdown: str) -> list[tuple[int, str]]:
 
 def pages(root: Path) -> list[Path]:
     """Every page of the repository that people write or read."""
-    return sorted({page for pattern in PAGES for page in root.glob(pattern) if page.name not in OTHERS})
+    return sorted({page for pattern in PAGES for page in root.glob(pattern)})
 
 
 def main(files: list[str]) -> int:

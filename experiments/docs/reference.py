@@ -37,9 +37,9 @@ COMMANDS_PAGE = """\
 
 {made}
 
-`mrg-grpo COMMAND` runs one command. It is in `.venv/bin` after `make train` or `make test`, and `python -m mrg_grpo` is
-the same program. The exit code is 0 for success, 2 for a mistake that one line explains, 128 plus the number of the
-signal for a run that a signal stopped, and 1 for a bug.
+The program is `mrg-grpo`. It is in `.venv/bin` after `make train` or `make test`, and `python -m mrg_grpo` is the same.
+The exit code is 0 for success, 2 for a mistake that one line explains, 128 plus the number of the signal for a run that
+a signal stopped, and 1 for a bug.
 
 ## Commands
 

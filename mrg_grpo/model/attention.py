@@ -1,20 +1,24 @@
-"""Attention of many reports to one prompt: a study's keys and values are read once for all its reports.
+"""Attention with a shared prompt: the prompt's keys and values are stored and read once for all reports of a study.
 
-n studies, g reports of each, b = n * g reports; T tokens a report runs now, t tokens of its own that it can see (T of
-them new); P prompt tokens; H query heads, h key-value heads, r = H / h; m = g * r * T queries of a group; d head size.
+Names of sizes
+    n   studies                        T   tokens per report in this pass
+    g   reports per study              t   tokens of a report so far, the T new ones included
+    b   reports, n * g                 P   prompt tokens
+    H   query heads                    m   queries of a group per key-value head, g * r * T
+    h   key-value heads, r = H / h     d   size of a head
 
-    out = softmax([q Kp', q Ko'] * scale) [Vp ; Vo]        p: the prompt's keys and values, o: the report's own
+    out = softmax([q Kp', q Ko'] * scale) [Vp ; Vo]        p: keys and values of the prompt, o: those of the report
 
-The queries of a group lie in one matrix, so the prompt's part is one product per study and head, in sampling (T = 1)
-as in training, and the gradients of the prompt's keys and values are summed over the group inside a product. Nothing of
-the prompt is copied per report.
+The queries of all reports of a study form one matrix. So the prompt takes one matrix product per study and head, both
+in sampling (T = 1) and in training. The backward pass sums the gradients of the prompt's keys and values over the
+reports inside its own products. Nothing of the prompt is copied per report.
 
 Deliberate choices:
-* Plain matrix products, the same on every device. Scores, softmax and the scores' gradient are in at least fp32: large
-  scores that differ by little, which the key biases of Qwen2 make, come out of a product in bf16 alike.
-* The backward pass computes the scores again from the log-sum-exp (as FlashAttention does, arXiv 2205.14135), so no
-  scores outlive their layer. Powers are of 2, with log2(e) in the scale, as there: on a CPU too these are cheaper.
-* A prompt without padding and a layer without a window need no mask.
+* Plain matrix products, the same on every device. Scores, softmax and the gradient of the scores are in at least fp32.
+  The key biases of Qwen2 produce large scores that differ by little, and bf16 would round them to the same number.
+* The backward pass recomputes the scores from the log-sum-exp, as FlashAttention does (arXiv 2205.14135), so that no
+  scores are kept. As there, exponentials are powers of 2 with log2(e) in the scale, which is cheaper, on a CPU too.
+* A prompt without padding and a layer without a sliding window need no mask.
 """
 
 from __future__ import annotations
@@ -29,14 +33,14 @@ from transformers.masking_utils import sdpa_mask
 
 LOG2_E = math.log2(math.e)
 NAME = "mrg_grpo_shared_prefix"
-"""The attn_implementation under which transformers' layers find `attention_forward`."""
+"""The name (attn_implementation) by which the layers of transformers find `attention_forward`."""
 
 
 def attention_forward(module, query, key, value, attention_mask, scaling=None, shared=None, **kwargs):
-    """transformers' attention interface: query (b, H, T, d) -> (b, T, H, d), None.
+    """The attention interface of transformers: query (b, H, T, d) -> (b, T, H, d) and None for the weights.
 
-    shared: the cache of a continuation (mrg_grpo.model.kv_cache), whose `update` gave key and value and which knows
-    prompts and masks; None is torch's own attention, for prompts and vision towers.
+    shared: the cache of the reports (mrg_grpo.model.kv_cache). Its `update` returned key and value, and it holds the
+    prompts and their masks. None means torch's own attention, for prompts and vision towers.
     """
     if shared is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -63,8 +67,9 @@ def prefix_attention(
 ) -> Tensor:
     """query (b, H, T, d), own key and value (n, h, g, t, d), prefix (n, h, P, d) -> (b, T, H, d).
 
-    The queries are the last T of the t own tokens. prefix_mask (n, 1 or T, P): True where a prompt token is seen, None
-    for all. window: an own token sees the last `window` own tokens, itself included.
+    "Own" means of the report, "prefix" of the prompt. The queries belong to the last T of the t own tokens. prefix_mask
+    (n, 1 or T, P) is True where a query may attend to a prompt token; None allows all. window: a query attends to the
+    last `window` own tokens, its own token included; None is no limit.
     """
     n, h, g, t, d = key.shape
     tokens = query.shape[2]
@@ -76,7 +81,7 @@ def prefix_attention(
 
 
 def _hidden_own(tokens: int, t: int, window: int | None, device: torch.device) -> Tensor | None:
-    """(T, t), True where an own token is not seen; None where all are (one query sees all before it)."""
+    """(T, t), True where a query may not attend to an own token; None if it may attend to all, as one query may."""
     if tokens == 1 and (window is None or t <= window):
         return None
     place = torch.arange(t, device=device)
@@ -98,12 +103,12 @@ def _scores(query, key, prefix_key, scale, tokens, prefix_mask, hidden) -> tuple
 
 
 def at_least_fp32(numbers: Tensor) -> Tensor:
-    """The same numbers in at least fp32; themselves where they are."""
+    """The same numbers in fp32, or unchanged if they are in fp32 or fp64."""
     return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 
 def _attend(query, key, value, prefix_key, prefix_value, scale, tokens, prefix_mask, hidden) -> tuple[Tensor, Tensor]:
-    """Grouped query (n, h, m, d) -> output (n, h, m, d) and log2 of the scores' sum of exponentials (n, h, m, 1)."""
+    """Grouped query (n, h, m, d) -> output (n, h, m, d), and log2 of the sum of exponentials (n, h, m, 1)."""
     on_prefix, on_own = _scores(query, key, prefix_key, scale * LOG2_E, tokens, prefix_mask, hidden)
     top = torch.maximum(on_prefix.amax(-1, keepdim=True), on_own.amax(-1, keepdim=True))  # (n, h, m, 1)
     on_prefix.sub_(top).exp2_()
@@ -122,12 +127,14 @@ def attend_once(
     scale: float,
     prompt_mask: Tensor | None = None,
 ) -> Tensor:
-    """`prefix_attention` for the one token that every report writes next: query (n, g, H, d) -> (n, g, H, d).
+    """`prefix_attention` with one new token per report: query (n, g, H, d) -> (n, g, H, d).
 
-    own key and value (n * h * g, t, d), prompt's key (n * h, d, P) and value (n * h, P, d), prompt_mask (n, 1, P). The
-    keys are `at_least_fp32` ones.
-    The same products, and one softmax over both parts: a token costs mostly the number of its operations, on a GPU too.
-    So products take the operands they are made for, (batch, rows, columns), with scale and sum inside.
+    Shapes: key and value of the reports (n * h * g, t, d), prompt_key (n * h, d, P), prompt_value (n * h, P, d),
+    prompt_mask (n, 1, P). Keys are in at least fp32.
+
+    The products are those of `prefix_attention`, with one softmax over both parts. With so few tokens the time depends
+    on the number of operations, on a GPU too. So every product is batched, (batch, rows, columns), and includes the
+    scale or the sum.
     """
     n, g, heads, d = query.shape
     groups, reports = prompt_value.shape[0], key.shape[0]  # n * h, n * h * g
@@ -146,13 +153,13 @@ def attend_once(
 
 
 def scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """scale * left right, (b, m, k) and (b, k, n) -> (b, m, n), in one operation."""
+    """scale * left @ right, (b, m, k) and (b, k, n) -> (b, m, n), in one operation."""
     out = left.new_empty(left.shape[0], left.shape[1], right.shape[2])
-    return out.baddbmm_(left, right, beta=0, alpha=scale)  # beta = 0: what is in it does not count
+    return out.baddbmm_(left, right, beta=0, alpha=scale)  # beta = 0 ignores what `out` holds
 
 
 def _own(weights: Tensor, own: Tensor) -> Tensor:
-    """Weights (n, h, m, t) on own tokens (n, h, g, t, d) -> (n, h, m, d)."""
+    """Weights (n, h, m, t) times values of the reports (n, h, g, t, d) -> (n, h, m, d)."""
     return (weights.unflatten(2, (own.shape[2], -1)) @ own).flatten(2, 3)
 
 
@@ -172,7 +179,9 @@ class _PrefixAttention(torch.autograd.Function):
         per_report = (n, h, key.shape[2], -1, d)
         on_prefix, on_own = _scores(query, key, prefix_key, scale * LOG2_E, tokens, prefix_mask, hidden)
         query, wide = query * scale, at_least_fp32(grad)
-        delta = (wide * out).sum(-1, keepdim=True)  # (n, h, m, 1): sum over keys of weight * its gradient
+        delta = (wide * out).sum(
+            -1, keepdim=True
+        )  # (n, h, m, 1): for each query, the sum over keys of a weight times its gradient
 
         weights = on_prefix.sub_(lse).exp2_()  # (n, h, m, P)
         grad_prefix_value = weights.to(grad.dtype).transpose(-1, -2) @ grad if ctx.needs_input_grad[4] else None

@@ -1,13 +1,18 @@
-"""One token of every report: the text model's layers as sampling runs them.
+"""The text model during sampling, where each forward pass adds one token to every report.
 
 b reports, D hidden size, H query and h key-value heads, d head size.
 
-transformers runs a layer for any number of tokens; for one token most of the time goes into starting small operations.
-So `Decoder` is the text model laid out for that: LoRA folded into copies of the weights where these can hold it,
-layers that read the same rows multiplied as one, queries and keys rotated together by angles that are computed once for
-all tokens, norms in few operations, and attention that reads the shared prompt (mrg_grpo.model.attention). The model
-itself is not touched. Without it (`sampling.fast_decode = false`) a token takes the way of a whole continuation, which
-is also what the tests hold this one to. `Sampler` goes either way, as the policy allows.
+The layers of transformers accept any number of tokens. With one token per report, most of their time is the cost of
+launching small operations. `Decoder` runs the same layers in fewer operations:
+
+* LoRA is folded into copies of the weights, if their dtype can hold it.
+* Linear layers with the same input are one matrix product.
+* Queries and keys are rotated together, by angles that are computed once for all tokens.
+* Each norm takes few operations.
+* Attention reads the shared prompt once per study (mrg_grpo.model.attention).
+
+The model itself does not change. With `sampling.fast_decode = false`, sampling uses the forward pass of training
+instead. The tests compare the two. `Sampler` chooses between them.
 """
 
 from __future__ import annotations
@@ -29,22 +34,23 @@ from mrg_grpo.model.lora import LoraLinear, side_by_side
 from mrg_grpo.model.policy import Policy, Prefix
 
 ROWS = 16
-"""The number of rows that packed weights are laid out for; they serve any number."""
+"""Number of rows for which oneDNN packs the weights. Products with other numbers of rows use them too."""
 STEP = 8
-"""Rows of a packed product are filled up to a multiple of this: oneDNN keeps 0.6 MB for every number that it meets, and
-as reports end there are many."""
+"""The input of a packed product is padded to a multiple of this many rows. oneDNN caches 0.6 MB for each number of rows
+it has seen, and without padding there would be many, because the number of unfinished reports keeps falling."""
 
 
 class FusedLinear:
-    """Linear layers that read the same rows, with their LoRA. rows (b, in) -> (b, out of all).
+    """Linear layers with the same input, and their LoRA: rows (b, in) -> (b, sum of all out), side by side.
 
     Deliberate choices
-    * LoRA is folded into a copy of fp32 and fp64 weights. In bf16 a sum keeps eight bits, so what a young adapter adds
-      to a weight is mostly less than half of its last one and would be gone: sampled would be the start policy. There
-      it is one product with both, as in training (mrg_grpo.model.lora), and nothing is copied.
-    * fp32 weights on a CPU are packed once as oneDNN wants them, which is faster than torch's own product of a few rows
-      (docs/results/performance.md); anywhere else they stay as they are.
-    * They become one product where each of them is a copy anyway, adapted or packed. Elsewhere that would cost memory.
+    * In fp32 and fp64, LoRA is folded into a copy of the weights. In bf16 it is not: a weight has eight significant
+      bits, and early in training the update is usually smaller than half of the last one. Rounding would remove it, and
+      sampling would use the start policy. There the weight and LoRA share one product, as in training
+      (mrg_grpo.model.lora), and nothing is copied.
+    * On a CPU, fp32 weights are packed once in oneDNN's format. For few rows this is faster than torch's own product.
+    * The layers are concatenated into one product only if their weights are copied anyway. Otherwise the copy would
+      cost memory.
     """
 
     def __init__(self, *layers: Any) -> None:
@@ -75,7 +81,7 @@ class FusedLinear:
 
 
 def folded(layer: Any) -> Tensor:
-    """The weight of a linear layer (out, in); W + s B A of one with LoRA, a copy."""
+    """The weight of a linear layer (out, in). With LoRA it is a copy, W + s B A."""
     weight = layer.weight.data
     if isinstance(layer, lora.Linear):
         return weight + layer.get_delta_weight(layer.active_adapters[0]).to(weight.dtype)
@@ -83,12 +89,13 @@ def folded(layer: Any) -> Tensor:
 
 
 def first_factor(layer: Any) -> Tensor:
-    """A' (in, r) of a layer with LoRA, a copy in the dtype of its weight."""
+    """A' (in, r), the transposed first factor of a LoRA layer, copied in the dtype of the layer's weight."""
     return layer.lora_A[layer.active_adapters[0]].weight.data.t().to(layer.weight.dtype)
 
 
 def norm(layer: nn.Module, plain: bool) -> Callable[[Tensor], Tensor]:
-    """RMS norm (arXiv 1910.07467) over the last dimension; plain: scaled by its weight, which torch does at once."""
+    """RMS norm (arXiv 1910.07467) over the last dimension. plain: the layer multiplies by its weight as it is, so that
+    torch's fused function computes the same."""
     if not plain:
         return layer
     weight: Any = layer.weight
@@ -99,7 +106,7 @@ def norm(layer: nn.Module, plain: bool) -> Callable[[Tensor], Tensor]:
 
 
 def rms_norm(rows: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
-    """torch's own, which is six operations on a CPU and one on a GPU, in five."""
+    """RMS norm in five operations; torch's own takes six on a CPU, and one on a GPU."""
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     scale = torch.addcmul(eps, length, length, value=1 / weight.shape[0]).rsqrt_()
     return (rows * scale).mul_(weight)
@@ -131,7 +138,7 @@ class DecoderLayer:
         self.kind = "sliding_attention" if self.window else "full_attention"
 
     def __call__(self, hidden: Tensor, rotations: Rotations, cache: DecodeCache) -> Tensor:
-        """(b, D) -> (b, D): one token of each report looks at its prompt and at what it wrote before."""
+        """(b, D) -> (b, D) for one token per report, which attends to the prompt and to the report's earlier tokens."""
         branch = self.attend(self.before_attention(hidden), rotations[self.kind], cache)
         hidden = hidden + self.after_attention(branch)
         gate, up = self.gate_up(self.before_mlp(hidden)).chunk(2, dim=-1)
@@ -154,7 +161,7 @@ class DecoderLayer:
 
 
 class Decoder:
-    """The text model and its projection at this moment, for writing one token of every report at a time."""
+    """The text model and the output projection, with the weights as they are when this object is made."""
 
     @torch.no_grad()
     def __init__(self, family: Family, text: Any, lm_head: Any) -> None:
@@ -163,7 +170,7 @@ class Decoder:
         self.norm, self.lm_head = norm(text.norm, family.plain_norms), FusedLinear(lm_head)
 
     def rotations(self, hidden: Tensor, positions: Tensor) -> Rotations:
-        """Cosines and sines of positions (n, T) by kind of layer, as `rotated` takes them: (T, n, 1, 1, d) each."""
+        """Cosines and sines of positions (n, T), by kind of layer: (T, n, 1, 1, d) each, in the form for `rotated`."""
         angles = self.family.rotations(self.text, hidden, self.family.continuation_positions(positions))
         return {
             kind: (cos.transpose(0, 1)[:, :, None, None], turned(sin).transpose(0, 1)[:, :, None, None])
@@ -171,7 +178,7 @@ class Decoder:
         }
 
     def __call__(self, embeds: Tensor, cache: DecodeCache) -> Tensor:
-        """Embeddings (b, D) of one token per report -> last hidden (b, D). Writes the cache."""
+        """Embeddings (b, D) of one token per report -> last hidden states (b, D). Adds keys and values to the cache."""
         t, hidden = cache.length, embeds
         rotations = {kind: (cos[t], sin[t]) for kind, (cos, sin) in cache.rotations.items()}
         for layer in self.layers:
@@ -179,13 +186,13 @@ class Decoder:
         return self.norm(hidden)
 
     def linear_layers(self) -> list[FusedLinear]:
-        """All of them, the projection last."""
+        """All linear layers, the output projection last."""
         inner = [part for x in self.layers for part in (x.query_key_value, x.out, x.gate_up, x.down)]
         return [*inner, self.lm_head]
 
 
 def turned(sin: Tensor) -> Tensor:
-    """Sines (..., d) with the sign of their first half turned, as `rotated` takes them."""
+    """Sines (..., d) with the first half negated, in the form for `rotated`."""
     first, second = sin.chunk(2, dim=-1)
     return torch.cat([-first, second], dim=-1)
 
@@ -193,34 +200,35 @@ def turned(sin: Tensor) -> Tensor:
 def rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding (arXiv 2104.09864) in the half-split form: heads (n, g, H, d), cos, sin (n, 1, 1, d).
 
-    sin is `turned`, once for all tokens and layers.
+    sin is the result of `turned`, which is computed once for all tokens and layers.
     """
-    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)  # the halves change places
+    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)  # roll swaps the halves
 
 
 class Sampler:
-    """Logits of the next token of every report, with the policy's weights as they are when this is made."""
+    """Logits of the next token of every report, with the policy's weights as they are when this object is made."""
 
     def __init__(self, policy: Policy, fast: bool | None = None) -> None:
-        """fast: with a `Decoder`, whose copy of the weights lives as long as this; None as the policy allows.
+        """fast: use a `Decoder`; None leaves the choice to the policy.
 
-        The copy is as large as the adapted layers, on a CPU as all of the text model's; in bf16 nothing is copied. What
-        is left between sampling and training is rounding, and logged.
+        A `Decoder` copies the adapted layers, and on a CPU all layers of the text model; in bf16 it copies nothing. The
+        copy is freed with this object. Its log-probabilities differ from those of training by rounding, which is logged
+        as `sampling_gap`.
         """
         self.policy, base = policy, policy.base
         fast = policy.fast_decode if fast is None else fast
         self.decoder = Decoder(policy.family, policy.family.text_model(base), base.lm_head) if fast else None
 
     def start(self, prefix: Prefix, studies: Tensor, group: int, room: int) -> tuple[DecodeCache, Tensor]:
-        """A cache with room for `room` tokens of `group` reports of each of the studies (n,), and the tempered logits
-        (b, V) of their first tokens."""
+        """A cache for `group` reports of each of the studies (n,), each of at most `room` tokens, and the logits (b, V)
+        of their first tokens, divided by the temperature."""
         places = self.policy.places(prefix, studies, room)
         rotations = self.decoder.rotations(prefix.last_hidden, places.positions) if self.decoder else None
         cache = DecodeCache(prefix.keys, prefix.values, studies, group, places, rotations)
         return cache, self._logits(prefix.last_hidden.detach()[studies]).repeat_interleave(group, 0)
 
     def step(self, tokens: Tensor, cache: DecodeCache) -> Tensor:
-        """Feed one token per report (b,) -> tempered logits of the one after it (b, V)."""
+        """Add one token per report (b,) -> logits of the next one (b, V), divided by the temperature."""
         if self.decoder:
             hidden = self.decoder(self.policy.base.get_input_embeddings()(tokens), cache)
         else:

@@ -1,22 +1,24 @@
-"""Layers of the model in fewer passes: frozen linear layers with LoRA, and the cutting of pictures into patches.
+"""Faster forward and backward passes for two kinds of layers: linear layers with LoRA, and patch projections.
 
-m rows (tokens), W (out, in) frozen, A (r, in) and B (out, r) of LoRA (arXiv 2106.09685), s its scale:
+m rows (tokens), W (out, in) is frozen, A (r, in) and B (out, r) are LoRA's factors (arXiv 2106.09685), s is its scale,
+g is the gradient of y, and ' is the transpose:
 
     y  = x W' + s (x A') B'        dx = g W + s (g B) A        dA = s (g B)' x        dB = s g' (x A')
 
-PEFT writes x W', (x A') B', its multiple by s and the sum as four tensors of m x out, and beside a base in bf16, where
-the adapter is in fp32, keeps an fp32 copy of x for each layer. Here the two products are summed in one of them, forward
-and backward, and kept is x as it came, which layers that read the same rows share.
+PEFT allocates four tensors of size m x out: x W', (x A') B', the latter times s, and the sum. If the base is in bf16
+and the adapter in fp32, it also keeps an fp32 copy of x for every layer. Here the second product is added into the
+first, in both passes. For the backward pass x is kept in its own dtype, and layers with the same input share it.
 
-In bf16 y has to be rounded once. Rounded before the sum, most of what a young adapter adds is less than half of the
-last of eight bits and gone: the policy stays its own start until the adapter is large. A GPU's products round before
-they add to anything, so there the sum is part of the product: y = [x, x A'] [W, s B]'; W lies in a wider matrix.
+In bf16 y must be rounded only once, after the sum. Early in training the part from LoRA is usually smaller than half
+of the last of eight bits. If y were rounded before the sum, that part would vanish, and the policy would stay at its
+start until the adapter had grown. A product on a GPU rounds its result before anything is added to it. So the sum is
+made part of the product: y = [x, x A'] [W, s B]', where W is stored in a wider matrix that has room for s B.
 
-Qwen's vision towers project patches by a convolution whose kernel is the whole patch. That is one product, and it is
-run as one here (docs/results/performance.md has both).
+Qwen's vision towers project patches by a convolution whose kernel is as large as the patch. This equals one matrix
+product, which is faster.
 
-`patch_lora` gives these layers of a loaded model their forward pass. Parameters, names and saved files stay what they
-are.
+`patch_lora` gives these forward passes to the layers of a loaded model. Parameters, names and saved files do not
+change.
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ from torch.nn import functional
 
 
 def plus_product(large: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
-    """large + scale left right, (m, n) + (m, r) (r, n), summed in the dtype of the small ones; overwrites `large`."""
+    """large + scale * left @ right, shapes (m, n), (m, r) and (r, n), in the dtype of `left`; overwrites `large`."""
     return large.to(left.dtype).addmm_(left, right, alpha=scale).to(large.dtype)
 
 
 def side_by_side(rows: Tensor, low: Tensor, joined: Tensor) -> Tensor:
-    """Rows (m, in) and their low-rank parts (m, r) as one matrix (m, columns of `joined`), what is left over 0."""
+    """Rows (m, in) and x A' (m, r) as one matrix with as many columns as `joined`; the remaining columns are 0."""
     low, left = low.to(rows.dtype), joined.shape[1] - rows.shape[1] - low.shape[1]
     return torch.cat([rows, functional.pad(low, (0, left)) if left else low], dim=1)
 
@@ -46,7 +48,7 @@ def rows_of(x: Tensor) -> Tensor:
 
 
 def shaped(rows: Tensor, like: Tensor) -> Tensor:
-    """(m, out) -> (..., out), with the leading dimensions of `like`."""
+    """(m, out) -> (..., out), where ... are the leading dimensions of `like`."""
     return rows.view(*like.shape[:-1], rows.shape[-1])
 
 
@@ -73,13 +75,13 @@ class _WithLora(torch.autograd.Function):
 
 
 class LoraLinear(lora.Linear):
-    """PEFT's linear layer with one plain LoRA."""
+    """PEFT's linear layer with one plain LoRA, and the forward pass of this module."""
 
     joined: Tensor | None = None
-    """Beside a base in less than fp32: (out, in and at least r), whose first columns are the base's weight itself."""
+    """Only for a base in bf16: [W, s B, 0], at least in + r columns wide. The base's own weight is a view of it."""
 
     def make_room(self) -> None:
-        """Let the base's weight lie in a matrix with room for s B; of a multiple of 8 columns, as products like it."""
+        """Move the base's weight into a matrix with room for s B. Its width is a multiple of 8, for fast products."""
         weight: Any = self.base_layer.weight
         a: Any = self.lora_A[self.active_adapters[0]].weight
         columns = weight.shape[1] + a.shape[0]
@@ -89,7 +91,7 @@ class LoraLinear(lora.Linear):
 
     @torch.no_grad()
     def weight_and_b(self) -> Tensor | None:
-        """[W, s B, 0] with B as it is now; None where the base is in fp32 or fp64."""
+        """[W, s B, 0] with the current B; None if the base is in fp32 or fp64."""
         if self.joined is not None:
             name, base = self.active_adapters[0], self.base_layer
             b: Any = self.lora_B[name].weight
@@ -106,7 +108,7 @@ class LoraLinear(lora.Linear):
 
 
 class PatchProjection(nn.Conv3d):
-    """A convolution with one kernel's worth of picture at a time: (m, channels, *kernel) -> (m, out, 1, 1, 1)."""
+    """A convolution whose input has the size of its kernel: (m, channels, *kernel) -> (m, out, 1, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:] != self.kernel_size:
@@ -115,7 +117,7 @@ class PatchProjection(nn.Conv3d):
 
 
 def patch_lora(model: nn.Module) -> None:
-    """Layers of these kinds get the forward passes above; every LoRA must be plain, and not merged."""
+    """Give the forward passes above to every layer of these kinds. Each LoRA must be plain and not merged."""
     for layer in model.modules():
         if type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear:
             layer.__class__ = LoraLinear

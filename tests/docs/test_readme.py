@@ -1,4 +1,4 @@
-"""README.md and the docs: the tree names every module and nothing else, commands and links are real."""
+"""README.md, its neighbours and the docs: the tree names every folder, commands, links, paths and versions are real."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.benchmarks import performance_page
+from mrg_grpo import __version__
 from mrg_grpo.cli import COMMANDS, parser
 from mrg_grpo.config import Config, apply_override
 from mrg_grpo.toml import build
@@ -55,6 +56,23 @@ def test_links_lead_somewhere(root):
     for page in pages(root):
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_contributing_names_files_that_are_there(root):
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {path for path in re.findall(r"`(\.?[\w-]+/[\w./-]+|\w+\.(?:md|txt))`", text) if "NAME" not in path}
+    site = (root / "mkdocs.yml").read_text(encoding="utf-8")  # `make docs` holds its pages to be there
+    missing = {path for path in named if not (root / path).exists() and path.removeprefix("docs/") not in site}
+    assert len(named) > 30 and not missing
+    for owner, name in re.findall(r"`(mrg_grpo/[a-z_0-9/]+\.py)`:[^`]*`(?:\w+\.)?(\w+)`", text):
+        assert re.search(rf"\b{name}\b", (root / owner).read_text(encoding="utf-8")), f"{owner} has no {name}"
+
+
+def test_the_version_is_the_same_everywhere(root):
+    assert f"version: {__version__}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[([\d.]+)\]", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert released[0] == __version__
+    assert f"{__version__.rpartition('.')[0]}.x" in (root / "SECURITY.md").read_text(encoding="utf-8")
 
 
 def test_anchors_are_headings(root):

@@ -124,7 +124,7 @@ class DataConfig:
     max_pixels: int = ruled(0, least=0)
     """Largest image handed to the vision tower, in pixels; 0 keeps the checkpoint's own limit."""
     allow_missing: bool = False
-    """True goes on where image files are missing: a study keeps those that are there, one with none is left out,
+    """True goes on where image files are missing or no images: a study keeps the others, one with none is left out,
     counted and named. False refuses."""
     split_file: str = ""
     """For forms without a split of their own: a file that names the split of each id; "" derives one from the id."""

@@ -125,8 +125,8 @@ class DataConfig:
     max_pixels: int = ruled(0, least=0)
     """Larger images are scaled down to this many pixels for the vision tower; 0 keeps the checkpoint's own limit."""
     allow_missing: bool = False
-    """Continue where image files are missing: a study keeps the images it has, and a study with none is left out,
-    counted and named. False stops the run."""
+    """Continue where image files are missing or not readable: a study keeps the images it has, and a study with none is
+    left out, counted and named. False stops the run."""
     split_file: str = ""
     """File that gives the split of each id, for layouts without splits; "" derives the split from the id."""
     keep_xxxx: bool = True

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mrg_grpo import distributed
 from mrg_grpo.config import FORMS, Config
 from mrg_grpo.data import iu_xray, mimic_cxr, r2gen, records
 from mrg_grpo.data.leaks import leaks
@@ -50,7 +51,7 @@ def load_studies(
     split_file     splits by id, for iu_xray_kaggle and iu_xray_xml; for mimic_cxr a table in place of its split file
     keep_xxxx      False drops de-identified words (XXXX, ___) from reports
     incomplete     "keep" or "drop" studies with an empty report, or with no image of the wished views
-    verify         splits of whose image files the headers are read too
+    verify         splits of whose image files the headers are read too, by many ranks in shares: all must call this
     left_out       of a run that goes on: the images, by study id and place, that it began without. It has all others
                    still, and what can no longer be read is a note
 
@@ -119,7 +120,9 @@ class _Images:
 
     def __init__(self, pairs: list[tuple[str, Record]], folder: Path, verify: Sequence[str]) -> None:
         self.pairs, self.folder = pairs, folder
-        self.missing = missing_files(folder, (name for _, record in pairs for name in record.images))
+        missing = missing_files(folder, (name for _, record in pairs for name in record.images))
+        # with `verify` every rank comes here, and all must have the same studies where their disks differ
+        self.missing = set[str]().union(*distributed.all_gather(missing)) if verify else missing
         names = dict.fromkeys(name for split, record in pairs if split in verify for name in record.images)
         there = {f"{folder}/{name}": name for name in names if name not in self.missing}
         self.faults = {there[path]: why for path, why in image_faults(list(there)).items()}

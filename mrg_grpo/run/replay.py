@@ -24,7 +24,7 @@ from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards.external import is_path
 from mrg_grpo.run.checkpoint import State
 from mrg_grpo.run.folder import holds_run
-from mrg_grpo.run.inputs import start_adapter
+from mrg_grpo.run.inputs import IMAGES, read_record, start_adapter
 from mrg_grpo.run.rewards_of import RARITY, rewards_of
 from mrg_grpo.toml import build
 
@@ -58,13 +58,14 @@ def replay(path: Path, trust: bool = False) -> Replay:
         raise UserError(f"{path}: it names {', '.join(code)} to be run; read that, then say --trust")
     if not fault["grpo"]:
         raise UserError(f"{path}: a step of the warm start; only steps of train can be replayed")
-    splits = read_splits(config)
+    run_dir = path.resolve().parent.parent  # the file lies in RUN_DIR/faults; the run's start and rarity weights count
+    record = read_record(run_dir) if holds_run(run_dir) else None
+    splits = read_splits(config, left_out=(record or {}).get(IMAGES, {}))
     by_id = {study.id: study for study in splits["train"]}
     missing = [study for study in fault["study_ids"] if study not in by_id]
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} not in the training split; put the data back as they were")
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
-    run_dir = path.resolve().parent.parent  # the file lies in RUN_DIR/faults; the run's start and rarity weights count
     policy, labeler = Policy.load(config, start_adapter(run_dir, config)), config_labeler(config)
     stored = run_dir if holds_run(run_dir) and (run_dir / RARITY).exists() else None
     grpo = Grpo(config, policy, rewards_of(config, splits["train"], policy, labeler, stored))

@@ -250,6 +250,6 @@ def require_images(studies: list[Study]) -> None:
     bare = [study.id for study in studies if not study.images]
     if bare:
         raise UserError(
-            f"{len(bare)} of {len(studies)} studies have no image ({', '.join(bare[:10])}); "
+            f"{len(bare)} of {len(studies)} studies have no image ({first_names(bare)}); "
             "add the images, or set data.allow_missing = true to leave such studies out; score needs no images"
         )

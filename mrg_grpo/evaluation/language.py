@@ -2,7 +2,8 @@
 
 As with the clinical metrics, each study yields additive statistics (S, K) and a metric is a function of their sum, so
 corpus BLEU and corpus METEOR are resampled exactly, not as means of per-study scores. Counting, stemming and matching
-are pycocoevalcap's own; only the last formula is here, and tests hold it to pycocoevalcap's corpus value.
+are pycocoevalcap's own; only the last formula is here, and tests hold it to pycocoevalcap's corpus value. ROUGE-L is
+that of the reward: pycocoevalcap keeps a table of as many cells as the product of both lengths.
 
 Deliberate choices
 * Scorers get the text as it is, without the PTB tokenizer, as R2Gen and its many descendants call them.
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor
 
 from mrg_grpo.errors import UserError, time_limit
+from mrg_grpo.rewards.nlg import rouge_l_of_words
 from mrg_grpo.run.process import end_with_parent
 
 MODES = ("raw", "r2gen", "r2gen_mimic")
@@ -74,13 +76,13 @@ def language_statistics(generated: list[str], reference: list[str], mode: str = 
     if len(generated) != len(reference):
         raise ValueError(f"{len(generated)} reports and {len(reference)} references")
     ours, theirs = prepare(generated, mode), prepare(reference, mode, is_reference=True)
-    bleu, rouge, cider = (_import(name) for name in ("bleu.bleu_scorer", "rouge.rouge", "cider.cider"))
+    bleu, cider = (_import(name) for name in ("bleu.bleu_scorer", "cider.cider"))
     table = torch.zeros(len(ours), 37, dtype=torch.float64)
     table[:, COLUMNS["studies"]] = 1
     for row, (a, b) in enumerate(zip(ours, theirs)):
         counts = bleu.BleuScorer(a, [b], n=4).ctest[0]
         table[row, :10] = torch.tensor([*counts["correct"], *counts["guess"], counts["testlen"], counts["reflen"][0]])
-        table[row, COLUMNS["rouge_l"]] = rouge.Rouge().calc_score([a], [b])
+        table[row, COLUMNS["rouge_l"]] = rouge_l_of_words(a.split(" "), b.split(" "))
     if ours:
         scores = cider.Cider().compute_score(dict(enumerate([b] for b in theirs)), dict(enumerate([a] for a in ours)))[
             1

@@ -32,7 +32,7 @@ def bleu(generated: list[str], reference: list[str], order: int = 4) -> Tensor:
 
 def rouge_l(generated: list[str], reference: list[str]) -> Tensor:
     """B reports and their references -> ROUGE-L F, (B,) in [0, 1]."""
-    return torch.tensor([_rouge_l(words(a), words(b)) for a, b in zip(generated, reference, strict=True)])
+    return torch.tensor([rouge_l_of_words(words(a), words(b)) for a, b in zip(generated, reference, strict=True)])
 
 
 def _bleu(generated: list[str], reference: list[str], order: int) -> float:
@@ -55,7 +55,8 @@ def _ngrams(tokens: list[str], n: int) -> Counter:
     return Counter(zip(*(tokens[start:] for start in range(n))))
 
 
-def _rouge_l(generated: list[str], reference: list[str]) -> float:
+def rouge_l_of_words(generated: list[str], reference: list[str]) -> float:
+    """ROUGE-L F of one pair, in [0, 1]."""
     common = _common_subsequence(generated, reference)
     if common == 0:
         return 0.0

@@ -71,6 +71,20 @@ def test_resamples_are_corpus_scores_of_the_drawn_studies():
 
 
 @needs_coco
+def test_long_and_empty_texts_have_pycocoevalcaps_rouge_in_no_time(monkeypatch):
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    monkeypatch.setattr(language.shutil, "which", lambda name: None)
+    pairs = [("", ""), ("a", ""), ("", "a"), ("a b", "b a"), ("x", "x")]
+    got = language_statistics(*map(list, zip(*pairs))).statistics[:, language.COLUMNS["rouge_l"]]
+    assert got.flatten().tolist() == [Rouge().calc_score([a], [b]) for a, b in pairs]
+    long = [" ".join(random.Random(seed).choices(WORDS, k=20_000)) for seed in (0, 1)]
+    started = time.perf_counter()
+    language_statistics([long[0]], [long[1]])  # a table of all pairs of words has 400 million cells
+    assert time.perf_counter() - started < 5
+
+
+@needs_coco
 def test_without_java(monkeypatch):
     monkeypatch.setattr(language.shutil, "which", lambda name: None)
     result = language_statistics(["clear lungs"], ["clear lungs"])

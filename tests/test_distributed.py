@@ -371,7 +371,7 @@ def test_a_killed_torchrun_ends_its_ranks_and_the_run_is_saved(tmp_path, request
     for path in left:
         os.kill(int(path.parent.name), signal.SIGKILL)
     assert not left, "ranks go on alone"
-    assert said.read_text().count("its launcher has ended") == 2
+    assert "its launcher has ended, and so does this rank" in said.read_text()  # the first that sees it stops all
     done = len(records(run / "metrics.jsonl"))
     assert (run / "checkpoints" / f"step-{done:06d}" / "checksums.json").is_file()
 

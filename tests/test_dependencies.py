@@ -50,7 +50,8 @@ NAMES = {
     ],
     "model/families/qwen3_vl.py": ["transformers.models.qwen3_vl.modeling_qwen3_vl.Qwen3VLModel.get_image_features"],
     "model/adapters.py": [
-        "peft.LoraConfig", "peft.PeftModel", "peft.get_peft_model", "peft.get_peft_model_state_dict",
+        "peft.LoraConfig", "peft.PeftConfig", "peft.PeftModel", "peft.get_peft_model",
+        "peft.get_peft_model_state_dict",
         "peft.load_peft_weights", "peft.tuners.lora.LoraLayer", "peft.tuners.lora.layer.ParamWrapper",
         "peft.tuners.tuners_utils.BaseTunerLayer",
     ],

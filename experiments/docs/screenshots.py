@@ -15,6 +15,14 @@ from selenium.webdriver.chrome.service import Service
 
 IMAGES = Path("docs/images")
 SIZE = (1500, 1010)
+SORT = """
+const option = [...document.querySelectorAll("#browse option")].find(o => o.text === "reward spread");
+const select = option.closest("select");
+select.value = option.value;
+select.dispatchEvent(new Event("change", {bubbles: true}));
+document.querySelector('a[href="#browse"]').click();
+"""
+"""Shows the group whose rewards are furthest apart."""
 
 
 def take(page: Path, folder: Path) -> None:
@@ -35,7 +43,7 @@ def take(page: Path, folder: Path) -> None:
                     "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
                 )
                 driver.get(page.resolve().as_uri())
-                driver.execute_script("document.querySelector('a[href=\"#browse\"]').click()")
+                driver.execute_script(SORT)
                 driver.save_screenshot(str(folder / f"run-page-{scheme}.png"))
         finally:
             driver.quit()

@@ -21,9 +21,9 @@ BOXES = {
     "prefill": (1, 0, "2 Prefill", "vision and prompt,\nonce per study", "#d7e8f5"),
     "sample": (2, 0, "3 Sample", "G reports of each study\ntokens (B, T)", "#d7e8f5"),
     "reward": (3, 0, "4 Reward", "labels (B, 14)\nreward (B)", "#f9dfe1"),
-    "advantage": (3, 1, "5 Advantage", "reward minus group mean,\nover its deviation (N, G)", "#f9dfe1"),
+    "advantage": (3, 1, "5 Advantage", "reward minus group\nmean, scaled (N, G)", "#f9dfe1"),
     "loss": (2, 1, "6 Loss", "log-probabilities (B, T):\npolicy, old, reference", "#def0e0"),
-    "gradient": (1, 1, "Gradient", "through the reports, then\nonce through the prompt", "#def0e0"),
+    "gradient": (1, 1, "Gradient", "through the reports,\nthen the prompt, once", "#def0e0"),
     "update": (0, 1, "7 Update", "clip, AdamW\non the LoRA adapter", "#fdf3d9"),
 }
 """Name -> column, row, title, text, colour."""
@@ -61,7 +61,7 @@ def arrow(axes: Axes, start: str, end: str, text: str) -> None:
 def diagram() -> str:
     """SVG."""
     with rc_context(charts.STYLE):
-        figure = Figure(figsize=(10.4, 3.9), layout="constrained")
+        figure = Figure(figsize=(8.4, 3.3), layout="constrained")
         axes = figure.add_subplot()
         for name, (_, _, title, text, colour) in BOXES.items():
             x, y = corner(name)

@@ -77,7 +77,7 @@ def test_the_version_is_the_same_everywhere(root):
 
 def test_anchors_are_headings(root):
     for page in pages(root):
-        for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?<!\.png)#([^)]+)\)", page.read_text(encoding="utf-8")):
             headings = re.findall(r"^#+ (.*)$", (page.parent / target if target else page).read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs, f"{page.name}: {target}#{anchor}"

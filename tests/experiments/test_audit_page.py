@@ -33,7 +33,7 @@ def test_the_page_shows_what_is_stored(stored):
     page = (ROOT / "docs" / "results" / "reward-audit.md").read_text(encoding="utf-8")
     assert audit_page.markdown(stored) in page
     for key in ("iu", "phantom"):
-        picture = ROOT / "docs" / "images" / f"reward_audit_{key}.svg"
+        picture = audit_page.PAGE.parent / "images" / f"reward_audit_{key}.svg"
         assert texts(picture.read_text(encoding="utf-8")) == texts(audit_page.chart(stored["sources"][f"{key}_labels"]))
 
 

@@ -89,8 +89,7 @@ def test_a_device_that_is_not_there_fails(config, device):
 def test_splits_warn_of_other_sizes_and_fail_without_images(config, monkeypatch):
     whole = load_studies("phantom", "")
     monkeypatch.setattr(check, "read_splits", lambda *_, **__: {**whole, "test": whole["test"][:40]})
-    config.data.form = "iu_xray_r2gen"  # the phantom has no published sizes
-    _, finding = check.check_splits(config)
+    _, finding = check.check_splits(changed(config, data={"form": "iu_xray_r2gen"}))  # whose sizes are published
     assert finding.status == "warn" and "40" in finding.found and "590" in finding.found
     bare = [dataclasses.replace(study, images=()) for study in whole["test"][:3]]
     monkeypatch.setattr(check, "read_splits", lambda *_, **__: {**whole, "test": bare})

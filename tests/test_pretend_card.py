@@ -57,6 +57,7 @@ def mixed(card):
     return messages
 
 
+@pytest.mark.slow
 def test_the_card_refuses_what_cuda_refuses(card):
     messages = card(mixed)
     allowed = [name for name, message in messages.items() if not message]

@@ -66,6 +66,7 @@ def test_a_folder_without_any_image_is_refused(data, capsys):
     assert "none of its 6 studies has an image file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_says_what_it_left_out_and_who_labelled(data, tmp_path, capsys):
     arguments = settings(data, ALLOWED, f"run.output_dir={tmp_path / 'out'}", "sampling.max_tokens=16",
                          "reward.mccs.margin=0.3")  # fmt: skip

@@ -323,6 +323,7 @@ def test_a_folder_that_is_not_there_is_refused_at_once(path, monkeypatch, reques
         Policy.load(setting(path))
 
 
+@pytest.mark.slow
 def test_offline_the_line_says_what_to_do_and_nothing_stands_before_it(request, tmp_path):
     command = [sys.executable, "-m", "mrg_grpo", "report", "x.png", "--set", "model.path=org/some-model-7b"]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
@@ -333,6 +334,7 @@ def test_offline_the_line_says_what_to_do_and_nothing_stands_before_it(request, 
         assert words in line
 
 
+@pytest.mark.slow
 def test_no_noise_of_the_libraries_stands_before_a_refusal(tmp_path, request):
     write_checkpoint(tmp_path)
     missing_tensor(tmp_path)

@@ -56,6 +56,7 @@ def test_resume_goes_on_where_the_folder_is(moved, begun, name, capsys):
     assert load_config(moved).run.output_dir == str(moved)
 
 
+@pytest.mark.slow
 def test_report_and_evaluate_take_the_adapter_that_lies_there(moved, begun, capsys):
     Image.effect_noise((64, 64), 60).save("x.png")
     for config in ("b", "b/config.toml"):

@@ -38,6 +38,7 @@ def kls(run):
     return [json.loads(line)["kl"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_an_overwritten_start_adapter_changes_no_reference(tmp_path, capsys):
     """The warm start's folder may be written anew between stop and resume; the run keeps its own copy of the start."""
     assert train(tmp_path / "warm", 1) == 0

@@ -18,7 +18,11 @@ RESULTS = Path("experiments/results/phantom.json")
 README, SECTION = Path("README.md"), "readme results"
 PICTURE = Path("docs/images/learning-curve.svg")
 F1, COSINE = "f1_micro_13_uncertain_positive", "clinical_cosine"
-ROWS = {F1: "micro F1, 13 conditions", COSINE: "clinical cosine", "format_compliance": "answers in the wanted form"}
+ROWS = {
+    F1: "micro F1, 13 conditions",
+    COSINE: "[clinical cosine](docs/explanation/evaluation.md#metrics)",
+    "format_compliance": "answers as `<think>…</think><report>…</report>`",
+}
 SIDES = ("before", "after")
 CURVES = {"reward/mccs": "MCCS of sampled reports", "reward/format": "share in the wanted form"}
 POINTS = 15
@@ -54,7 +58,7 @@ def section(records: Sequence[dict]) -> str:
         f'<img src="{PICTURE}" alt="Learning curves of {seeds} seeds: both reward terms of the sampled reports" '
         'align="right" width="55%">',
         "",
-        f"| test split, {seeds} seeds | before | after |",
+        f"| test split, {seeds} seeds | before GRPO | after {records[0]['steps']} steps |",
         "|---|---|---|",
     ]
     for name, title in ROWS.items():
@@ -64,11 +68,9 @@ def section(records: Sequence[dict]) -> str:
         lines.append(f"| {title} | {spread(before)} | {spread(after)} |")
     lines += [
         "",
-        f"A run takes {minutes:.0f} minutes on two CPU cores and {memory:.1f} GB of memory: "
+        f"A run takes about {minutes:.0f} minutes on two free CPU cores and {memory:.1f} GB of memory: "
         f"{records[0]['steps']} steps, then 1,000 test studies decoded before and after. Mean of {seeds} seeds, with "
         "the range where they differ; the table that a run prints has the intervals.",
-        "",
-        "`python -m experiments.ablations.collect_seeds runs/seed0 runs/seed1 runs/seed2` records such runs.",
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ All are seeded, on the CPU generator, so a number can be had again. S studies, K
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ MetricFunction = Callable[[Tensor], dict[str, Tensor]]
 
 CHUNK_CELLS = 4_000_000
 """Cells of one weight matrix (resamples of a chunk x studies): 32 MB in float64."""
+KEPT_CELLS = 40_000_000
+"""Cells of all chunks of a bootstrap that are kept for the next one: 80 MB as int16, 4,000 studies."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,24 @@ def _resample_weights(statistics: Tensor, resamples: int, seed: int) -> Iterator
     studies = len(statistics)
     if studies == 0:
         raise ValueError("no studies to resample")
+    small = studies * resamples <= KEPT_CELLS
+    for counts in _kept_counts(studies, resamples, seed) if small else _counts(studies, resamples, seed):
+        yield counts.to(statistics)
+
+
+def _counts(studies: int, resamples: int, seed: int) -> Iterator[Tensor]:
+    """The same as int16, which no count of a sample comes near to fill."""
     generator = torch.Generator().manual_seed(seed)
     for rows in _chunks(resamples, studies):
         picks = torch.randint(0, studies, (rows, studies), generator=generator)
         cells = picks + torch.arange(rows).unsqueeze(1) * studies  # one bincount for all rows
-        yield torch.bincount(cells.flatten(), minlength=rows * studies).view(rows, studies).to(statistics)
+        yield torch.bincount(cells.flatten(), minlength=rows * studies).view(rows, studies).to(torch.int16)
+
+
+@lru_cache(maxsize=1)
+def _kept_counts(studies: int, resamples: int, seed: int) -> tuple[Tensor, ...]:
+    """One evaluation asks for the same ones a dozen times, a page of ablations a hundred times."""
+    return tuple(_counts(studies, resamples, seed))
 
 
 def _chunks(resamples: int, studies: int) -> Iterator[int]:

@@ -54,6 +54,8 @@ def test_every_command_runs_and_leaves_what_the_page_says(followed):
     assert "fits in 24 GB" in fits and "DOES NOT FIT" not in fits
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [1, 2, 3, 4] and "reward/my_reward:no_prior" in steps[-1]
+    values = [step["reward/my_reward:no_prior"] for step in steps]
+    assert 0.8 < sum(values) / len(values) <= 1  # "near 1"
     assert "my_reward:no_prior" in (run / "page.html").read_text()
     assert json.loads((folder / "runs" / "my_data" / "val" / "scores.json").read_text())
     assert (run / "evaluation.json").exists()

@@ -20,6 +20,12 @@ if hasattr(signal, "SIGHUP"):  # tests started under nohup ignore it, and so wou
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.fixture(autouse=True)
+def at_the_project_root(request, monkeypatch):
+    """Relative paths are the project's, wherever pytest was started and whatever a test before has done."""
+    monkeypatch.chdir(request.config.rootpath)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data; MRG_REQUIRE_SHARED=1 turns its absence from a skip into a failure."""

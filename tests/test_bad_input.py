@@ -31,11 +31,6 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def at_the_project_root(request, monkeypatch):
-    monkeypatch.chdir(request.config.rootpath)
-
-
 def refused(capsys, arguments, *words):
     """The command ends with 2 and one line that has these words; no traceback."""
     capsys.readouterr()

@@ -21,11 +21,6 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def at_the_project_root(request, monkeypatch):
-    monkeypatch.chdir(request.config.rootpath)
-
-
 def train(folder, steps, *more, command="train"):
     settings = [*SMALL, f"run.output_dir={folder}", f"run.steps={steps}"]
     return run(command, settings, *more)

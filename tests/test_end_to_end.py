@@ -12,11 +12,6 @@ from mrg_grpo.data.credentialed import BANNER
 CONFIG = "experiments/phantom.toml"
 
 
-@pytest.fixture(autouse=True)
-def at_the_project_root(request, monkeypatch):
-    monkeypatch.chdir(request.config.rootpath)
-
-
 def run(command, config, settings, *more):
     return main([command, str(config), *[part for setting in settings for part in ("--set", setting)], *more])
 

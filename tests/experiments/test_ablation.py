@@ -29,11 +29,6 @@ EXPERIMENTS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def at_the_project_root(request, monkeypatch):
-    monkeypatch.chdir(request.config.rootpath)
-
-
 ARMS = (
     Arm("base", "start", command="none"),
     Arm("mccs", "MCCS"),

@@ -23,11 +23,6 @@ margin = 0.3
 """
 
 
-@pytest.fixture(autouse=True)
-def at_the_project_root(request, monkeypatch):
-    monkeypatch.chdir(request.config.rootpath)
-
-
 @pytest.fixture
 def own(tmp_path, request):
     path = tmp_path / "my.toml"

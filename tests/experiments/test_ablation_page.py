@@ -37,11 +37,6 @@ from mrg_grpo.data.phantom.dataset import export, load
 from mrg_grpo.evaluation.clinical import metrics_from_sums
 
 
-@pytest.fixture(autouse=True)
-def at_the_project_root(request, monkeypatch):
-    monkeypatch.chdir(request.config.rootpath)
-
-
 @pytest.fixture
 def called_in_a_child(monkeypatch):
     """Commands of an arm run in a fork of this process: a new interpreter would import for five seconds, ten times."""

@@ -22,11 +22,6 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def at_the_project_root(request, monkeypatch):
-    monkeypatch.chdir(request.config.rootpath)
-
-
 def train(folder, steps, *more, command="train"):
     """The exit code of a run in `folder`; more: settings, or --resume."""
     settings = [*SMALL, f"run.steps={steps}", f"run.output_dir={folder}", *(x for x in more if not x.startswith("--"))]

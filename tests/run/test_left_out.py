@@ -18,11 +18,6 @@ SMALL = [
 TIMES = ("seconds", "memory")
 
 
-@pytest.fixture(autouse=True)
-def at_the_project_root(request, monkeypatch):
-    monkeypatch.chdir(request.config.rootpath)
-
-
 @pytest.fixture
 def root(tmp_path) -> Path:
     """Six training, two validation and three test studies."""

@@ -6,6 +6,7 @@ A picture that is damaged or gone ends no run: its study is left out of the step
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -44,12 +45,14 @@ class LeftOut:
             self.run.append(
                 LEFT_OUT, {"step": step, **banner(self.run.config), "split": split, "study_id": study, **why}
             )
-            tqdm.write(f"step {step}: study {study} of {split} is left out: {unread[study].what}")
+            line = f"step {step}: study {study} of {split} is left out: {unread[study].what}"
+            tqdm.write(line, file=sys.stderr)
 
     @distributed.first_only
     def tell(self) -> None:
         """At the end of a run: how many, and the first of them."""
         for split, studies in self.known.items():
             print(
-                f"left out of {split}, as pictures could not be read: {len(studies):,} studies: {first_names(studies)}"
+                f"left out of {split}, as pictures could not be read: {len(studies):,} studies: {first_names(studies)}",
+                file=sys.stderr,
             )

@@ -69,7 +69,7 @@ def test_a_damaged_picture_is_skipped_counted_and_named_once(root, capsys, comma
         ("test", "test2"), ("train", "train1"), ("val", "val0"),
     ]  # fmt: skip
     assert all("truncated or damaged" in one["why"] for one in named)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     for split, study in (("train", "train1"), ("val", "val0"), ("test", "test2")):
         assert said.count(f"study {study} of {split} is left out: image {root}/images/{study}.png is truncated") == 1
         assert f"left out of {split}, as pictures could not be read: 1 studies: {study}" in said

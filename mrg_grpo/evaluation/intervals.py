@@ -92,24 +92,24 @@ def _resample_weights(statistics: Tensor, resamples: int, seed: int) -> Iterator
     studies = len(statistics)
     if studies == 0:
         raise ValueError("no studies to resample")
-    small = studies * resamples <= KEPT_CELLS
-    for counts in _kept_counts(studies, resamples, seed) if small else _counts(studies, resamples, seed):
+    chunks, small = tuple(_chunks(resamples, studies)), studies * resamples <= KEPT_CELLS
+    for counts in _kept_counts(studies, chunks, seed) if small else _counts(studies, chunks, seed):
         yield counts.to(statistics)
 
 
-def _counts(studies: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """The same as int16, which no count of a sample comes near to fill."""
+def _counts(studies: int, chunks: tuple[int, ...], seed: int) -> Iterator[Tensor]:
+    """The same as int16, in chunks of so many rows; no count of a sample comes near its limit."""
     generator = torch.Generator().manual_seed(seed)
-    for rows in _chunks(resamples, studies):
+    for rows in chunks:
         picks = torch.randint(0, studies, (rows, studies), generator=generator)
         cells = picks + torch.arange(rows).unsqueeze(1) * studies  # one bincount for all rows
         yield torch.bincount(cells.flatten(), minlength=rows * studies).view(rows, studies).to(torch.int16)
 
 
 @lru_cache(maxsize=1)
-def _kept_counts(studies: int, resamples: int, seed: int) -> tuple[Tensor, ...]:
+def _kept_counts(studies: int, chunks: tuple[int, ...], seed: int) -> tuple[Tensor, ...]:
     """One evaluation asks for the same ones a dozen times, a page of ablations a hundred times."""
-    return tuple(_counts(studies, resamples, seed))
+    return tuple(_counts(studies, chunks, seed))
 
 
 def _chunks(resamples: int, studies: int) -> Iterator[int]:

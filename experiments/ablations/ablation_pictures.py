@@ -16,11 +16,11 @@ from experiments.ablations.ablation_results import (
     curves_of,
     differences,
     judges,
-    only,
+    scores,
     seed_value,
 )
 from experiments.docs import charts
-from mrg_grpo.evaluation.intervals import Interval, bootstrap
+from mrg_grpo.evaluation.intervals import Interval
 
 SHOWN: tuple[Column, ...] = (
     ("labeler", F1, "micro F1, 13 conditions"),
@@ -54,12 +54,11 @@ FARTHEST = 0.1
 def overview(results: Sequence[Result]) -> str:
     """Micro F1 and clinical cosine of the arms of OVERVIEW that are there, with intervals and seeds."""
     shown = {OVERVIEW[r.arm.name]: r for name in OVERVIEW for r in results if r.arm.name == name}
-    heads = {"micro F1, 13 conditions": F1, "clinical cosine": COSINE}
-    numbers = {title: bootstrap(r.statistics("labeler", sorted(r.records)), only(heads.values()))
-               for title, r in shown.items()}  # fmt: skip
-    panels = {head: {title: bar(numbers[title][name]) for title in shown} for head, name in heads.items()}
-    seeds = {head: {title: [seed_value(r, "labeler", seed, name) for seed in r.records] for title, r in shown.items()}
-             for head, name in heads.items()}  # fmt: skip
+    columns = [column for column in SHOWN if column[0] == "labeler"]
+    numbers = {title: scores(result, columns) for title, result in shown.items()}
+    panels = {head: {title: bar(numbers[title][i]) for title in shown} for i, (_, _, head) in enumerate(columns)}
+    seeds = {head: {title: [seed_value(r, judge, seed, name) for seed in r.records] for title, r in shown.items()}
+             for judge, name, head in columns}  # fmt: skip
     note = "test split; dots: all seeds together, with 95% intervals over studies; open circles: single seeds"
     return charts.dots("Which reward teaches what: scores of the trained policies", panels, note, seeds)
 
@@ -73,8 +72,7 @@ def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
     counted = f"{counts[0]} to {counts[-1]} seeds an arm" if len(counts) > 1 else f"seeds an arm: {counts[0]}"
     note = f"{studies:,} test studies, 95% intervals over studies; {counted}, taken together"
     question = bench.experiment.question
-    groups = {r.arm.title: [bar(bootstrap(r.statistics(judge, sorted(r.records)), only([name]))[name])
-                            for judge, name, _ in shown] for r in results}  # fmt: skip
+    groups = {result.arm.title: [bar(number) for number in scores(result, shown)] for result in results}
     over = (
         "blue: this arm, its mean and its seeds; grey: the others; across: share of the run's steps; -: no such number"
     )

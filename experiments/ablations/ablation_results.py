@@ -23,7 +23,7 @@ from experiments.ablations.ablation_origin import same
 from experiments.ablations.ablation_record import MARGIN, unpacked
 from mrg_grpo.data.phantom.case import SEED, case_labels, sample_case
 from mrg_grpo.evaluation.clinical import clinical_statistics, metrics_from_sums
-from mrg_grpo.evaluation.intervals import Interval, MetricFunction, bootstrap_difference
+from mrg_grpo.evaluation.intervals import Interval, MetricFunction, bootstrap, bootstrap_difference
 
 F1, COSINE = "f1_micro_13_uncertain_positive", "clinical_cosine"
 Column = tuple[str, str, str]
@@ -119,6 +119,15 @@ def differences(
     kept = slice(None) if studies is None else studies
     of_judge = {
         judge: bootstrap_difference(*(arm.statistics(judge, seeds)[kept] for arm in (before, after)), only(names))
+        for judge, names in by_judge(columns).items()
+    }
+    return [of_judge[judge][name] for judge, name, _ in columns]
+
+
+def scores(result: Result, columns: Sequence[Column]) -> list[Interval]:
+    """The arm in each of the columns, all its seeds together."""
+    of_judge = {
+        judge: bootstrap(result.statistics(judge, sorted(result.records)), only(names))
         for judge, names in by_judge(columns).items()
     }
     return [of_judge[judge][name] for judge, name, _ in columns]

@@ -231,8 +231,7 @@ def exits(arguments):
         *(pytest.param(end, marks=pytest.mark.slow) for end in ("os.kill(os.getpid(), 9)", "os._exit(1)")),
     ],
 )
-def test_a_rank_that_dies_ends_the_other_and_speaks_first(tmp_path, monkeypatch, request, end):
-    monkeypatch.chdir(request.config.rootpath)
+def test_a_rank_that_dies_ends_the_other_and_speaks_first(tmp_path, monkeypatch, end):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "dies_in_test.py").write_text("import os\n" + LATER.format(what=end))
     arguments = command(tmp_path / "run", 9, "reward.weights={ 'dies_in_test:reward' = 1.0 }", "grpo.beta=0")
@@ -275,8 +274,7 @@ def test_a_killed_rank_ends_the_others_exchange(checkpoint, studies, tmp_path):
     assert "another rank has ended (" in torch.load(tmp_path / "0.pt")
 
 
-def test_a_wrong_setting_is_said_once(tmp_path, monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
+def test_a_wrong_setting_is_said_once(tmp_path):
     with running(2, tmp_path, exits, command(tmp_path / "run", 1, "grpo.group_size=1")) as processes:
         for process in processes:
             process.join(120)
@@ -325,9 +323,8 @@ def records(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, shard", [("train", "false"), ("train", "true"), ("sft", "false")])
-def test_torchrun_leaves_what_one_process_leaves(tmp_path, monkeypatch, request, name, shard):
+def test_torchrun_leaves_what_one_process_leaves(tmp_path, request, name, shard):
     """Of the embedded default, whose adapter is fresh; evaluation of the result too."""
-    monkeypatch.chdir(request.config.rootpath)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mrg_grpo"]
     settings = ["run.eval_every=2", "run.eval_studies=5", "run.follow_studies=3", "sft.batch_size=3"]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -359,9 +356,8 @@ def test_torchrun_leaves_what_one_process_leaves(tmp_path, monkeypatch, request,
 
 
 @pytest.mark.slow
-def test_a_run_on_ranks_is_stopped_and_resumed_to_the_last_bit(tmp_path, monkeypatch, request, capsys):
+def test_a_run_on_ranks_is_stopped_and_resumed_to_the_last_bit(tmp_path, capsys):
     """A signal that reaches one rank stops both after the same step; then on with one process, which says so."""
-    monkeypatch.chdir(request.config.rootpath)
     with running(2, tmp_path, exits, command(tmp_path / "cut", 1000, "run.save_every=1000")) as processes:
         while not (tmp_path / "cut" / "metrics.jsonl").exists():
             time.sleep(0.1)

@@ -30,8 +30,7 @@ def refusal(kind):
 
 
 @pytest.mark.parametrize("path", ["/no/such", "./base", "~nobody/base", "a/b/c", "tests/none", "a b", "b\\c", "", "-x"])
-def test_a_place_that_is_not_there_is_refused_and_the_hub_not_asked(path, asked, monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
+def test_a_place_that_is_not_there_is_refused_and_the_hub_not_asked(path, asked):
     with pytest.raises(UserError, match="no such file or folder; name one that is there, or a hub id"):
         require_there(path, "adapter")
     assert asked[0] == []

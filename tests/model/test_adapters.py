@@ -227,8 +227,7 @@ def test_weights_that_are_not_finite_are_named_and_no_report_is_read_out(checkpo
 
 
 @pytest.mark.parametrize("path", ["runs/nowhere/adapter", "./x", "/no/adapter", "tests/no-adapter"])
-def test_a_path_that_is_not_there_is_no_id_of_the_hub(checkpoint, path, monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
+def test_a_path_that_is_not_there_is_no_id_of_the_hub(checkpoint, path):
     with pytest.raises(UserError, match=f"adapter {path}: no such file or folder"):
         load(checkpoint, "float32", adapter=path)
 

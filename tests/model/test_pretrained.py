@@ -316,8 +316,7 @@ def test_a_quantised_checkpoint_is_refused_before_a_weight_is_read(quantisation,
 
 
 @pytest.mark.parametrize("path", ["/no/such", "./base", "~nobody/base", "a/b/c", "tests/no-base"])
-def test_a_folder_that_is_not_there_is_refused_at_once(path, monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
+def test_a_folder_that_is_not_there_is_refused_at_once(path, monkeypatch):
     monkeypatch.setattr("mrg_grpo.model.pretrained.AutoConfig", None)  # the hub is not asked
     with pytest.raises(UserError, match=f"model.path {path}: no such file or folder"):
         Policy.load(setting(path))

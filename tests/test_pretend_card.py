@@ -8,10 +8,10 @@ from small_grpo import build, parameters, setting
 
 from mrg_grpo import cli
 from mrg_grpo.model.adapters import Reference
-from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import CHECK_EVERY, decode
+from mrg_grpo.model.sampler import Sampler
 from mrg_grpo.run.stream import StudyStream
 
 CONFIG = "experiments/phantom.toml"

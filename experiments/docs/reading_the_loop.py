@@ -33,10 +33,10 @@ from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.model.adapters import parameter_counts
 from mrg_grpo.model.batch import PromptBatch
-from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.logprobs import tempered
 from mrg_grpo.model.policy import Policy, Prefix
 from mrg_grpo.model.rollout import Rollout, sample_groups, uniforms
+from mrg_grpo.model.sampler import Sampler
 from mrg_grpo.objective import group_advantages, grpo_loss, k3
 from mrg_grpo.rewards import Rewards, RewardTable
 from mrg_grpo.rewards.mccs import clinical_cosine, signed_vectors

@@ -26,10 +26,10 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.errors import ImageError, UserError
 from mrg_grpo.evaluation.clinical import clinical_statistics
 from mrg_grpo.files import read_text, write_whole
-from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.encoder import load_prompts
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import decode, require_finite
+from mrg_grpo.model.sampler import Sampler
 from mrg_grpo.prompt import Completion, parse_completion, without_form
 from mrg_grpo.terminal import time_left
 

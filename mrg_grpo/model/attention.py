@@ -24,6 +24,7 @@ Deliberate choices:
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -125,12 +126,13 @@ def attend_once(
     prompt_key: Tensor,
     prompt_value: Tensor,
     scale: float,
-    prompt_mask: Tensor | None = None,
+    hidden: Tensor | None = None,
 ) -> Tensor:
     """`prefix_attention` with one new token per report: query (n, g, H, d) -> (n, g, H, d).
 
-    Shapes: key and value of the reports (n * h * g, t, d), prompt_key (n * h, d, P), prompt_value (n * h, P, d),
-    prompt_mask (n, 1, P). Keys are in at least fp32.
+    Shapes: key and value of the reports (n * h * g, t, d), prompt_key (n * h, d, P), prompt_value (n * h, P, d). hidden
+    (n, 1, s) is True where a query may not attend to one of the first s keys, those of the prompt first. Keys have the
+    dtype of `key_dtype`.
 
     The products are those of `prefix_attention`, with one softmax over both parts. With so few tokens the time depends
     on the number of operations, on a GPU too. So every product is batched, (batch, rows, columns), and includes the
@@ -139,12 +141,12 @@ def attend_once(
     n, g, heads, d = query.shape
     groups, reports = prompt_value.shape[0], key.shape[0]  # n * h, n * h * g
     h = groups // n
-    grouped = at_least_fp32(query).view(n, g, h, -1, d).transpose(1, 2).reshape(groups, -1, d)  # (n h, g r, d)
+    grouped = query.to(key.dtype).view(n, g, h, -1, d).transpose(1, 2).reshape(groups, -1, d)  # (n h, g r, d)
     on_prompt = scaled_product(grouped, prompt_key, scale)  # (n h, g r, P)
     on_own = scaled_product(grouped.view(reports, -1, d), key.transpose(1, 2), scale)  # (n h g, r, t)
-    if prompt_mask is not None:
-        on_prompt.view(n, -1, on_prompt.shape[-1]).masked_fill_(~prompt_mask, -torch.inf)
     scores = torch.cat([on_prompt, on_own.view(groups, -1, on_own.shape[-1])], -1)
+    if hidden is not None:
+        scores.view(n, -1, scores.shape[-1])[..., : hidden.shape[-1]].masked_fill_(hidden, -torch.inf)
     weights = torch.softmax(scores, -1).to(query.dtype)
     on_prompt, on_own = weights.split_with_sizes([on_prompt.shape[-1], on_own.shape[-1]], -1)
     out = (on_prompt @ prompt_value).view(reports, -1, d)
@@ -153,9 +155,31 @@ def attend_once(
 
 
 def scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """scale * left @ right, (b, m, k) and (b, k, n) -> (b, m, n), in one operation."""
-    out = left.new_empty(left.shape[0], left.shape[1], right.shape[2])
-    return out.baddbmm_(left, right, beta=0, alpha=scale)  # beta = 0 ignores what `out` holds
+    """scale * left @ right in at least fp32, (b, m, k) and (b, k, n) -> (b, m, n), in one operation."""
+    wide = torch.promote_types(left.dtype, torch.float32)
+    out = torch.empty(left.shape[0], left.shape[1], right.shape[2], dtype=wide, device=left.device)
+    if left.dtype == wide:
+        return out.baddbmm_(left, right, beta=0, alpha=scale)  # beta = 0 ignores what `out` holds
+    return torch.ops.aten.baddbmm.dtype_out(out, left, right, wide, beta=0, alpha=scale, out=out)
+
+
+def key_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype in which decoding keeps its keys: their own where the device has a product of it with an fp32 result,
+    as CUDA has, else at least fp32, converted once and not anew for every token."""
+    return dtype if has_wide_product(dtype, device) else torch.promote_types(dtype, torch.float32)
+
+
+@cache
+def has_wide_product(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `scaled_product` of two bf16 matrices works here, tried once: with their product, rounded to nothing
+    shorter than fp32, it is 2 * (1 + 2**-7)**2."""
+    if torch.promote_types(dtype, torch.float32) == dtype:
+        return True
+    try:
+        one = torch.full((1, 8, 8), 1 + 2**-7, dtype=dtype, device=device)
+        return bool((scaled_product(one, one, 0.25) == 2 * (1 + 2**-7) ** 2).all())
+    except (RuntimeError, NotImplementedError):
+        return False
 
 
 def _own(weights: Tensor, own: Tensor) -> Tensor:

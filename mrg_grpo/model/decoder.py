@@ -12,7 +12,7 @@ launching small operations. `Decoder` runs the same layers in fewer operations:
 * Attention reads the shared prompt once per study (mrg_grpo.model.attention).
 
 The model itself does not change. With `sampling.fast_decode = false`, sampling uses the forward pass of training
-instead. The tests compare the two. `Sampler` chooses between them.
+instead. The tests compare the two. `Sampler` (mrg_grpo.model.sampler) chooses between them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ from torch.nn import functional
 
 from mrg_grpo.model.attention import attend_once
 from mrg_grpo.model.families import Family
-from mrg_grpo.model.kv_cache import DecodeCache, Rotations
-from mrg_grpo.model.logprobs import tempered
+from mrg_grpo.model.kv_cache import DecodeCache, Here, Rotations
 from mrg_grpo.model.lora import LoraLinear, side_by_side
-from mrg_grpo.model.policy import Policy, Prefix
 
 ROWS = 16
 """Number of rows for which oneDNN packs the weights. Products with other numbers of rows use them too."""
@@ -134,29 +132,29 @@ class DecoderLayer:
             FusedLinear(mlp.gate_proj, mlp.up_proj), FusedLinear(mlp.down_proj), mlp.act_fn.forward
         )  # fmt: skip
         self.d, self.index, self.scaling = attention.head_dim, attention.layer_idx, attention.scaling
-        self.window = getattr(attention, "sliding_window", None)
-        self.kind = "sliding_attention" if self.window else "full_attention"
+        self.slides = bool(getattr(attention, "sliding_window", None))
+        self.kind = "sliding_attention" if self.slides else "full_attention"
 
-    def __call__(self, hidden: Tensor, rotations: Rotations, cache: DecodeCache) -> Tensor:
+    def __call__(self, hidden: Tensor, here: Here, cache: DecodeCache) -> Tensor:
         """(b, D) -> (b, D) for one token per report, which attends to the prompt and to the report's earlier tokens."""
-        branch = self.attend(self.before_attention(hidden), rotations[self.kind], cache)
+        branch = self.attend(self.before_attention(hidden), here, cache)
         hidden = hidden + self.after_attention(branch)
         gate, up = self.gate_up(self.before_mlp(hidden)).chunk(2, dim=-1)
         return hidden + self.after_mlp(self.down(self.activation(gate).mul_(up)))
 
-    def attend(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], cache: DecodeCache) -> Tensor:
+    def attend(self, hidden: Tensor, here: Here, cache: DecodeCache) -> Tensor:
         b, d, n, heads = hidden.shape[0], self.d, cache.studies.shape[0], self.widths[0] // self.d
         rows = self.query_key_value(hidden)  # (b, (H + 2 h) d)
         both, value = rows.split_with_sizes([self.widths[0] + self.widths[1], self.widths[2]], dim=-1)
         both = both.view(n, b // n, -1, d)  # (n, g, H + h, d)
         if self.query_norm and self.key_norm:
             both = torch.cat([self.query_norm(both[:, :, :heads]), self.key_norm(both[:, :, heads:])], dim=2)
-        both = rotated(both, *rotation)
+        both = rotated(both, *here.rotations[self.kind])
         value = value.view(n, b // n, -1, d)
-        own_key, own_value = cache.write_once(both[:, :, heads:], value, self.index, self.window)
+        own_key, own_value = cache.write_once(both[:, :, heads:], value, self.index, self.slides)
         key, value = cache.prompts[self.index]
-        mask = cache.mask(self.kind)
-        out = attend_once(both[:, :, :heads], own_key, own_value, key, value, self.scaling, mask)  # (n, g, H, d)
+        hidden_keys = here.hidden[self.kind]
+        out = attend_once(both[:, :, :heads], own_key, own_value, key, value, self.scaling, hidden_keys)  # (n, g, H, d)
         return self.out(out.view(b, -1))
 
 
@@ -179,10 +177,9 @@ class Decoder:
 
     def __call__(self, embeds: Tensor, cache: DecodeCache) -> Tensor:
         """Embeddings (b, D) of one token per report -> last hidden states (b, D). Adds keys and values to the cache."""
-        t, hidden = cache.length, embeds
-        rotations = {kind: (cos[t], sin[t]) for kind, (cos, sin) in cache.rotations.items()}
+        hidden, here = embeds, cache.here()
         for layer in self.layers:
-            hidden = layer(hidden, rotations, cache)
+            hidden = layer(hidden, here, cache)
         return self.norm(hidden)
 
     def linear_layers(self) -> list[FusedLinear]:
@@ -203,39 +200,3 @@ def rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     sin is the result of `turned`, which is computed once for all tokens and layers.
     """
     return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)  # roll swaps the halves
-
-
-class Sampler:
-    """Logits of the next token of every report, with the policy's weights as they are when this object is made."""
-
-    def __init__(self, policy: Policy, fast: bool | None = None) -> None:
-        """fast: use a `Decoder`; None leaves the choice to the policy.
-
-        A `Decoder` copies the adapted layers, and on a CPU all layers of the text model; in bf16 it copies nothing. The
-        copy is freed with this object. Its log-probabilities differ from those of training by rounding, which is logged
-        as `sampling_gap`.
-        """
-        self.policy, base = policy, policy.base
-        fast = policy.fast_decode if fast is None else fast
-        self.decoder = Decoder(policy.family, policy.family.text_model(base), base.lm_head) if fast else None
-
-    def start(self, prefix: Prefix, studies: Tensor, group: int, room: int) -> tuple[DecodeCache, Tensor]:
-        """A cache for `group` reports of each of the studies (n,), each of at most `room` tokens, and the logits (b, V)
-        of their first tokens, divided by the temperature."""
-        places = self.policy.places(prefix, studies, room)
-        rotations = self.decoder.rotations(prefix.last_hidden, places.positions) if self.decoder else None
-        cache = DecodeCache(prefix.keys, prefix.values, studies, group, places, rotations)
-        return cache, self._logits(prefix.last_hidden.detach()[studies]).repeat_interleave(group, 0)
-
-    def step(self, tokens: Tensor, cache: DecodeCache) -> Tensor:
-        """Add one token per report (b,) -> logits of the next one (b, V), divided by the temperature."""
-        if self.decoder:
-            hidden = self.decoder(self.policy.base.get_input_embeddings()(tokens), cache)
-        else:
-            hidden = self.policy.run_tokens(tokens.unsqueeze(1), cache.position, cache)[:, 0]
-        cache.advance()
-        return self._logits(hidden)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        lm_head = self.decoder.lm_head if self.decoder else self.policy.base.lm_head
-        return tempered(lm_head(hidden), self.policy.temperature, self.policy.suppressed)

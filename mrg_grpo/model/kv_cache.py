@@ -1,11 +1,12 @@
 """Key-value caches of the shared prefix: what the attention layers of transformers see as `past_key_values`.
 
 A layer calls `update(keys, values, layer_index)` with the keys and values of the tokens it is running, each
-(b, heads, tokens, head_dim), and attends to what comes back. Three caches, one per move:
+(b, heads, tokens, head_dim), and attends to what comes back. One cache per move:
 
     PrefixRecorder     move 1: keeps what the prompt produced, gives it back unchanged
     ContinuationCache  move 2: gives back the reports' own keys and values; `prefix` has the prompts' (with gradient)
     DecodeCache        sampling: the same, with one buffer per layer that is written in place token by token
+    FixedDecodeCache   the same for a recorded step, which may not depend on a Python number
 
 n studies with g reports of each make the b = n * g rows, those of one study next to each other. Own keys and values
 come back in groups, (n, heads, g, tokens, head_dim), as mrg_grpo.model.attention wants them, and the prompt's are never
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mrg_grpo.model.attention import at_least_fp32
+from mrg_grpo.model.attention import key_dtype
 
 Rotations = dict[str, tuple[Tensor, Tensor]]
 """Rotary cosines and sines by kind of attention layer, each (T, n, 1, 1, head_dim)."""
@@ -84,12 +85,21 @@ class ContinuationCache:
         return self.keys[layer_idx].shape[2]
 
 
-class DecodeCache:
-    """Room for all tokens at `places` of each of g reports of n studies; `length` of them are written.
+@dataclass
+class Here:
+    """Where the one token that runs now stands, by kind of attention layer."""
 
-    A `Decoder` asks with `write_once` and `prompts`, whose views are made once for all tokens, transformers' layers
-    with `update` and `prefix`. Keys are kept in at least fp32, in which scores are computed: converted once, not anew
-    for every token.
+    rotations: Rotations  # cosines and sines, (n, 1, 1, head_dim) each
+    hidden: dict[str, Tensor | None]  # (n, 1, s), True on those of the first s keys that it may not see; None: none
+
+
+class DecodeCache:
+    """Room for all tokens at `places` of each of g reports of n studies; they are written one after the other.
+
+    A `Decoder` asks with `here`, `write_once` and `prompts`, whose views are made once for all tokens, transformers'
+    layers with `update` and `prefix`. Keys are kept in the dtype of `attention.key_dtype`.
+
+    Attention is given views that grow with every token, so that it computes nothing that is not needed.
     """
 
     def __init__(
@@ -100,20 +110,29 @@ class DecodeCache:
         group: int,
         places: Places,
         rotations: Rotations | None = None,
+        window: int | None = None,
     ) -> None:
-        """rotations: of all places, for a Decoder; transformers' layers make their own."""
-        self.studies, self.places, self.rotations, self.length = studies, places, rotations or {}, 0
-        self.prefix_keys = [at_least_fp32(k.detach().index_select(0, studies)) for k in keys]
+        """rotations: of all places, for a Decoder; transformers' layers make their own. window: of sliding layers."""
+        self.studies, self.places, self.rotations, self.window = studies, places, rotations or {}, window
+        self.length = 0  # tokens of a report that are written
+        self.t = torch.zeros(1, dtype=torch.long, device=studies.device)  # the same on the device
+        kind = key_dtype(keys[0].dtype, keys[0].device)
+        self.prefix_keys = [k.detach().index_select(0, studies).to(kind) for k in keys]
         self.prefix_values = [v.detach().index_select(0, studies) for v in values]
         shapes = [(len(studies), k.shape[1], group, places.positions.shape[1], k.shape[3]) for k in keys]
-        self.keys = [k.new_empty(shape) for k, shape in zip(self.prefix_keys, shapes)]
-        self.values = [v.new_empty(shape) for v, shape in zip(values, shapes)]
+        self.keys = [self.room(k, shape) for k, shape in zip(self.prefix_keys, shapes)]
+        self.values = [self.room(v, shape) for v, shape in zip(values, shapes)]
         self._lay_out()
+
+    @staticmethod
+    def room(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return like.new_empty(shape)
 
     def _lay_out(self) -> None:
         pairs = zip(self.prefix_keys, self.prefix_values)
         self.prompts = [(k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)) for k, v in pairs]
         self._own = [(k.flatten(0, 2), v.flatten(0, 2)) for k, v in zip(self.keys, self.values)]
+        self._hidden = {kind: mask if mask is None else ~mask for kind, mask in self.places.masks.items()}
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
         return self.prefix_keys[layer], self.prefix_values[layer]
@@ -125,8 +144,15 @@ class DecodeCache:
 
     def mask(self, kind: str) -> Tensor | None:
         """What the token that is written now sees of its prompt: (n, 1, P), None for all."""
-        mask = self.places.masks[kind]
+        return self._now(self.places.masks[kind])
+
+    def _now(self, mask: Tensor | None) -> Tensor | None:
         return mask if mask is None or mask.shape[1] == 1 else mask[:, self.length : self.length + 1]
+
+    def here(self) -> Here:
+        t = self.length
+        rotations = {kind: (cos[t], sin[t]) for kind, (cos, sin) in self.rotations.items()}
+        return Here(rotations, {kind: self._now(mask) for kind, mask in self._hidden.items()})
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         own_keys, own_values = self.keys[layer_idx], self.values[layer_idx]
@@ -135,19 +161,20 @@ class DecodeCache:
         own_values[:, :, :, self.length : end] = values.view(n, g, *values.shape[1:]).transpose(1, 2)
         return own_keys[:, :, :, :end], own_values[:, :, :, :end]
 
-    def write_once(self, keys: Tensor, values: Tensor, layer: int, window: int | None) -> tuple[Tensor, Tensor]:
-        """Keys and values (n, g, heads, head_dim) of the one token that runs now -> all that it sees of its report's,
-        (n * heads * g, t, head_dim); window: the last `window` of them, itself included."""
+    def write_once(self, keys: Tensor, values: Tensor, layer: int, slides: bool) -> tuple[Tensor, Tensor]:
+        """Keys and values (n, g, heads, head_dim) of the one token that runs now -> its report's, with at least all
+        that it sees, (n * heads * g, t, head_dim). slides: the layer has a window."""
         self.keys[layer].select(3, self.length).copy_(keys.transpose(1, 2))
         self.values[layer].select(3, self.length).copy_(values.transpose(1, 2))
         end = self.length + 1
-        first = 0 if window is None else max(0, end - window)
+        first = max(0, end - self.window) if slides and self.window else 0
         own_keys, own_values = self._own[layer]
         return own_keys[:, first:end], own_values[:, first:end]
 
     def advance(self) -> None:
         """All layers have written their token; the next one goes behind it."""
         self.length += 1
+        self.t.add_(1)
 
     def keep(self, studies: Tensor, reports: Tensor) -> None:
         """Keep the studies (n',) and of each the reports (n', g'), by their places in the present n and g."""
@@ -168,3 +195,43 @@ class DecodeCache:
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.prefix_keys[layer_idx].shape[2] + self.length
+
+
+class FixedDecodeCache(DecodeCache):
+    """The same for a step that is recorded once and replayed (mrg_grpo.model.cuda_graph).
+
+    What is recorded has every address, shape and Python number of its recording. So the number of tokens is a tensor on
+    the device, attention always sees the whole room, and places behind the token that runs are hidden.
+    """
+
+    @staticmethod
+    def room(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return like.new_zeros(shape)  # what is not written yet has weight 0, and 0 * nan would be nan
+
+    def _lay_out(self) -> None:
+        super()._lay_out()
+        n, prompt = len(self.studies), self.prefix_keys[0].shape[2]
+        none = torch.zeros(n, 1, prompt, dtype=torch.bool, device=self.t.device)
+        self._prompts = {kind: none if mask is None else mask for kind, mask in self._hidden.items()}
+        self._room = torch.arange(self.places.positions.shape[1], device=self.t.device)
+
+    def here(self) -> Here:
+        t, hidden = self.t, dict[str, Tensor | None]()
+        for kind, prompt in self._prompts.items():
+            own = self._room > t  # (room,)
+            if kind == "sliding_attention" and self.window:
+                own = own | (self._room <= t - self.window)
+            now = prompt if prompt.shape[1] == 1 else prompt.index_select(1, t)
+            hidden[kind] = torch.cat([now, own.expand(len(now), 1, -1)], -1)  # (n, 1, P + room)
+        rotations = {
+            kind: (cos.index_select(0, t)[0], sin.index_select(0, t)[0]) for kind, (cos, sin) in self.rotations.items()
+        }
+        return Here(rotations, hidden)
+
+    def write_once(self, keys: Tensor, values: Tensor, layer: int, slides: bool) -> tuple[Tensor, Tensor]:
+        self.keys[layer].index_copy_(3, self.t, keys.transpose(1, 2).unsqueeze(3).to(self.keys[layer].dtype))
+        self.values[layer].index_copy_(3, self.t, values.transpose(1, 2).unsqueeze(3))
+        return self._own[layer]
+
+    def advance(self) -> None:
+        self.t.add_(1)

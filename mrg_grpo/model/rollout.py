@@ -8,7 +8,7 @@ Deliberate choices:
   ranks, in any batch and after a resume, and no random state has to be saved. A study that comes twice in one step has
   a key of its own each time.
 * The loop never asks the device for a number per token; every CHECK_EVERY tokens it looks which reports have ended,
-  and these leave the batch. The batch stays n equal groups: the largest group of unfinished reports sets g.
+  and these leave the batch (mrg_grpo.model.sampler).
 * The stop token is part of the report. What follows it is masked.
 """
 
@@ -23,8 +23,8 @@ from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError
 from mrg_grpo.model import adapters
 from mrg_grpo.model.batch import pad_rows
-from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.policy import Policy, Prefix
+from mrg_grpo.model.sampler import Sampler, Writer
 
 CHECK_EVERY = 16
 
@@ -97,13 +97,6 @@ def uniforms(seed: int, step: int, keys: list[tuple[str, int]], tokens: int) -> 
     return torch.stack(rows)
 
 
-def pick(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse-CDF sampling: probabilities (b, V), uniform (b,) -> ids (b,). Probability 0 is never picked."""
-    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)  # (b, V)
-    threshold = uniform.unsqueeze(1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=probabilities.shape[1] - 1)
-
-
 @torch.no_grad()
 def decode(
     sampler: Sampler,
@@ -119,38 +112,22 @@ def decode(
     """
     policy, device = sampler.policy, prefix.lengths.device
     studies = torch.arange(len(prefix.lengths), device=device) if studies is None else studies
-    count = len(studies) * group
-    kind = torch.promote_types(prefix.last_hidden.dtype, torch.float32)
-    tokens = torch.zeros(max_tokens, count, dtype=torch.long, device=device)  # written a row at a time
-    chances = torch.zeros(max_tokens, count, dtype=kind, device=device)
-    stops = torch.tensor(policy.stop_ids, dtype=torch.long, device=device)
-    numbers = None if uniform is None else uniform.to(device).t().contiguous()  # (max_tokens, count)
-
-    rows = torch.arange(count, device=device)  # (b,) places of the batch's reports in the output
-    cache, logits = sampler.start(prefix, studies, group, max_tokens)
-    for t in range(max_tokens):
-        probabilities = torch.softmax(logits, dim=-1)  # (b, V)
-        chosen = logits.argmax(dim=-1) if numbers is None else pick(probabilities, numbers[t][rows])  # (b,)
-        tokens[t].index_copy_(0, rows, chosen)
-        chances[t].index_copy_(0, rows, probabilities.gather(1, chosen.unsqueeze(1)).squeeze(1))
-        if t + 1 == max_tokens:
+    writer, written = Writer(sampler, prefix, studies, group, max_tokens, uniform), 1
+    while written < max_tokens:
+        steps = min(CHECK_EVERY - written % CHECK_EVERY, max_tokens - written)
+        writer.write_on(steps)
+        written += steps
+        alive = writer.unfinished() if written < max_tokens else None  # (n, g); the only wait for the device
+        if alive is None:
+            continue
+        if policy.sharded:
+            alive = unfinished_anywhere(alive)
+        if not alive.any():
             break
-        if (t + 1) % CHECK_EVERY == 0:
-            unfinished = ~torch.isin(tokens[: t + 1, rows], stops).any(dim=0)  # (b,)
-            unfinished = unfinished.view(len(cache.studies), -1).cpu()  # (n, g); the only wait for the device
-            alive = unfinished_anywhere(unfinished) if policy.sharded else unfinished
-            keep = alive.any(dim=1).nonzero().squeeze(1)  # (n',)
-            if len(keep) == 0:
-                break
-            width = int(alive.sum(1).max())  # g'
-            if width < alive.shape[1] or len(keep) < len(alive):
-                reports = (~alive[keep]).long().argsort(dim=1, stable=True)[:, :width]  # (n', g'), unfinished first
-                places = (keep.unsqueeze(1) * alive.shape[1] + reports).flatten().to(device)  # (b',)
-                cache.keep(keep.to(device), reports.to(device))
-                rows, chosen = rows[places], chosen[places]
-        logits = sampler.step(chosen, cache)
+        writer.keep(alive)
 
-    stopping = torch.isin(tokens, stops)  # (max_tokens, count)
+    tokens, chances = writer.tokens, writer.chances
+    stopping = torch.isin(tokens, writer.stops)  # (max_tokens, count)
     mask = stopping.cumsum(0) - stopping.long() == 0  # up to and including the first stop
     width = int(mask.sum(0).max())
     tokens, mask, chances, stopping = (x[:width].t().contiguous() for x in (tokens, mask, chances, stopping))

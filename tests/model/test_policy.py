@@ -14,11 +14,12 @@ from transformers import AutoModelForImageTextToText
 from mrg_grpo.config import Config, LoraSettings
 from mrg_grpo.data.study import Study
 from mrg_grpo.model.adapters import parameter_counts
-from mrg_grpo.model.decoder import FusedLinear, Sampler
+from mrg_grpo.model.decoder import FusedLinear
 from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.model.logprobs import token_logprobs
 from mrg_grpo.model.policy import Policy
-from mrg_grpo.model.rollout import decode, pick, sample_groups, uniforms
+from mrg_grpo.model.rollout import decode, sample_groups, uniforms
+from mrg_grpo.model.sampler import Sampler, pick
 from mrg_grpo.objective import grpo_loss
 
 G, T = 4, 9

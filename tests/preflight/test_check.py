@@ -13,8 +13,8 @@ from mrg_grpo.config import Config, load_config
 from mrg_grpo.data import load_studies
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers import load_labeler
-from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.policy import Policy
+from mrg_grpo.model.sampler import Sampler
 from mrg_grpo.preflight import check, check_engine
 from mrg_grpo.prompt import QUESTION
 

@@ -9,10 +9,10 @@ import torch
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, LoraSettings, load_config
 from mrg_grpo.errors import UserError
-from mrg_grpo.model.decoder import Sampler
 from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.logprobs import CHUNK_ELEMENTS
 from mrg_grpo.model.policy import Policy
+from mrg_grpo.model.sampler import Sampler
 from mrg_grpo.preflight import footprint, plan
 from mrg_grpo.run.checkpoint import State
 from tests.tiny import write_checkpoint

@@ -9,7 +9,7 @@ back at its end. An operation whose result the program would wait for is refused
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class Recording(TorchDispatchMode):
 class Graph:
     """What torch.cuda.CUDAGraph is. `made` holds all of them, with their pools and the times they ran."""
 
-    made: list[Graph] = []
+    made: ClassVar[list[Graph]] = []
 
     def __init__(self) -> None:
         self.recording, self.replays = Recording(), 0

@@ -38,6 +38,7 @@ from mrg_grpo.data.phantom import case as phantom_case
 from mrg_grpo.data.phantom import dataset as phantom
 from mrg_grpo.data.phantom.draw import render
 from mrg_grpo.data.phantom.text import write_report
+from mrg_grpo.data.study import Study
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.model import attention
 from mrg_grpo.model.batch import PromptBatch
@@ -267,7 +268,7 @@ def train_language(policy: Policy, features: Tensor, steps: int, batch: int = 24
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * cosine(number, steps, warmup=100)
         prompts = PromptBatch(
-            studies=[],
+            studies=[Study(str(row), (), "", "train") for row in rows],
             input_ids=ids.expand(batch, -1),
             attention_mask=torch.ones(batch, len(ids), dtype=torch.long),
             pixels={"image_grid_thw": torch.tensor([GRID] * batch)},

@@ -4,7 +4,7 @@ N studies, P prompt tokens, D hidden size.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,10 @@ from mrg_grpo.data.study import Study
 
 @dataclass
 class PromptBatch:
-    """N prompts. `features` is filled by a frozen vision tower the first time it runs and outlives the step."""
+    """N prompts. `features` is filled by a frozen vision tower the first time it runs and outlives the step.
+
+    What decides shapes stays on the CPU (`lengths`, `rows`, grids), so that no phase has to ask the device for it.
+    """
 
     studies: list[Study]
     input_ids: Tensor  # (N, P), padded on the left
@@ -24,9 +27,15 @@ class PromptBatch:
     features: Tensor | None = None  # (image tokens, D)
     filler: int = 0  # studies at the end that count for nothing, see mrg_grpo.distributed
     keys: list[str] = field(default_factory=list)  # of the N studies' random streams; by default those of `stream_keys`
+    rows: dict[str, list[int]] = field(default_factory=dict)  # how many rows of each of `pixels`, and of `features`,
+    # are of each study; only needed where the batch is divided
+    lengths: list[int] = field(default_factory=list)  # N, real tokens
+    positions: Tensor | None = None  # (N, P), or (3, N, P) for M-RoPE; see Family.prompt_positions
+    rope_deltas: Tensor | None = None  # (N,)
 
     def __post_init__(self) -> None:
         self.keys = self.keys or stream_keys(self.study_ids)
+        self.lengths = self.lengths or self.attention_mask.sum(1).tolist()
 
     @property
     def study_ids(self) -> list[str]:
@@ -34,13 +43,57 @@ class PromptBatch:
 
     @property
     def counts(self) -> Tensor:
-        """(N,), False for the filler studies."""
-        return torch.arange(len(self.studies), device=self.input_ids.device) < len(self.studies) - self.filler
+        """(N,), False for the filler studies; on the CPU."""
+        return torch.arange(len(self.studies)) < len(self.studies) - self.filler
+
+    @property
+    def padded(self) -> bool:
+        """Whether any prompt is."""
+        return min(self.lengths) < self.input_ids.shape[1]
 
     def to(self, device: torch.device | str) -> "PromptBatch":
-        pixels = {name: tensor.to(device) for name, tensor in self.pixels.items()}
-        ids, mask = self.input_ids.to(device), self.attention_mask.to(device)
-        return PromptBatch(self.studies, ids, mask, pixels, filler=self.filler, keys=self.keys)
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            pixels={name: x.to(device) if x.is_floating_point() else x for name, x in self.pixels.items()},
+            positions=moved(self.positions),
+            rope_deltas=moved(self.rope_deltas),
+        )
+
+    def split(self, size: int) -> list["PromptBatch"]:
+        """Parts of `size` studies in order, each with no more padding than it needs; 0, or enough: this batch."""
+        count = len(self.studies)
+        if size <= 0 or size >= count:
+            return [self]
+        return [self.part(first, min(first + size, count)) for first in range(0, count, size)]
+
+    def part(self, first: int, end: int) -> "PromptBatch":
+        """The studies from `first` to before `end`."""
+        lengths = self.lengths[first:end]
+        tokens = slice(self.input_ids.shape[1] - max(lengths), None)
+
+        def own(name: str, tensor: Tensor) -> Tensor:
+            rows = self.rows[name]
+            return tensor[sum(rows[:first]) : sum(rows[:end])]
+
+        pixels = {name: own(name, tensor) for name, tensor in self.pixels.items()}
+        return PromptBatch(
+            studies=self.studies[first:end],
+            input_ids=self.input_ids[first:end, tokens],
+            attention_mask=self.attention_mask[first:end, tokens],
+            pixels={name: tensor for name, tensor in pixels.items() if len(tensor)},
+            features=None if self.features is None else own("features", self.features),
+            filler=max(0, end - max(first, len(self.studies) - self.filler)),
+            keys=self.keys[first:end],
+            rows={name: rows[first:end] for name, rows in self.rows.items()},
+            lengths=lengths,
+            positions=None if self.positions is None else self.positions[..., first:end, tokens],
+            rope_deltas=None if self.rope_deltas is None else self.rope_deltas[first:end],
+        )
 
 
 def stream_keys(study_ids: list[str]) -> list[str]:

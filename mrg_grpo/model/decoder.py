@@ -29,7 +29,7 @@ from torch.nn import functional
 from mrg_grpo.model.attention import attend_once
 from mrg_grpo.model.families import Family
 from mrg_grpo.model.kv_cache import DecodeCache, Here, Rotations
-from mrg_grpo.model.lora import LoraLinear, side_by_side
+from mrg_grpo.model.lora import JoinedWeights, side_by_side
 
 ROWS = 16
 """Number of rows for which oneDNN packs the weights. Products with other numbers of rows use them too."""
@@ -44,22 +44,27 @@ class FusedLinear:
     Deliberate choices
     * In fp32 and fp64, LoRA is folded into a copy of the weights. In bf16 it is not: a weight has eight significant
       bits, and early in training the update is usually smaller than half of the last one. Rounding would remove it, and
-      sampling would use the start policy. There the weight and LoRA share one product, as in training
-      (mrg_grpo.model.lora), and nothing is copied.
+      sampling would use the start policy. There the weights and LoRA share one product, as in training
+      (mrg_grpo.model.lora.JoinedWeights), and nothing is copied.
     * On a CPU, fp32 weights are packed once in oneDNN's format. For few rows this is faster than torch's own product.
-    * The layers are concatenated into one product only if their weights are copied anyway. Otherwise the copy would
-      cost memory.
+    * The layers are concatenated into one product only if their weights are copied anyway, or already lie together.
+      Otherwise the copy would cost memory.
     """
 
     def __init__(self, *layers: Any) -> None:
         first = layers[0].weight
         self.packed = first.is_cpu and first.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        biases, adapted = [layer.bias for layer in layers], [isinstance(layer, lora.Linear) for layer in layers]
-        joined = [layer.weight_and_b() if isinstance(layer, LoraLinear) else None for layer in layers]
-        weights = [folded(layer) if beside is None else beside for layer, beside in zip(layers, joined)]
-        if self.packed or all(has and beside is None for has, beside in zip(adapted, joined)):
-            weights, biases = [torch.cat(weights)], [None if biases[0] is None else torch.cat(biases)]
-        self.low = [None if beside is None else first_factor(layer) for layer, beside in zip(layers, joined)]
+        biases, self.low = [layer.bias for layer in layers], None
+        joined: JoinedWeights | None = getattr(layers[0], "joined", None)
+        if joined:
+            matrix, self.low = joined.factors()
+            weights = [matrix] if joined.layers == [*layers] else [layer.part.matrix for layer in layers]
+        else:
+            weights = [folded(layer) for layer in layers]
+        if not joined and (self.packed or all(isinstance(layer, lora.Linear) for layer in layers)):
+            weights = [torch.cat(weights)]
+        if len(weights) == 1 < len(layers):
+            biases = [None if biases[0] is None else torch.cat(biases)]
         if self.packed:
             weights = [torch.ops.mkldnn._reorder_linear_weight(weight, ROWS) for weight in weights]
         self.weights, self.biases = weights, biases
@@ -71,10 +76,9 @@ class FusedLinear:
             rows = functional.pad(rows, (0, 0, 0, missing)) if missing else rows
             out = torch.ops.mkldnn._linear_pointwise.default(rows, self.weights[0], self.biases[0], "none", [], "")
             return out[:b] if missing else out
-        parts = [
-            functional.linear(rows if low is None else side_by_side(rows, rows @ low, weight), weight, bias)
-            for weight, bias, low in zip(self.weights, self.biases, self.low)
-        ]
+        if self.low is not None:
+            rows = side_by_side(rows, rows @ self.low, self.weights[0].shape[1])
+        parts = [functional.linear(rows, weight, bias) for weight, bias in zip(self.weights, self.biases)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
@@ -84,11 +88,6 @@ def folded(layer: Any) -> Tensor:
     if isinstance(layer, lora.Linear):
         return weight + layer.get_delta_weight(layer.active_adapters[0]).to(weight.dtype)
     return weight
-
-
-def first_factor(layer: Any) -> Tensor:
-    """A' (in, r), the transposed first factor of a LoRA layer, copied in the dtype of the layer's weight."""
-    return layer.lora_A[layer.active_adapters[0]].weight.data.t().to(layer.weight.dtype)
 
 
 def norm(layer: nn.Module, plain: bool) -> Callable[[Tensor], Tensor]:

@@ -68,14 +68,18 @@ class PromptEncoder:
                 raise StudyError(study, what, "crop it, or leave the study out") from error
             texts.append(self.family.expand_images(self.chat(len(study.images)), processed))
             parts.append(processed)
-        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        width = max(len(row) for row in rows)
+        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        width = max(len(row) for row in ids)
         pad = self.tokenizer.pad_token_id
-        input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-        attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        names = {name for part in parts for name in part}
+        input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
+        attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+        names = sorted({name for part in parts for name in part})
         pixels = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
-        return PromptBatch(studies, input_ids, attention_mask, pixels, filler=filler, keys=keys or [])
+        rows = {name: [len(part[name]) if name in part else 0 for part in parts] for name in names}
+        rows["features"] = [row.count(self.family.config.image_token_id) for row in ids]
+        prompts = PromptBatch(studies, input_ids, attention_mask, pixels, filler=filler, keys=keys or [], rows=rows)
+        self.family.locate(prompts)
+        return prompts
 
     def failure(self, study: Study) -> StudyError | None:
         """Why a study cannot be shown."""

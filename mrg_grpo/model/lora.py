@@ -12,7 +12,8 @@ first, in both passes. For the backward pass x is kept in its own dtype, and lay
 In bf16 y must be rounded only once, after the sum. Early in training the part from LoRA is usually smaller than half
 of the last of eight bits. If y were rounded before the sum, that part would vanish, and the policy would stay at its
 start until the adapter had grown. A product on a GPU rounds its result before anything is added to it. So the sum is
-made part of the product: y = [x, x A'] [W, s B]', where W is stored in a wider matrix that has room for s B.
+made part of the product: y = [x, x A'] [W, s B]', where W is stored in a wider matrix that has room for s B. Layers
+with the same input share one such matrix, which sampling multiplies by at once (`JoinedWeights`).
 
 Qwen's vision towers project patches by a convolution whose kernel is as large as the patch. This equals one matrix
 product, which is faster.
@@ -23,6 +24,8 @@ change.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -36,10 +39,10 @@ def plus_product(large: Tensor, left: Tensor, right: Tensor, scale: float = 1.0)
     return large.to(left.dtype).addmm_(left, right, alpha=scale).to(large.dtype)
 
 
-def side_by_side(rows: Tensor, low: Tensor, joined: Tensor) -> Tensor:
-    """Rows (m, in) and x A' (m, r) as one matrix with as many columns as `joined`; the remaining columns are 0."""
-    low, left = low.to(rows.dtype), joined.shape[1] - rows.shape[1] - low.shape[1]
-    return torch.cat([rows, functional.pad(low, (0, left)) if left else low], dim=1)
+def side_by_side(rows: Tensor, low: Tensor, width: int, start: int = 0) -> Tensor:
+    """Rows (m, in), and from column in + start on x A' (m, r), as one matrix of `width` columns; the others are 0."""
+    low, left = low.to(rows.dtype), width - rows.shape[1] - start - low.shape[1]
+    return torch.cat([rows, functional.pad(low, (start, left)) if start or left else low], dim=1)
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -54,14 +57,15 @@ def shaped(rows: Tensor, like: Tensor) -> Tensor:
 
 class _WithLora(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, a, b, scale, joined):
+    def forward(ctx, x, weight, bias, a, b, scale, part):
         rows = rows_of(x)
         low = rows.to(a.dtype) @ a.t()  # (m, r)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scale = scale
-        if joined is None:
+        if part is None:
             return shaped(plus_product(functional.linear(rows, weight, bias), low, b.t(), scale), x)
-        return shaped(functional.linear(side_by_side(rows, low, joined), joined, bias), x)
+        both = side_by_side(rows, low, part.matrix.shape[1], part.start)
+        return shaped(functional.linear(both, part.with_b(b, scale), bias), x)
 
     @staticmethod
     def backward(ctx, grad):
@@ -74,37 +78,75 @@ class _WithLora(torch.autograd.Function):
         return grad_x, None, None, inner.t() @ rows.to(a.dtype), (wide.t() @ low).mul_(ctx.scale), None, None
 
 
+@dataclass
+class Part:
+    """The place of one layer in a `JoinedWeights`."""
+
+    matrix: Tensor  # (out, width), the layer's rows
+    start: int  # behind the columns of W, the first of its own s B
+    inputs: int  # columns of W
+
+    def with_b(self, b: Tensor, scale: float) -> Tensor:
+        """The rows, with the B (out, r) that the layer has now."""
+        first = self.inputs + self.start
+        self.matrix[:, first : first + b.shape[1]] = b.detach() * scale
+        return self.matrix
+
+
+class JoinedWeights:
+    """The weights of layers with the same input, and their LoRA, as one matrix (sum of all out, width):
+
+        [W1  s1 B1  0     ]
+        [W2  0      s2 B2 ]     columns: in, then the ranks of all, then 0 up to a multiple of 8, for fast products
+
+    The layers' own weights are views of it, so nothing is stored twice. Its rows are those of the layers, in order.
+    """
+
+    def __init__(self, layers: list[Any]) -> None:
+        weights = [layer.weight for layer in layers]
+        ranks = [rank(layer) for layer in layers]
+        inputs = weights[0].shape[1]
+        width = inputs + sum(ranks)
+        self.layers = layers
+        self.matrix = weights[0].new_zeros(sum(len(weight) for weight in weights), width + -width % 8)
+        self.parts = []
+        for layer, rows, start in zip(
+            layers, self.matrix.split([len(weight) for weight in weights]), accumulate([0, *ranks])
+        ):
+            rows[:, :inputs] = layer.weight.data
+            layer.weight.data = rows[:, :inputs]
+            self.parts.append(Part(rows, start, inputs))
+            layer.joined, layer.part = self, self.parts[-1]
+
+    @torch.no_grad()
+    def factors(self) -> tuple[Tensor, Tensor | None]:
+        """The matrix with every B as it is now, and all A', side by side, (in, sum of ranks), copied in the dtype of
+        the weights; None without LoRA."""
+        adapted = [layer for layer in self.layers if rank(layer)]
+        for layer in adapted:
+            name = layer.active_adapters[0]
+            layer.part.with_b(layer.lora_B[name].weight, layer.scaling[name])
+        low = [layer.lora_A[layer.active_adapters[0]].weight.t() for layer in adapted]
+        return self.matrix, torch.cat(low, dim=1).to(self.matrix.dtype) if low else None
+
+
+def rank(layer: Any) -> int:
+    """Of its LoRA; 0 for a layer without."""
+    return layer.r[layer.active_adapters[0]] if isinstance(layer, lora.Linear) else 0
+
+
 class LoraLinear(lora.Linear):
     """PEFT's linear layer with one plain LoRA, and the forward pass of this module."""
 
-    joined: Tensor | None = None
-    """Only for a base in bf16: [W, s B, 0], at least in + r columns wide. The base's own weight is a view of it."""
-
-    def make_room(self) -> None:
-        """Move the base's weight into a matrix with room for s B. Its width is a multiple of 8, for fast products."""
-        weight: Any = self.base_layer.weight
-        a: Any = self.lora_A[self.active_adapters[0]].weight
-        columns = weight.shape[1] + a.shape[0]
-        self.joined = weight.new_zeros(weight.shape[0], columns + -columns % 8)
-        self.joined[:, : weight.shape[1]] = weight.data
-        weight.data = self.joined[:, : weight.shape[1]]
-
-    @torch.no_grad()
-    def weight_and_b(self) -> Tensor | None:
-        """[W, s B, 0] with the current B; None if the base is in fp32 or fp64."""
-        if self.joined is not None:
-            name, base = self.active_adapters[0], self.base_layer
-            b: Any = self.lora_B[name].weight
-            start: Any = base.in_features
-            self.joined[:, start : start + b.shape[1]] = b * self.scaling[name]
-        return self.joined
+    part: Part | None = None
+    """Only for a base that is not in fp32 or fp64: where its weight lies."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base, names = self.base_layer, self.active_adapters
         if len(names) > 1 or self.training or self.disable_adapters or x.dtype != base.weight.dtype:
             return super().forward(x, *args, **kwargs)
         a, b = self.lora_A[names[0]].weight, self.lora_B[names[0]].weight
-        return _WithLora.apply(x, base.weight, base.bias, a, b, self.scaling[names[0]], self.weight_and_b())
+        return _WithLora.apply(x, base.weight, base.bias, a, b, self.scaling[names[0]], self.part)
 
 
 class PatchProjection(nn.Conv3d):
@@ -116,12 +158,28 @@ class PatchProjection(nn.Conv3d):
         return functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None, None]
 
 
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers of one module that read the same rows."""
+
+
 def patch_lora(model: nn.Module) -> None:
     """Give the forward passes above to every layer of these kinds. Each LoRA must be plain and not merged."""
     for layer in model.modules():
         if type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear:
             layer.__class__ = LoraLinear
-            if isinstance(layer, LoraLinear) and layer.weight.dtype not in (torch.float32, torch.float64):
-                layer.make_room()
         elif type(layer) is nn.Conv3d and layer.groups == 1 and not any(layer.padding):
             layer.__class__ = PatchProjection
+    for module in model.modules():
+        for layers in together(module):
+            if layers[0].weight.dtype not in (torch.float32, torch.float64):
+                JoinedWeights(layers)
+
+
+def together(module: nn.Module) -> list[list[Any]]:
+    """The linear layers right below a module as they are to be joined: those of one input where all are there, and each
+    other one with LoRA alone."""
+    found = {name: layer for name, layer in module.named_children() if type(layer) in (LoraLinear, nn.Linear)}
+    groups = [[found[name] for name in names] for names in SAME_INPUT if all(name in found for name in names)]
+    joined = [layer for group in groups for layer in group]
+    alone = [[layer] for layer in found.values() if type(layer) is LoraLinear and all(layer is not x for x in joined)]
+    return groups + alone

@@ -127,22 +127,23 @@ class Policy:
         reference: as the frozen start policy, without gradient.
         """
         with self.reference() if reference else nullcontext():
+            self.family.locate(prompts)
             inputs = self.family.prompt_inputs(self.base, prompts, self.encode_images(prompts))
             real = prompts.attention_mask.bool()  # (N, P)
             place = real.long().cumsum(1) - 1
             recorder = PrefixRecorder()
-            padded = not bool(real.all())
-            masks = self.family.prompt_masks(prompts, place, real, padded)
+            masks = self.family.prompt_masks(prompts, place, real, prompts.padded)
             output = self.family.text_model(self.base)(
                 inputs_embeds=inputs.embeds,
                 attention_mask=masks,
-                position_ids=inputs.positions,
+                position_ids=prompts.positions,
                 past_key_values=recorder,
                 use_cache=True,
                 **inputs.text_kwargs,
             )
         if len(recorder.keys) != self.family.layers:
             raise RuntimeError("the cache is not live: some layers did not write it (gradient checkpointing drops it)")
+        assert prompts.rope_deltas is not None
         graph = [*recorder.keys, *recorder.values, output.last_hidden_state[:, -1]]
         trains = graph[-1].requires_grad
         leaves = [t.detach().requires_grad_(trains and t.requires_grad) for t in graph]
@@ -152,9 +153,9 @@ class Policy:
             values=leaves[layers:-1],
             last_hidden=leaves[-1],
             attention_mask=real,
-            padded=padded,
+            padded=prompts.padded,
             lengths=real.sum(1),
-            rope_deltas=inputs.rope_deltas,
+            rope_deltas=prompts.rope_deltas,
             graph=graph if trains else [],
         )
 
@@ -166,14 +167,15 @@ class Policy:
         """Log-probabilities of report tokens (b, T) given the prefix, of the tempered, suppressed distribution.
 
         studies (n,): the b reports are n equal groups in order, group i continues study studies[i]; None means all
-        studies. mask (b, T): True on the tokens of a report, which lie in front.
+        studies. mask (b, T): True on the tokens of a report, which lie in front; on the CPU, or the device is waited
+        for.
         Returns (logps, entropy), both (b, T), 0 where masked; entropy is detached.
         """
-        if studies is None:
-            studies = torch.arange(prefix.lengths.shape[0], device=tokens.device)
+        studies = (torch.arange(prefix.lengths.shape[0]) if studies is None else studies).to(tokens.device)
         mask, width = mask.bool(), tokens.shape[1]
         if self.sharded and width == 1:  # the layers must run here too: other ranks' reports are longer
             tokens, mask = functional.pad(tokens, (0, 1)), functional.pad(mask, (0, 1))
+        rows = mask.flatten().nonzero().squeeze(1).to(tokens.device)  # (M,) the tokens of the micro-batch
         group = tokens.shape[0] // len(studies)
         hidden = prefix.last_hidden.index_select(0, studies).repeat_interleave(group, 0).unsqueeze(1)  # (b, 1, D)
         if tokens.shape[1] > 1:
@@ -184,10 +186,15 @@ class Policy:
                 raise RuntimeError("the cache is not live: some layers did not read it")
             hidden = torch.cat([hidden, later], dim=1)  # (b, T, D)
         logps, entropy = token_logprobs(
-            hidden[mask], self.base.lm_head, tokens[mask], self.temperature, self.suppressed
-        )  # (tokens of the micro-batch,)
-        zeros = torch.zeros(mask.shape, dtype=logps.dtype, device=logps.device)
-        return zeros.masked_scatter(mask, logps)[:, :width], zeros.masked_scatter(mask, entropy)[:, :width]
+            hidden.flatten(0, 1).index_select(0, rows),
+            self.base.lm_head,
+            tokens.flatten().index_select(0, rows),
+            self.temperature,
+            self.suppressed,
+        )  # (M,)
+        zeros = torch.zeros(mask.numel(), dtype=logps.dtype, device=logps.device)
+        whole = [zeros.index_copy(0, rows, found).view(mask.shape)[:, :width] for found in (logps, entropy)]
+        return whole[0], whole[1]
 
     def places(self, prefix: Prefix, studies: Tensor, count: int) -> Places:
         """The first `count` places behind the prompts of the studies (n,).

@@ -71,6 +71,7 @@ def load_pretrained(config: Config) -> Pretrained:
     if not config.model.shard:  # else mrg_grpo.model.fsdp moves it there layer by layer
         model = model.to(config.model.resolved_device())
     model.requires_grad_(False)
+    family.prepare(model)
     return Pretrained(model, tokenizer, processor, family, stops)
 
 

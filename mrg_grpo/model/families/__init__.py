@@ -1,11 +1,11 @@
 """Model families: what differs between vision-language models, one small file each.
 
-The engine (policy, rollout, grpo) knows no family by name. It asks a `Family` for six things: the image processor, how
-many tokens an image takes in the prompt, the vision features, the prompt's embeddings and positions, which ids must
-never be sampled, and where LoRA goes.
+The engine (policy, rollout, grpo) knows no family by name. It asks a `Family` for seven things: the image processor,
+how many tokens an image takes in the prompt, the vision features, the prompt's embeddings, its positions, which ids
+must never be sampled, and where LoRA goes.
 
-Here: one file per family with one subclass of `Family`. Not here: anything that two families share but the contract
-(base.py). May import: transformers, model/batch.py, errors.
+Here: one file per family with one subclass of `Family`, and what the Qwen-VLs share (qwen_vl.py). The contract is
+base.py. May import: transformers, model/batch.py, model/vision_attention.py, errors.
 """
 
 from transformers import PretrainedConfig

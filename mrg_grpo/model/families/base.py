@@ -1,9 +1,9 @@
 """The contract of a model family.
 
-A new family is one file with one subclass of `Family` and one line in FAMILIES (families/__init__.py). It answers six
-questions: image processor, image tokens in the text, vision features, prompt embeddings and positions, vision tokens
-that are never sampled, and where LoRA goes. Where its attention differs it overrides `prompt_masks`. tests/tiny.py then
-needs a tiny checkpoint of it, and tests/model/test_policy.py holds it to plain transformers.
+A new family is one file with one subclass of `Family` and one line in FAMILIES (families/__init__.py). It answers seven
+questions: image processor, image tokens in the text, vision features, prompt embeddings, prompt positions, vision
+tokens that are never sampled, and where LoRA goes. Where its attention differs it overrides `prompt_masks`.
+tests/tiny.py then needs a tiny checkpoint of it, and tests/model/test_policy.py holds it to plain transformers.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ class PromptInputs:
     """What the text model is given for the prompt; N rows, P tokens, D hidden size."""
 
     embeds: Tensor  # (N, P, D)
-    positions: Tensor  # (3, N, P) for M-RoPE, (N, P) otherwise
-    rope_deltas: Tensor  # (N,): position of a report's token t is real prompt tokens + t + rope_delta
     text_kwargs: dict  # anything else the family's text model wants in the prompt; continuations never need it
 
 
@@ -48,7 +46,7 @@ class Family(ABC):
     """Anchored on the language model: vision towers have gate, up and down projections too."""
     default_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     vision_lora_pattern = r".*visual\.blocks\..*\.(?:{targets})"
-    vision_targets: tuple[str, ...]
+    vision_targets: ClassVar[tuple[str, ...]]
     """Attention and MLP projections of the vision tower, which lora.vision adds."""
     norms: ClassVar[tuple[str, str, str, str]] = ("input_layernorm", "", "post_attention_layernorm", "")
     """A text layer's norms before and after attention, before and after the MLP; "" where there is none."""
@@ -72,7 +70,22 @@ class Family(ABC):
 
     @abstractmethod
     def prompt_inputs(self, model: Any, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
-        """Embeddings and positions of the prompt."""
+        """Embeddings of the prompt."""
+
+    @abstractmethod
+    def prompt_positions(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        """Of a batch on the CPU: positions of the prompt, (3, N, P) for M-RoPE, (N, P) otherwise, and rope_deltas (N,).
+
+        A report's token t stands at the number of real prompt tokens + t + rope_delta.
+        """
+
+    def locate(self, batch: PromptBatch) -> None:
+        """Note the positions in a batch that has none yet. On a GPU that would wait for it for every image."""
+        if batch.positions is None:
+            batch.positions, batch.rope_deltas = self.prompt_positions(batch)
+
+    def prepare(self, model: Any) -> None:  # noqa: B027  (most change nothing)
+        """What the family changes of a model right after it is loaded."""
 
     @property
     def layers(self) -> int:

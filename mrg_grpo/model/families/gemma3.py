@@ -65,8 +65,11 @@ class Gemma3(Family):
         embeds = model.get_input_embeddings()(batch.input_ids.masked_fill(image, 0))
         if features is not None:
             embeds = embeds.masked_scatter(image.unsqueeze(-1), features.to(embeds.dtype))
+        return PromptInputs(embeds, {})
+
+    def prompt_positions(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)  # (N, P)
-        return PromptInputs(embeds, positions, torch.zeros_like(positions[:, 0]), {})
+        return positions, torch.zeros_like(positions[:, 0])
 
     def rotations(self, text: Any, hidden: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         return {kind: text.rotary_emb(hidden, positions, kind) for kind in set(text.config.layer_types)}

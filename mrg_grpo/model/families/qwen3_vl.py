@@ -13,23 +13,35 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
+from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
 from mrg_grpo.model.families.base import Masks, PromptInputs
-from mrg_grpo.model.families.qwen2_5_vl import Qwen25VL
+from mrg_grpo.model.families.qwen_vl import QwenVL
 
 if TYPE_CHECKING:
     from mrg_grpo.model.batch import PromptBatch
 
 
-class Qwen3VL(Qwen25VL):
+class Qwen3VL(QwenVL):
     """Qwen3-VL, dense."""
 
+    model_class = Qwen3VLModel
     vision_targets = ("attn.qkv", "attn.proj", "mlp.linear_fc1", "mlp.linear_fc2")
 
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
-        output = model.model.get_image_features(batch.pixels["pixel_values"], batch.pixels["image_grid_thw"])
-        levels = [output.pooler_output, *output.deepstack_features]
-        return torch.cat([torch.cat(list(images)) for images in levels], dim=-1)
+        output = self.run_tower(model, batch)
+        return torch.cat([output.pooler_output, *output.deepstack_features], dim=-1)
+
+    def tower_inputs(self, tower: Any, grid: Tensor) -> dict[str, Any]:
+        indices, weights = get_vision_interpolation_indices_and_weights(  # of learned places of patches
+            grid,
+            num_grid_per_side=tower.num_grid_per_side,
+            mode=tower.interpolation_mode,
+            align_corners=tower.interpolation_align_corners,
+            spatial_merge_size=tower.spatial_merge_size,
+        )
+        return {**super().tower_inputs(tower, grid), "interp_indices": indices, "interp_weights": weights}
 
     def prompt_inputs(self, model: Any, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
         if features is None:

@@ -9,13 +9,12 @@ import os
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mrg_grpo.errors import UserError
-from mrg_grpo.files import at_home, open_file, read_text
-from mrg_grpo.toml import build, check_rules, ruled
+from mrg_grpo.files import at_home
+from mrg_grpo.toml import WEIGHTS, build, check_rules, read_tree, ruled
 
 FORMS = ("phantom", "phantom_rare", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr")
 """What data.form can be."""
@@ -131,6 +130,8 @@ class DataConfig:
     """File that gives the split of each id, for layouts without splits; "" derives the split from the id."""
     keep_xxxx: bool = True
     """Keep XXXX, which stands for de-identified words in IU X-Ray."""
+    workers: int = ruled(2, above=0)
+    """Threads that read and encode pictures ahead of the step."""
     incomplete: str = ruled("drop", "keep", "drop")
     """Studies without a report or without an image of the wanted views: "drop" leaves them out, counted and named."""
 
@@ -211,6 +212,11 @@ class GrpoConfig:
     """The ratio is clipped at 1 + clip_high from above."""
     beta: float = ruled(0.01, least=0)
     """Weight of the KL divergence from the frozen start policy; 0 never runs the reference."""
+    dual_clip: float = ruled(0.0, least=0)
+    """c: a report worse than its group loses at most c times its advantage for a token, however much more probable that
+    has become. Above 1; 0 turns it off. It only acts with several inner passes."""
+    sampling_correction: float = ruled(0.0, least=0)
+    """C: weigh each token by min(pi_train / pi_sample, C), since bf16 rounds differently in sampling; 0 does not."""
     kl: str = ruled("k3", "k3", "k3_weighted")
     """Estimator of that KL: "k3" as in GRPO, or "k3_weighted", whose gradient is unbiased in later passes too."""
     aggregate: str = ruled("sequence", "sequence", "token", "constant")
@@ -220,8 +226,11 @@ class GrpoConfig:
     """One importance ratio per "token" (GRPO) or per "sequence" (GSPO)."""
     scale: str = ruled("group", "group", "batch", "none")
     """Divide advantages by the standard deviation of the "group" or of the "batch", or not at all ("none")."""
+    studies_per_pass: int = ruled(0, least=0)
+    """Studies whose prompts are held for training at once; 0 is all of the step. Fewer save memory, and cost one more
+    run of each prompt. The gradient stays the same."""
     micro_batch: int = ruled(0, least=0)
-    """Reports per forward pass in training; 0 is all reports of the step. A lower value saves memory."""
+    """Reports per forward pass in training; 0 is all that may be at once. A lower value saves memory."""
     learning_rate: float = ruled(1e-4, above=0)
     """Learning rate of AdamW after the warm-up."""
     decay: bool = False
@@ -236,6 +245,8 @@ class GrpoConfig:
 class SftConfig:
     batch_size: int = ruled(16, above=0)
     """Studies per optimiser step."""
+    micro_batch: int = ruled(0, least=0)
+    """Studies per forward pass; 0 is all of the step. A lower value saves memory, the gradient stays the same."""
     learning_rate: float = ruled(2e-4, above=0)
     """Of AdamW; falls to 0 along a cosine. Warm-up and clipping are grpo.warmup and grpo.max_grad_norm."""
 
@@ -285,69 +296,6 @@ PATHS = (
 """Settings that are paths: ~ is resolved in them, which a shell does not do behind an equals sign."""
 
 
-RUN_HEADERS = ("# run of ", "# mrg_grpo ")
-"""How the first line of a config.toml begins that a run wrote; the second is of the first versions."""
-
-
-def written_by_run(path: Path) -> bool:
-    """Whether this is the config.toml of a run, and not one that somebody wrote."""
-    try:
-        with open_file(path) as file:
-            return path.name == "config.toml" and file.readline().decode().startswith(RUN_HEADERS)
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The tables of a TOML file, or of the config.toml of a run's folder.
-
-    `include = "other.toml"` on top takes that file's, changed by this one's. A run is its folder: run.output_dir in a
-    file that a run wrote is where it began, and it may have been moved or copied, or be read from elsewhere.
-    above: the files, outermost first, that include this one. UserError names a circle.
-    """
-    if path.is_dir():
-        if not written_by_run(path / "config.toml"):
-            raise UserError(f"config {path}: a folder without a run's config.toml; name a TOML file or a run's folder")
-        path = path / "config.toml"
-    try:
-        tree = tomllib.loads(read_text(path))
-    except FileNotFoundError:
-        raise UserError(f"config {path}: no such file; experiments/phantom.toml is the embedded default") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path}: cannot be read ({error})") from error
-    except (ValueError, RecursionError) as error:  # TOML, numbers of thousands of digits, tables nested for ever
-        raise UserError(f"config {path}: not valid TOML ({error})") from error
-    if written_by_run(path) and isinstance(tree.setdefault("run", {}), dict):
-        tree["run"]["output_dir"] = str(path.parent)
-    included = tree.pop("include", None)
-    if included is None:
-        return tree
-    if not isinstance(included, str) or not included:
-        raise UserError(f"config {path}: include = {included!r} must be one TOML file")
-    chain, other = (*above, path), path.parent / at_home(included, f"config {path}: include")
-    if other.resolve() in [one.resolve() for one in chain]:
-        circle = " includes ".join(str(one) for one in (*chain, other))
-        raise UserError(f"config {path}: include goes round in a circle ({circle}); take one of them out")
-    return merged(read_tree(other, chain), tree)
-
-
-WEIGHTS = "reward.weights"
-"""The one table whose keys are not settings but a choice: a file that has it means these terms and no others."""
-
-
-def merged(whole: dict[str, Any], change: dict[str, Any], table: str = "") -> dict[str, Any]:
-    """`whole` with the keys of `change` in place of its own, table by table; reward.weights is replaced as a whole.
-
-    table: the dotted name of the table that both are.
-    """
-    both = dict(whole)
-    for key, value in change.items():
-        name = f"{table}.{key}" if table else key
-        by_key = isinstance(value, dict) and isinstance(both.get(key), dict) and name != WEIGHTS
-        both[key] = merged(both[key], value, name) if by_key else value
-    return both
-
-
 def apply_override(tree: dict, override: str) -> None:
     """`--set grpo.group_size=16`: the value is TOML; a bare word is taken as a string.
 
@@ -382,6 +330,10 @@ def check(config: Config) -> Config:
     check_rules(config)
     if not config.run.output_dir.strip():
         raise UserError("run.output_dir: is empty; name a folder for the run")
+    if 0 < config.grpo.dual_clip <= 1:
+        raise UserError(
+            f"grpo.dual_clip: {config.grpo.dual_clip:g} must be above 1, for example 3, or 0 to turn it off"
+        )
     if not any(config.reward.weights.values()):
         raise UserError("reward.weights: every weight is 0; give at least one term a weight, for example mccs = 0.75")
     if not (config.data.views.isascii() and config.data.views.isdigit()) and config.data.views not in (

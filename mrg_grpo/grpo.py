@@ -8,10 +8,13 @@ Deliberate choices:
 * Everything per study is computed per study: vision and prompt run once, and all G reports continue from that prefix in
   sampling and in the first inner pass. The reference, whose weights differ, runs the prompt once more for all G, and so
   does each further inner pass, since the policy has moved.
+* With grpo.studies_per_pass the prompts of a few studies at a time are held for training, so N is not bound by memory.
+  Sampling then has a prefix without gradient, and the first pass too runs each prompt once more.
 * On policy (one inner pass, beta 0) the ratio is 1 and the loss is 0 in value. Its gradient is not: watch grad_norm.
 * Denominators are fixed over the whole step before the first micro-batch, so gradients do not depend on micro-batching,
-  nor on the number of ranks: each takes whole studies, and their gradients are added once per pass
-  (mrg_grpo.distributed).
+  on the studies of a pass, nor on the number of ranks: each takes whole studies, and their gradients are added once per
+  pass (mrg_grpo.distributed).
+* What decides shapes (lengths, masks) is on the CPU, so the device is asked only for tokens, rewards and finiteness.
 * A step whose logits, rewards, loss or gradient are not finite moves nothing and is skipped, see mrg_grpo.run.faults.
 * All randomness is keyed by (seed, step): a resumed run continues as if it had never stopped.
 """
@@ -46,14 +49,22 @@ class StepResult:
 
 
 @dataclass
+class Part:
+    """Some studies of a step, whose prompts are held together, and their reports that train, in micro-batches."""
+
+    prompts: PromptBatch
+    blocks: list[MicroBatch]
+
+
+@dataclass
 class TrainBatch:
     """What every inner pass of a step learns from, fixed before the first of them."""
 
     rollout: Rollout
-    mask: Tensor  # (B, T), the tokens that train
+    mask: Tensor  # (B, T), the tokens that train; on the CPU
     advantages: Tensor  # (B,)
     ref_logps: Tensor | None  # (B, T); None without a KL term
-    blocks: list[MicroBatch]
+    parts: list[Part]
     normalizer: Tensor | int  # the denominator of the whole step over all ranks
 
 
@@ -72,17 +83,20 @@ class Grpo:
 
     def __init__(self, config: Config, policy: Policy, rewards: Rewards) -> None:
         self.config, self.policy, self.rewards = config, policy, rewards
-        self.optimizer = torch.optim.AdamW(policy.trainable(), lr=config.grpo.learning_rate, weight_decay=0.0)
+        self.optimizer = adamw(policy, config.grpo.learning_rate)
 
     def step(self, prompts: PromptBatch, number: int) -> StepResult:
         """Step `number`, counted from 1, on N studies."""
         grpo, policy, timer = self.config.grpo, self.policy, PhaseTimer(self.policy.device)
+        held = prompts.split(grpo.studies_per_pass)
 
         with timer("prefill"):  # vision and prompt, once per study
-            prefix = policy.prefill(prompts)
+            prefix = self.prefill(held)
 
         with timer("sample"):  # G reports of each study, from that prefix
             rollout = sample_groups(policy, prefix, prompts.keys, self.config, number)
+            through = prefix if len(held) == 1 else None  # can be trained through; else it makes room now
+            del prefix
             mask = rollout.trained_mask(self.config.sampling.mask_truncated)  # (B, T)
             mask = mask & prompts.counts.repeat_interleave(grpo.group_size).unsqueeze(1)
 
@@ -90,63 +104,76 @@ class Grpo:
             table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists(), rollout.special_counts())
             rewards = distributed.gather_rows(table.total.view(-1, grpo.group_size), prompts.filler)  # of all ranks
             advantages = distributed.own_rows(group_advantages(rewards, grpo.scale), len(prompts.studies))  # (N, G)
+            parts = self.parts(held, rollout, advantages)
             advantages = advantages.to(policy.device)
 
         with timer("reference"):  # the frozen start policy on the same reports
-            ref_logps = self.reference_logps(prompts, rollout, mask) if grpo.beta > 0 else None
+            ref_logps = self.reference_logps(parts, rollout, mask) if grpo.beta > 0 else None
 
-        batch = TrainBatch(
-            rollout=rollout,
-            mask=mask,
-            advantages=advantages.flatten(),
-            ref_logps=ref_logps,
-            blocks=self.blocks(rollout, advantages, prompts),
-            normalizer=self.normalizer(mask, len(rewards)),
-        )
+        batch = TrainBatch(rollout, mask, advantages.flatten(), ref_logps, parts, self.normalizer(mask, len(rewards)))
         result = StepResult(rollout, table, advantages, prompts.filler)
         log = StepLog(rollout, table, advantages, prompts.filler, grpo.ratio)
         first = None  # the first pass: its log-probabilities are those of the policy that sampled
         for _ in range(grpo.inner_passes):
             with timer("train"):
-                if first:
-                    prefix = policy.prefill(prompts)  # the policy has moved
-                found = self.train_pass(prefix, batch, first.logps if first else None, log)
-                first = first or found
+                found = self.train_pass(through, batch, first.logps if first else None, log)
+                first, through = first or found, None  # the policy moves
                 grad_norm = self.update(number, result, found, first)
         assert first  # there is one inner pass at least
         result.metrics = log.summary(first.loss, first.logps, first.entropy, first.trained, grad_norm, timer)
         return result
 
-    def train_pass(self, prefix: Prefix, batch: TrainBatch, old_logps: Tensor | None, log: StepLog) -> Pass:
+    def prefill(self, held: list[PromptBatch]) -> Prefix:
+        """The prefix of all studies of the step; where they are held in parts, without gradient."""
+        if len(held) == 1:
+            return self.policy.prefill(held[0])
+        with torch.no_grad():
+            return Prefix.joined([self.policy.prefill(prompts) for prompts in held])
+
+    def train_pass(self, prefix: Prefix | None, batch: TrainBatch, old_logps: Tensor | None, log: StepLog) -> Pass:
         """One pass over the step's reports in micro-batches; leaves the gradient of the whole step in the adapter.
 
+        prefix: of all studies, where it can be trained through; else it is made anew, part by part.
         old_logps (B, T): of the policy that sampled; None on policy, where the ratio is 1 with gradient.
         """
-        grpo, found = self.config.grpo, empty_pass(batch.rollout)
-        for block in batch.blocks:  # b reports
-            rows, T = block.rows, block.width  # noqa: N806
-            mask = batch.mask[rows, :T]
-            logps, entropy = self.policy.logprobs(prefix, batch.rollout.tokens[rows, :T], mask, block.studies)  # (b, T)
-            loss, metrics = grpo_loss(
-                logps,
-                batch.advantages[rows],
-                mask,
-                old_logps=None if old_logps is None else old_logps[rows, :T],
-                ref_logps=None if batch.ref_logps is None else batch.ref_logps[rows, :T],
-                clip_low=grpo.clip_low,
-                clip_high=grpo.clip_high,
-                beta=grpo.beta,
-                aggregate=grpo.aggregate,
-                ratio=grpo.ratio,
-                normalizer=batch.normalizer,
-                kl=grpo.kl,
-            )
-            loss.backward()
-            found.logps[rows, :T], found.entropy[rows, :T], found.trained[rows, :T] = logps.detach(), entropy, mask
-            found.loss = found.loss + loss.detach()
-            log.add(metrics, reports=len(rows), tokens=mask.sum())
-        self.policy.backward(prefix)  # through the prompt, once per study
+        found = empty_pass(batch.rollout)
+        for part in batch.parts:
+            if not part.blocks:
+                continue
+            through = prefix or self.policy.prefill(part.prompts)
+            for block in part.blocks:  # b reports
+                self.train_block(through, block, batch, old_logps, found, log)
+            self.policy.backward(through)  # through the prompt, once per study
         return found
+
+    def train_block(
+        self, prefix: Prefix, block: MicroBatch, batch: TrainBatch, old_logps: Tensor | None, found: Pass, log: StepLog
+    ) -> None:
+        """One micro-batch forward and backward, into the prefix's leaves, the adapter and what the pass has found."""
+        grpo, rollout, rows, T = self.config.grpo, batch.rollout, block.rows, block.width  # noqa: N806
+        mask = batch.mask[rows, :T]  # (b, T)
+        logps, entropy = self.policy.logprobs(prefix, rollout.tokens[rows, :T], mask, block.studies)  # (b, T)
+        loss, metrics = grpo_loss(
+            logps,
+            batch.advantages[rows],
+            mask.to(logps.device),
+            old_logps=None if old_logps is None else old_logps[rows, :T],
+            ref_logps=None if batch.ref_logps is None else batch.ref_logps[rows, :T],
+            sampling_logps=rollout.logps[rows, :T],
+            clip_low=grpo.clip_low,
+            clip_high=grpo.clip_high,
+            dual_clip=grpo.dual_clip,
+            sampling_correction=grpo.sampling_correction,
+            beta=grpo.beta,
+            aggregate=grpo.aggregate,
+            ratio=grpo.ratio,
+            normalizer=batch.normalizer,
+            kl=grpo.kl,
+        )
+        loss.backward()
+        found.logps[rows, :T], found.entropy[rows, :T], found.trained[rows, :T] = logps.detach(), entropy, mask
+        found.loss = found.loss + loss.detach()
+        log.add(metrics, reports=len(rows), tokens=int(mask.sum()))
 
     def update(self, number: int, result: StepResult, found: Pass, first: Pass) -> Tensor:
         """Move the adapter after the pass `found`; see `move`. What is looked at stands in the order of the step."""
@@ -162,29 +189,38 @@ class Grpo:
         rate = self.config.grpo.learning_rate * self.rate(number)
         return move(self.policy, self.optimizer, rate, self.config.grpo.max_grad_norm, watched, evidence)
 
-    def blocks(self, rollout: Rollout, advantages: Tensor, prompts: PromptBatch) -> list[MicroBatch]:
-        """The reports that train, in micro-batches. Without a KL term a group without spread has no gradient."""
-        grpo = self.config.grpo
-        teaches = prompts.counts if grpo.beta > 0 else (advantages != 0).any(dim=1)  # (N,)
-        return rollout.micro_batches(grpo.micro_batch, grpo.group_size, None if self.policy.sharded else teaches)
+    def parts(self, held: list[PromptBatch], rollout: Rollout, advantages: Tensor) -> list[Part]:
+        """The reports that train, with their prompts. Without a KL term a group without spread has no gradient.
+
+        Over a base in shards every rank must make the same number of passes, so there none is left out.
+        """
+        grpo, first, parts = self.config.grpo, 0, []
+        counts = torch.cat([prompts.counts for prompts in held])  # (N,)
+        teaches = counts if grpo.beta > 0 else (advantages != 0).any(dim=1).cpu()
+        for prompts in held:
+            studies = range(first, first + len(prompts.studies))
+            chosen = None if self.policy.sharded else teaches
+            parts.append(Part(prompts, rollout.micro_batches(grpo.micro_batch, grpo.group_size, studies, chosen)))
+            first = studies.stop
+        return parts
 
     def normalizer(self, mask: Tensor, studies: int) -> Tensor | int:
         """The denominator of the whole step over all ranks, for the configured aggregation."""
         if self.config.grpo.aggregate == "token":
-            return distributed.all_reduce(mask.sum()).clamp(min=1)
+            return distributed.all_reduce(mask.sum().to(self.policy.device)).clamp(min=1)
         reports = studies * self.config.grpo.group_size
         return reports * self.config.sampling.max_tokens if self.config.grpo.aggregate == "constant" else reports
 
-    def reference_logps(self, prompts: PromptBatch, rollout: Rollout, mask: Tensor) -> Tensor:
-        """Log-probabilities (B, T) of the frozen start policy."""
+    def reference_logps(self, parts: list[Part], rollout: Rollout, mask: Tensor) -> Tensor:
+        """Log-probabilities (B, T) of the frozen start policy, on the reports that train."""
+        logps = torch.zeros_like(rollout.logps)
         with self.policy.reference():
-            prefix = self.policy.prefill(prompts)
-            logps = torch.zeros(mask.shape, dtype=rollout.logps.dtype, device=mask.device)
-            for block in rollout.micro_batches(self.config.grpo.micro_batch, self.config.grpo.group_size):
-                rows, T = block.rows, block.width  # noqa: N806
-                logps[rows, :T], _ = self.policy.logprobs(
-                    prefix, rollout.tokens[rows, :T], mask[rows, :T], block.studies
-                )
+            for part in parts:
+                prefix = self.policy.prefill(part.prompts)
+                for block in part.blocks:
+                    rows, T = block.rows, block.width  # noqa: N806
+                    tokens = rollout.tokens[rows, :T]
+                    logps[rows, :T], _ = self.policy.logprobs(prefix, tokens, mask[rows, :T], block.studies)
         return logps
 
     def rate(self, number: int) -> float:
@@ -192,6 +228,11 @@ class Grpo:
         warm = min(1.0, number / max(1, self.config.grpo.warmup))
         left = 1.0 - (number - 1) / self.config.run.steps
         return min(warm, left) if self.config.grpo.decay else warm
+
+
+def adamw(policy: Policy, rate: float) -> torch.optim.AdamW:
+    """AdamW over the adapter; on a GPU in one operation instead of a dozen for each kind of tensor."""
+    return torch.optim.AdamW(policy.trainable(), lr=rate, weight_decay=0.0, fused=policy.device.type == "cuda")
 
 
 def move(

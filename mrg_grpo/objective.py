@@ -80,6 +80,24 @@ def log_ratios(logps: Tensor, old_logps: Tensor, mask: Tensor, ratio: str = "tok
     raise ValueError(f'ratio is {ratio!r}; it must be "token" or "sequence"')
 
 
+def dual_clipped(surrogate: Tensor, gain: Tensor, bound: float) -> Tensor:
+    """The clipped surrogate, for a negative advantage (gain) never below bound * gain (arXiv 1912.09729).
+
+    PPO's clip leaves min(rho A, ...) = rho A without a limit where A < 0 and the ratio rho has grown. bound: above 1.
+    """
+    return torch.where(gain < 0, torch.maximum(surrogate, bound * gain), surrogate)
+
+
+def sampling_weights(logps: Tensor, sampling_logps: Tensor, cap: float) -> Tensor:
+    """Truncated importance weights min(pi_train / pi_sample, cap) of sampled tokens, (B, T), detached (Ionides,
+    "Truncated Importance Sampling", 2008).
+
+    Both are log-probabilities of the policy that sampled: as training computes them, and as sampling did. Where these
+    differ by rounding, the weights make up for it, and the cap keeps their variance finite.
+    """
+    return (logps - sampling_logps).detach().exp().clamp(max=cap)
+
+
 def aggregate_tokens(
     values: Tensor,
     mask: Tensor,
@@ -117,8 +135,11 @@ def grpo_loss(
     *,
     old_logps: Tensor | None = None,
     ref_logps: Tensor | None = None,
+    sampling_logps: Tensor | None = None,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
+    dual_clip: float = 0.0,
+    sampling_correction: float = 0.0,
     beta: float = 0.0,
     aggregate: str = "sequence",
     max_length: int | None = None,
@@ -131,28 +152,40 @@ def grpo_loss(
     logps (B, T): log-probabilities of the report tokens under the policy, with gradient.
     advantages (B,): one per report. mask (B, T): 1 or True on tokens that train.
     old_logps (B, T): those at sampling time; None means on-policy. ref_logps (B, T): the frozen reference;
-    used for the loss only where beta > 0, and for the `kl` metric whenever given.
+    used for the loss only where beta > 0, and for the `kl` metric whenever given. sampling_logps (B, T): what sampling
+    itself computed, for `sampling_ratio` and the correction.
+    dual_clip: the bound of `dual_clipped`; sampling_correction: the cap of `sampling_weights`, on all but the KL term;
+    0 turns either off.
     normalizer: the denominator of the whole step (reports, tokens, or reports * max_length), so that the losses of
     micro-batches add up to exactly the loss of the whole; see `aggregate_tokens`.
     kl: the estimator in the loss, "k3" (GRPO) or "k3_weighted"; the `kl` metric is of that one.
 
     Returns (loss, metrics). metrics are detached: clip_fraction_low and _high (share of ratios that are cut where the
-    cut matters) and ratio_mean, over tokens, or over reports for ratio="sequence"; kl, over tokens, with ref_logps.
+    cut matters) and ratio_mean, over tokens, or over reports for ratio="sequence"; over tokens kl, with ref_logps, and
+    sampling_ratio, with sampling_logps: the mean of pi_train / pi_sample before any cap.
     """
     mask = mask.bool()
     old_logps = logps.detach() if old_logps is None else old_logps
     dead = ~mask | logps.isneginf() | old_logps.isneginf()
-    if ref_logps is not None:
-        dead |= ref_logps.isneginf()
+    for other in (ref_logps, sampling_logps):
+        if other is not None:
+            dead |= other.isneginf()
     logps, old_logps = logps.masked_fill(dead, 0.0), old_logps.masked_fill(dead, 0.0)
 
     rho = log_ratios(logps, old_logps, mask, ratio).exp()  # (B, T) or (B, 1)
     gain = advantages.to(logps.dtype).unsqueeze(1)  # (B, 1)
     surrogate = torch.minimum(rho * gain, rho.clamp(1.0 - clip_low, 1.0 + clip_high) * gain)
+    if dual_clip > 0:
+        surrogate = dual_clipped(surrogate, gain, dual_clip)
     per_token = -surrogate.expand_as(logps)  # (B, T)
 
     tokens = mask.sum().clamp(min=1)
     metrics: dict[str, Tensor] = {}
+    if sampling_logps is not None:
+        sampled = sampling_logps.masked_fill(dead, 0.0)
+        metrics["sampling_ratio"] = (old_logps - sampled).detach().exp().masked_fill(~mask, 0.0).sum() / tokens
+        if sampling_correction > 0:
+            per_token = per_token * sampling_weights(old_logps, sampled, sampling_correction)
     if ref_logps is not None:
         estimate = kl_per_token(kl, logps, old_logps, ref_logps.masked_fill(dead, 0.0))  # (B, T)
         metrics["kl"] = estimate.detach().masked_fill(~mask, 0.0).sum() / tokens

@@ -17,7 +17,7 @@ from torch import Tensor
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
-from mrg_grpo.grpo import move
+from mrg_grpo.grpo import adamw, move
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
@@ -30,20 +30,22 @@ class Sft:
     def __init__(self, config: Config, policy: Policy, labels: ReferenceLabels) -> None:
         self.config, self.policy, self.labels = config, policy, labels
         policy.temperature = 1.0
-        self.optimizer = torch.optim.AdamW(policy.trainable(), lr=config.sft.learning_rate, weight_decay=0.0)
+        self.optimizer = adamw(policy, config.sft.learning_rate)
 
     def step(self, prompts: PromptBatch, number: int) -> dict[str, float]:
         """Step `number`, counted from 1, on N studies -> its metrics."""
         config, started = self.config, time.perf_counter()
         rate = config.sft.learning_rate * cosine(number, config.run.steps, warmup=config.grpo.warmup)
-        loss = sft_loss(self.policy, prompts, targets(prompts.studies, self.labels, config.prompt.think))
+        texts = targets(prompts.studies, self.labels, config.prompt.think)
+        loss = sft_loss(self.policy, prompts, texts, config.sft.micro_batch)
         norm = move(self.policy, self.optimizer, rate, config.grpo.max_grad_norm, {"loss": loss})
         seconds = time.perf_counter() - started
         return {"loss": float(loss), "grad_norm": float(norm), "skipped": 0.0, "seconds/step": seconds}
 
 
 def encode_targets(policy: Policy, targets: list[str]) -> tuple[Tensor, Tensor]:
-    """N target texts -> tokens (N, T) with the stop token at the end, padded behind with 0, and their mask (N, T).
+    """N target texts -> tokens (N, T) with the stop token at the end, padded behind with 0, and their mask (N, T), both
+    on the CPU.
 
     What a report spells is text: `<|im_end|>` in it is those letters, and not the end of the answer.
     """
@@ -53,21 +55,30 @@ def encode_targets(policy: Policy, targets: list[str]) -> tuple[Tensor, Tensor]:
         for text in targets
     ]
     width = max(len(row) for row in rows)
-    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=policy.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=policy.device).bool()
+    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]).bool()
     return tokens, mask
 
 
-def sft_loss(policy: Policy, prompts: PromptBatch, targets: list[str]) -> Tensor:
-    """Mean negative log-likelihood per target token of all ranks, detached; leaves this rank's gradients behind."""
+def sft_loss(policy: Policy, prompts: PromptBatch, targets: list[str], micro_batch: int = 0) -> Tensor:
+    """Mean negative log-likelihood per target token of all ranks, detached; leaves this rank's gradients behind.
+
+    micro_batch: studies that run at once; 0 is all.
+    """
     tokens, mask = encode_targets(policy, targets)
     mask = mask & prompts.counts.unsqueeze(1)
-    prefix = policy.prefill(prompts)
-    logps, _ = policy.logprobs(prefix, tokens, mask)  # (N, T)
-    loss = -logps.sum() / distributed.all_reduce(mask.sum())
-    loss.backward()
-    policy.backward(prefix)
-    return distributed.all_reduce(loss)
+    total, first = distributed.all_reduce(mask.sum().to(policy.device)), 0
+    whole = torch.zeros((), device=policy.device)
+    for part in prompts.split(micro_batch):
+        rows = slice(first, first := first + len(part.lengths))
+        width = max(1, int(mask[rows].sum(1).max()))
+        prefix = policy.prefill(part)
+        logps, _ = policy.logprobs(prefix, tokens[rows, :width], mask[rows, :width])  # (n, T)
+        loss = -logps.sum() / total
+        loss.backward()
+        policy.backward(prefix)
+        whole = whole + loss.detach()
+    return distributed.all_reduce(whole)
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:

@@ -57,13 +57,13 @@ class StepLog:
         self.rollout, self.table, self.advantages = rollout, table, advantages
         self.filler, self.ratio, self.group = filler, ratio, advantages.shape[1]
         self.sums: dict[str, Tensor] = {}
-        self.weights: dict[str, Tensor | int] = {}  # what each of the sums is a sum over: tokens, or reports
+        self.weights: dict[str, int] = {}  # what each of the sums is a sum over: tokens, or reports
 
-    def add(self, metrics: dict[str, Tensor], reports: int, tokens: Tensor) -> None:
+    def add(self, metrics: dict[str, Tensor], reports: int, tokens: int) -> None:
         """The metrics of one micro-batch. Its means are weighted by its tokens, those of a report's one ratio by its
         reports: they add up to means over all tokens, or all reports, of all passes."""
         for name, value in metrics.items():
-            weight = reports if self.ratio == "sequence" and name != "kl" else tokens
+            weight = reports if self.ratio == "sequence" and name not in ("kl", "sampling_ratio") else tokens
             self.sums[name] = self.sums.get(name, 0.0) + value * weight
             self.weights[name] = self.weights.get(name, 0) + weight
 
@@ -72,17 +72,18 @@ class StepLog:
     ) -> dict[str, float]:
         """name -> number over the reports of all ranks, for metrics.jsonl. Seconds are rank 0's, memory is the most.
 
-        loss (), logps, entropy and trained (B, T) are of the first inner pass, trained True where it ran; grad_norm ()
-        is of the last.
+        loss (), logps, entropy and trained (B, T) are of the first inner pass, trained True where it ran, on the CPU;
+        grad_norm () is of the last.
         """
-        reports, gap = self.columns(), (logps - self.rollout.logps).abs().mul(trained)  # (B, T)
+        reports, gap = self.columns(), (logps - self.rollout.logps).abs().mul(trained.to(logps.device))  # (B, T)
         sums = {
-            "loss": loss, "entropy": entropy.sum(), "gap": gap.sum(), "trained": trained.sum(),
+            "largest gap": gap.max(), "loss": loss, "entropy": entropy.sum(), "gap": gap.sum(),
             **{f"{name}/sum": total for name, total in self.sums.items()},
-            **{f"{name}/weight": weight for name, weight in self.weights.items()},
         }  # fmt: skip
-        whole = distributed.sum_by_name({name: float(value) for name, value in sums.items()})
-        own = (float(gap.max()), peak_memory_gb(self.rollout.tokens.device))
+        numbers = dict(zip(sums, torch.stack([value.to(gap.dtype) for value in sums.values()]).tolist()))
+        own = (numbers.pop("largest gap"), peak_memory_gb(gap.device))
+        weights = {f"{name}/weight": float(weight) for name, weight in self.weights.items()}
+        whole = distributed.sum_by_name({**numbers, **weights, "trained": float(trained.sum())})
         sampling_gap, memory = map(max, zip(*distributed.all_gather(own)))
         values: dict[str, Tensor | float] = {
             **self.of_rewards(reports),
@@ -96,10 +97,10 @@ class StepLog:
                 for name in ("length", "truncated", "special_tokens", "mentioned", "uncertain")
             },
         }
-        numbers = {name: float(value) for name, value in values.items()}
+        logged = {name: float(value) for name, value in values.items()}
         seconds = {f"seconds/{phase}": round(spent, 4) for phase, spent in timer.seconds.items()}
         seconds["seconds/step"] = round(time.perf_counter() - timer.started, 4)
-        return {**numbers, "skipped": 0.0, **seconds, "memory_gb": memory}
+        return {**logged, "skipped": 0.0, **seconds, "memory_gb": memory}
 
     def of_rewards(self, reports: dict[str, Tensor]) -> dict[str, Tensor]:
         """Mean and spread of the reward and of each of its terms, and how many groups and reports earn nothing."""
@@ -180,6 +181,7 @@ METRICS = (
     Metric(("entropy",), "mean entropy of the next-token distribution over the whole vocabulary, in nats, on the reports that train; absent where no group has spread", "falls slowly", "near 0: sampling has collapsed; raise `grpo.beta` or the temperature"),
     Metric(("sampling_gap",), "largest difference between a token's log-probability in sampling and in training", "below 1e-4 in fp32; a few tenths in bf16, from rounding", "larger in fp32: a bug, please report it"),
     Metric(("sampling_gap_mean",), "mean of that difference over tokens", "below 1e-5 in fp32, between 1e-3 and 1e-2 in bf16", "larger: a bug, please report it"),
+    Metric(("sampling_ratio",), "mean over tokens of their probability in training over that in sampling, by the policy that sampled; what `grpo.sampling_correction` weighs by", "between 0.99 and 1.01", "larger: a bug, please report it; set `grpo.sampling_correction = 2` meanwhile"),
     Metric(("tokens",), "report tokens of the step, stop tokens included"),
     Metric(("length", "length_max"), "mean and largest length of a completion, in tokens", "steady", "shrinks to nothing or grows to the limit: the policy games the reward; read `rollouts.jsonl`"),
     Metric(("truncated",), "share of completions cut at `sampling.max_tokens`", "below 0.05", "raise `sampling.max_tokens`, or set `sampling.mask_truncated = true`"),

@@ -1,16 +1,20 @@
-"""Dataclasses as TOML tables: rules on their fields, a tree of them from TOML and back. Knows no setting by name.
+"""Dataclasses as TOML tables: rules on their fields, a tree of them from files and back.
 
-The standard library reads TOML and does not write it; `to_toml` is the way back.
+A file may include another and change it (`read_tree`). The standard library reads TOML and does not write it; `to_toml`
+is the way back.
 """
 
 import json
 import math
 import operator
+import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from mrg_grpo.errors import UserError, nearest
+from mrg_grpo.files import at_home, open_file, read_text
 
 
 def ruled(default: Any, *choices: str, **limits: float) -> Any:
@@ -136,3 +140,66 @@ def toml_value(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
     return repr(value)
+
+
+RUN_HEADERS = ("# run of ", "# mrg_grpo ")
+"""How the first line of a config.toml begins that a run wrote; the second is of the first versions."""
+
+
+def written_by_run(path: Path) -> bool:
+    """Whether this is the config.toml of a run, and not one that somebody wrote."""
+    try:
+        with open_file(path) as file:
+            return path.name == "config.toml" and file.readline().decode().startswith(RUN_HEADERS)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tables of a TOML file, or of the config.toml of a run's folder.
+
+    `include = "other.toml"` on top takes that file's, changed by this one's. A run is its folder: run.output_dir in a
+    file that a run wrote is where it began, and it may have been moved or copied, or be read from elsewhere.
+    above: the files, outermost first, that include this one. UserError names a circle.
+    """
+    if path.is_dir():
+        if not written_by_run(path / "config.toml"):
+            raise UserError(f"config {path}: a folder without a run's config.toml; name a TOML file or a run's folder")
+        path = path / "config.toml"
+    try:
+        tree = tomllib.loads(read_text(path))
+    except FileNotFoundError:
+        raise UserError(f"config {path}: no such file; experiments/phantom.toml is the embedded default") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config {path}: cannot be read ({error})") from error
+    except (ValueError, RecursionError) as error:  # TOML, numbers of thousands of digits, tables nested for ever
+        raise UserError(f"config {path}: not valid TOML ({error})") from error
+    if written_by_run(path) and isinstance(tree.setdefault("run", {}), dict):
+        tree["run"]["output_dir"] = str(path.parent)
+    included = tree.pop("include", None)
+    if included is None:
+        return tree
+    if not isinstance(included, str) or not included:
+        raise UserError(f"config {path}: include = {included!r} must be one TOML file")
+    chain, other = (*above, path), path.parent / at_home(included, f"config {path}: include")
+    if other.resolve() in [one.resolve() for one in chain]:
+        circle = " includes ".join(str(one) for one in (*chain, other))
+        raise UserError(f"config {path}: include goes round in a circle ({circle}); take one of them out")
+    return merged(read_tree(other, chain), tree)
+
+
+WEIGHTS = "reward.weights"
+"""The one table whose keys are not settings but a choice: a file that has it means these terms and no others."""
+
+
+def merged(whole: dict[str, Any], change: dict[str, Any], table: str = "") -> dict[str, Any]:
+    """`whole` with the keys of `change` in place of its own, table by table; reward.weights is replaced as a whole.
+
+    table: the dotted name of the table that both are.
+    """
+    both = dict(whole)
+    for key, value in change.items():
+        name = f"{table}.{key}" if table else key
+        by_key = isinstance(value, dict) and isinstance(both.get(key), dict) and name != WEIGHTS
+        both[key] = merged(both[key], value, name) if by_key else value
+    return both

@@ -41,14 +41,28 @@ NAMES = {
         "transformers.models.gemma3.image_processing_pil_gemma3.Gemma3ImageProcessorPil",
         "transformers.models.gemma3.modeling_gemma3.Gemma3Model.get_image_features",
     ],
-    "model/families/qwen2_5_vl.py": [
-        "transformers.models.qwen2_vl.image_processing_pil_qwen2_vl.Qwen2VLImageProcessorPil",
-        "transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLModel.get_image_features",
+    "model/families/qwen_vl.py": [
         "transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLModel.get_rope_index",
-        "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VLModel.get_image_features",
+        "transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLModel.get_vision_position_ids",
         "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VLModel.get_rope_index",
+        "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VLModel.get_vision_position_ids",
+        "transformers.models.qwen3_vl.modeling_qwen3_vl.Qwen3VLModel.get_rope_index",
+        "transformers.models.qwen3_vl.modeling_qwen3_vl.Qwen3VLModel.get_vision_position_ids",
+        "transformers.models.qwen2_vl.image_processing_pil_qwen2_vl.Qwen2VLImageProcessorPil",
+        "transformers.vision_utils.get_vision_cu_seqlens", "transformers.vision_utils.get_vision_position_ids",
     ],
-    "model/families/qwen3_vl.py": ["transformers.models.qwen3_vl.modeling_qwen3_vl.Qwen3VLModel.get_image_features"],
+    "model/families/qwen2_vl.py": [
+        "transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLModel",
+    ],
+    "model/families/qwen2_5_vl.py": [
+        "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VLModel",
+        "transformers.vision_utils.get_vision_window_index",
+    ],
+    "model/families/qwen3_vl.py": [
+        "transformers.models.qwen3_vl.modeling_qwen3_vl.Qwen3VLModel",
+        "transformers.vision_utils.get_vision_interpolation_indices_and_weights",
+    ],
+    "model/vision_attention.py": ["transformers.AttentionInterface", "transformers.AttentionInterface.register"],
     "model/adapters.py": [
         "peft.LoraConfig", "peft.PeftConfig", "peft.PeftModel", "peft.get_peft_model",
         "peft.get_peft_model_state_dict",

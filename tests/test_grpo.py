@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_grpo import build, parameters, run, setting
 
+from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.model.rollout import Rollout, sample_groups
 from mrg_grpo.run.checkpoint import find_fault, save_checkpoint, saved_steps
 from mrg_grpo.run.checkpoint import resume as load_checkpoint
@@ -27,6 +28,35 @@ def test_micro_batches_do_not_change_the_step(checkpoint, studies, aggregate):
     assert (ends[0] - ends[1]).abs().max() < 1e-8 and (ends[0] - ends[2]).abs().max() < 1e-8
     for name in ("loss", "kl", "entropy", "ratio_mean", "clip_fraction_high", "grad_norm"):
         assert abs(metrics[0][name] - metrics[1][name]) < 1e-6, name
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("options", [{"beta": 0.1, "inner_passes": 2, "micro_batch": 3}, {"beta": 0.0}])
+def test_studies_in_parts_do_not_change_the_step(tiny_checkpoint, studies, family, options):
+    """Prompts of several lengths, so that the parts are padded to other widths; the gradients themselves."""
+    config = setting(tiny_checkpoint(scale=0.1, family=family), studies_per_step=5, **options)
+    whole, *found = [gradients(config, studies[:5], size) for size in (0, 1, 2, 5)]
+    assert whole.abs().max() > 1e-4
+    for gradient in found:
+        assert (gradient - whole).abs().max() < 1e-13 * max(1.0, whole.abs().max())
+
+
+def test_studies_in_parts_with_a_tower_that_trains(tiny_checkpoint, studies):
+    config = setting(tiny_checkpoint(scale=0.1), studies_per_step=5, beta=0.1)
+    config.lora.vision = True
+    whole, parts = (gradients(config, studies[:5], size) for size in (0, 2))
+    assert (parts - whole).abs().max() < 1e-13 * max(1.0, whole.abs().max())
+
+
+def gradients(config, studies, studies_per_pass):
+    """What the last inner pass of a step leaves in the adapter before the optimiser moves it."""
+    config.grpo.studies_per_pass = studies_per_pass
+    grpo, found = build(config), []
+    before = grpo.optimizer.step
+    grpo.optimizer.step = lambda: (found.append([p.grad.flatten().clone() for p in grpo.policy.trainable()]), before())
+    config.grpo.max_grad_norm = 1e9
+    grpo.step(grpo.policy.encoder.encode(studies), 1)
+    return torch.cat(found[-1])
 
 
 def test_what_is_logged_of_tokens_leaves_out_masked_reports(checkpoint, studies):
@@ -88,7 +118,7 @@ def test_leaving_out_groups_that_teach_nothing_changes_nothing(checkpoint, studi
     for whole in (False, True):
         if whole:
             monkeypatch.setattr(
-                Rollout, "micro_batches", lambda self, size, group, teaches=None: plain(self, size, group)
+                Rollout, "micro_batches", lambda self, size, group, studies, _: plain(self, size, group, studies)
             )
         grpo = build(setting(checkpoint, beta=0.0, micro_batch=2))
         grpo.rewards.terms = {"ccs": flat_first_study}
@@ -104,7 +134,7 @@ def test_a_step_without_spread_is_a_step_of_gradient_zero(checkpoint, studies, m
     for whole in (False, True):
         if whole:
             monkeypatch.setattr(
-                Rollout, "micro_batches", lambda self, size, group, teaches=None: plain(self, size, group)
+                Rollout, "micro_batches", lambda self, size, group, studies, _: plain(self, size, group, studies)
             )
         grpo, asked = build(setting(checkpoint, beta=0.0, warmup=0)), []
 
@@ -158,8 +188,11 @@ def test_blocks_cover_every_report_once_and_know_its_study():
             each = len(block.rows) // len(block.studies)
             assert block.rows.div(4, rounding_mode="floor").tolist() == block.studies.repeat_interleave(each).tolist()
             assert len(block.rows) <= (size or 12) and block.width == lengths[block.rows].max()
-    some = rollout.micro_batches(3, 4, torch.tensor([True, False, True]))
+    some = rollout.micro_batches(3, 4, teaches=torch.tensor([True, False, True]))
     assert sorted(torch.cat([block.rows for block in some]).tolist()) == [0, 1, 2, 3, 8, 9, 10, 11]
+    last = rollout.micro_batches(0, 4, range(1, 3))
+    assert sorted(torch.cat([block.rows for block in last]).tolist()) == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert torch.cat([block.studies for block in last]).sort().values.tolist() == [0, 1]
 
 
 def test_resume_is_exact(checkpoint, studies, tmp_path):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mrg_grpo.objective import group_advantages, grpo_loss, k3, k3_weighted
+from mrg_grpo.objective import dual_clipped, group_advantages, grpo_loss, k3, k3_weighted, sampling_weights
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +195,59 @@ def test_golden_values_of_the_weighted_kl_by_hand():
     assert loss.item() == pytest.approx(0.5 * sum(by_hand) / 3, abs=1e-6)
     with pytest.raises(ValueError, match=r"it must be .k3. or .k3_weighted."):
         grpo_loss(logps, torch.zeros(1), mask, old_logps=old, ref_logps=ref, beta=0.5, kl="k4")
+
+
+def test_golden_values_of_the_dual_clip_by_hand():
+    """Ratios 1/2, 1, 2, 8 with A = -1, clip range 0.2, c = 3: the loss of a token is max(rho, 0.8), but at most 3."""
+    logps = torch.tensor([[0.1, 0.2, 0.4, 0.8]], dtype=torch.float64).log().requires_grad_()
+    old = torch.tensor([[0.2, 0.2, 0.2, 0.1]], dtype=torch.float64).log()
+    mask, one = torch.ones(1, 4), torch.ones(1, dtype=torch.float64)
+    bounded, _ = grpo_loss(logps, -one, mask, old_logps=old, dual_clip=3.0, aggregate="token")
+    assert bounded.item() == pytest.approx((0.8 + 1 + 2 + 3) / 4, abs=1e-12)
+    # slopes: clipped from below, rho, rho, bounded
+    assert gradient_of(bounded, logps)[0].tolist() == pytest.approx([0, 1 / 4, 2 / 4, 0], abs=1e-12)
+    plain, _ = grpo_loss(logps, -one, mask, old_logps=old, aggregate="token")
+    assert plain.item() == pytest.approx((0.8 + 1 + 2 + 8) / 4, abs=1e-12)
+    for with_it in (0.0, 3.0):  # a positive advantage is never touched
+        good, _ = grpo_loss(logps, one, mask, old_logps=old, dual_clip=with_it, aggregate="token")
+        assert good.item() == pytest.approx(-(0.5 + 1 + 1.2 + 1.2) / 4, abs=1e-12)
+    gain = torch.tensor([[-2.0], [2.0]])
+    assert dual_clipped(torch.full((2, 1), -9.0), gain, 3.0).tolist() == [[-6.0], [-9.0]]
+
+
+def test_golden_values_of_the_sampling_correction_by_hand():
+    """Training gives 0.3, 0.2, 0.6 where sampling had 0.2, 0.4, 0.1: ratios 3/2, 1/2 and 6, which C = 2 cuts."""
+    logps = torch.tensor([[0.3, 0.2, 0.6, 0.5]], dtype=torch.float64).log().requires_grad_()
+    sampled = torch.tensor([[0.2, 0.4, 0.1, 0.0]], dtype=torch.float64).log()
+    mask = torch.tensor([[1, 1, 1, 0]])
+    assert sampling_weights(logps, sampled, 2.0)[0, :3].tolist() == pytest.approx([1.5, 0.5, 2.0], abs=1e-12)
+    two = torch.full((1,), 2.0, dtype=torch.float64)
+    loss, metrics = grpo_loss(
+        logps, two, mask, sampling_logps=sampled, sampling_correction=2.0, aggregate="token", ref_logps=logps.detach(),
+        beta=0.5,
+    )  # fmt: skip
+    assert loss.item() == pytest.approx(-2 * (1.5 + 0.5 + 2.0) / 3, abs=1e-12)  # the KL of equal policies is 0
+    assert gradient_of(loss, logps)[0].tolist() == pytest.approx([-1.0, -1 / 3, -4 / 3, 0], abs=1e-12)
+    assert metrics["sampling_ratio"].item() == pytest.approx((1.5 + 0.5 + 6) / 3, abs=1e-12)
+    off, metrics = grpo_loss(logps, two, mask, sampling_logps=sampled, aggregate="token")
+    assert off.item() == pytest.approx(-2.0, abs=1e-12) and metrics["sampling_ratio"].item() == pytest.approx(8 / 3)
+
+
+def test_the_correction_makes_the_gradient_that_of_the_policy_that_trains():
+    """Expectations over a vocabulary: tokens drawn by one distribution, weighted, have the other's gradient."""
+    generator = torch.Generator().manual_seed(4)
+    logits, other, reward = (torch.randn(9, generator=generator, dtype=torch.float64) for _ in range(3))
+    logits.requires_grad_()
+    logp, sampled = logits.log_softmax(0), (logits.detach() + 0.3 * other).log_softmax(0)
+    want = gradient_of((logp.exp() * reward).sum(), logits)
+    for cap, exact in ((100.0, True), (0.9, False)):
+        terms = [
+            sampled[i].exp()
+            * grpo_loss(
+                logp[i].view(1, 1), reward[i].view(1), torch.ones(1, 1), sampling_logps=sampled[i].view(1, 1),
+                sampling_correction=cap,
+            )[0]
+            for i in range(9)
+        ]  # fmt: skip
+        got = -gradient_of(torch.stack(terms).sum(), logits)
+        assert torch.allclose(got, want, atol=1e-12) == exact

@@ -1,6 +1,8 @@
-"""The schedule of the warm start."""
+"""The warm start: its schedule, its targets, and that micro-batches do not change its gradient."""
 
 import pytest
+import torch
+from small_grpo import build, setting
 from tiny import tokenizer
 from transformers import AddedToken
 
@@ -9,7 +11,7 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.model.encoder import PromptEncoder, special_tokens
 from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.model.policy import Policy
-from mrg_grpo.sft import cosine, encode_targets
+from mrg_grpo.sft import cosine, encode_targets, sft_loss
 
 
 def test_the_rate_rises_falls_and_is_never_nothing_but_at_the_end():
@@ -17,6 +19,22 @@ def test_the_rate_rises_falls_and_is_never_nothing_but_at_the_end():
     assert shares[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert shares[9:] == sorted(shares[9:], reverse=True) and shares[54] == pytest.approx(0.5) and shares[-1] < 1e-12
     assert cosine(1, 1, 0) == cosine(11, 11, 10) == pytest.approx(0.5)  # a run of one step learns
+
+
+@pytest.mark.parametrize("vision", [False, True])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_micro_batches_do_not_change_the_gradient(tiny_checkpoint, studies, family, vision):
+    config = setting(tiny_checkpoint(scale=0.1, family=family))
+    config.lora.vision = vision
+    policy = build(config).policy
+    prompts, texts = policy.encoder.encode(studies[:5], filler=1), ["aei", "clear", "no effusion at all", "x", "left"]
+    losses, gradients = [], []
+    for size in (0, 1, 2, 5):
+        policy.model.zero_grad()
+        losses.append(sft_loss(policy, prompts, texts, size).item())
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.trainable()]))
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-13) and gradients[0].abs().max() > 1e-4
+    assert all((g - gradients[0]).abs().max() < 1e-13 * max(1, gradients[0].abs().max()) for g in gradients)
 
 
 @pytest.mark.parametrize("family", [*sorted(FAMILIES), "embedded"])

@@ -58,6 +58,25 @@ class Prefix:
     def leaves(self) -> list[Tensor]:
         return [*self.keys, *self.values, self.last_hidden]
 
+    @classmethod
+    def joined(cls, parts: list[Prefix]) -> Prefix:
+        """The prefixes of consecutive studies as one, shorter prompts padded on the left; not to be trained through."""
+        width = max(part.attention_mask.shape[1] for part in parts)
+
+        def rows(tensors: list[Tensor], dim: int) -> Tensor:
+            padding = [(0, 0) * (x.dim() - 1 - dim) + (width - x.shape[dim], 0) for x in tensors]
+            return torch.cat([functional.pad(x.detach(), pad) if any(pad) else x for x, pad in zip(tensors, padding)])
+
+        return cls(
+            keys=[rows(list(layer), 2) for layer in zip(*(part.keys for part in parts))],
+            values=[rows(list(layer), 2) for layer in zip(*(part.values for part in parts))],
+            last_hidden=torch.cat([part.last_hidden.detach() for part in parts]),
+            attention_mask=rows([part.attention_mask for part in parts], 1),
+            padded=any(part.padded or part.attention_mask.shape[1] < width for part in parts),
+            lengths=torch.cat([part.lengths for part in parts]),
+            rope_deltas=torch.cat([part.rope_deltas for part in parts]),
+        )
+
 
 class Policy:
     """A checkpoint, its tokenizer and its adapter. Built by `Policy.load`."""
@@ -171,7 +190,8 @@ class Policy:
         for.
         Returns (logps, entropy), both (b, T), 0 where masked; entropy is detached.
         """
-        studies = (torch.arange(prefix.lengths.shape[0]) if studies is None else studies).to(tokens.device)
+        studies = (torch.arange(prefix.lengths.shape[0]) if studies is None else studies).to(self.device)
+        tokens = tokens.to(self.device)
         mask, width = mask.bool(), tokens.shape[1]
         if self.sharded and width == 1:  # the layers must run here too: other ranks' reports are longer
             tokens, mask = functional.pad(tokens, (0, 1)), functional.pad(mask, (0, 1))

@@ -33,18 +33,19 @@ CHECK_EVERY = 16
 class MicroBatch:
     """b = n * g reports of a rollout: g of each of n studies, those of one study next to each other."""
 
-    rows: Tensor  # (b,) places in the rollout
-    studies: Tensor  # (n,)
+    rows: Tensor  # (b,) places in the rollout, on the CPU
+    studies: Tensor  # (n,) places among the studies that it was made from, on the CPU
     width: int  # tokens of the longest
 
 
 @dataclass
 class Rollout:
-    """B reports, the G of one study next to each other."""
+    """B reports, the G of one study next to each other. All but `logps` is on the CPU, where texts are made, so later
+    phases know where a report ends without waiting for the device."""
 
     tokens: Tensor  # (B, T), padded behind with 0
     mask: Tensor  # (B, T), True up to and including the stop token
-    logps: Tensor  # (B, T), at sampling time, 0 where masked
+    logps: Tensor  # (B, T), at sampling time, 0 where masked; on the device
     finished: Tensor  # (B,), False where the length limit cut the report
     texts: list[str]  # B completions, special tokens left out
     special: Tensor | None = None  # (B,), how many special tokens that end nothing a completion holds
@@ -64,15 +65,19 @@ class Rollout:
     def token_lists(self) -> list[list[int]]:
         return [row[:n] for row, n in zip(self.tokens.tolist(), self.lengths.tolist())]
 
-    def micro_batches(self, size: int, group: int, teaches: Tensor | None = None) -> list[MicroBatch]:
-        """The rollout in blocks of at most `size` reports (0: no limit), each trimmed to its own longest report.
+    def micro_batches(
+        self, size: int, group: int, studies: range | None = None, teaches: Tensor | None = None
+    ) -> list[MicroBatch]:
+        """Reports of some consecutive studies (None: of all) in blocks of at most `size` (0: no limit), each trimmed to
+        its own longest report.
 
         Whole studies while they fit, else parts of one; long reports lie together, so that little is padding.
         teaches (N,): studies that are left out are False, those whose rewards have no spread and teach nothing.
         """
         lengths = self.lengths.view(-1, group).tolist()
-        studies = range(len(lengths)) if teaches is None else teaches.nonzero().flatten().tolist()
-        by_length = sorted(studies, key=lambda n: -max(lengths[n]))
+        studies = range(len(lengths)) if studies is None else studies
+        chosen_studies = [n for n in studies if teaches is None or bool(teaches[n])]
+        by_length = sorted(chosen_studies, key=lambda n: -max(lengths[n]))
         per_study = min(size or group, group)
         together = max(1, (size or len(lengths) * group) // group) if per_study == group else 1
         blocks = []
@@ -81,9 +86,9 @@ class Rollout:
             order = {n: sorted(range(group), key=lambda i: -lengths[n][i]) for n in part}
             for first in range(0, group, per_study):
                 chosen = [(n, i) for n in part for i in order[n][first : first + per_study]]
-                rows = torch.tensor([n * group + i for n, i in chosen], device=self.mask.device)
+                rows = torch.tensor([n * group + i for n, i in chosen])
                 width = max(lengths[n][i] for n, i in chosen)
-                blocks.append(MicroBatch(rows, torch.tensor(part, device=self.mask.device), width))
+                blocks.append(MicroBatch(rows, torch.tensor([n - studies.start for n in part]), width))
         return blocks
 
 
@@ -126,13 +131,14 @@ def decode(
             break
         writer.keep(alive)
 
-    tokens, chances = writer.tokens, writer.chances
-    stopping = torch.isin(tokens, writer.stops)  # (max_tokens, count)
+    tokens = writer.tokens.cpu()  # (max_tokens, count)
+    stopping = torch.isin(tokens, torch.tensor(policy.stop_ids, dtype=torch.long))
     mask = stopping.cumsum(0) - stopping.long() == 0  # up to and including the first stop
     width = int(mask.sum(0).max())
-    tokens, mask, chances, stopping = (x[:width].t().contiguous() for x in (tokens, mask, chances, stopping))
-    rollout = Rollout(tokens * mask, mask, chances.log().masked_fill(~mask, 0), (stopping & mask).any(dim=1), [])
-    rollout.special = (torch.isin(rollout.tokens, torch.tensor(policy.special_ids, device=device)) & mask).sum(dim=1)
+    tokens, mask, stopping = (x[:width].t().contiguous() for x in (tokens, mask, stopping))
+    logps = writer.chances[:width].t().log().masked_fill(~mask.to(device), 0)
+    rollout = Rollout(tokens * mask, mask, logps, (stopping & mask).any(dim=1), [])
+    rollout.special = (torch.isin(rollout.tokens, torch.tensor(policy.special_ids)) & mask).sum(dim=1)
     rollout.texts = policy.tokenizer.batch_decode(rollout.token_lists(), skip_special_tokens=True)
     return rollout
 

@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from mrg_grpo import __version__, distributed
-from mrg_grpo.config import Config, load_config, written_by_run
+from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.credentialed import banner, mark
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
@@ -41,7 +41,7 @@ from mrg_grpo.run.inputs import (
     start_adapter,
     write_record,
 )
-from mrg_grpo.toml import changed_keys, to_toml
+from mrg_grpo.toml import changed_keys, to_toml, written_by_run
 
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",

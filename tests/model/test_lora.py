@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from mrg_grpo.model.decoder import FusedLinear
 from mrg_grpo.model.lora import LoraLinear, PatchProjection, patch_lora
 
 BOUND = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 2e-2}
@@ -137,3 +138,45 @@ def test_a_convolution_that_is_more_than_one_product_is_left_alone(setting):
     model = nn.Sequential(nn.Conv3d(4, 10, kernel_size=2, **setting))
     patch_lora(model)
     assert type(model[0]) is nn.Conv3d
+
+
+class Attention(nn.Module):
+    """Three layers with one input and one of its own, named as in transformers."""
+
+    def __init__(self):
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = nn.Linear(24, 32), nn.Linear(24, 16), nn.Linear(24, 16)
+        self.o_proj = nn.Linear(64, 24)
+
+    def forward(self, x):
+        return self.o_proj(torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], -1).tanh())
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "k_proj", "v_proj", "o_proj"], ["q_proj", "v_proj"], ["k_proj"]])
+def test_layers_of_one_input_lie_in_one_matrix(targets):
+    torch.manual_seed(0)
+    lora = LoraConfig(r=5, lora_alpha=12, target_modules=targets, rank_pattern={"v_proj": 3})
+    slow = get_peft_model(Attention(), lora).bfloat16().eval()
+    for name, parameter in slow.named_parameters():
+        if "lora" in name:
+            parameter.data = torch.randn(parameter.shape) * 0.3
+    quick = copy.deepcopy(slow)
+    patch_lora(quick)
+    inner = quick.get_base_model()
+    layers = [inner.q_proj, inner.k_proj, inner.v_proj]
+    matrix = layers[0].joined.matrix
+    assert matrix.shape[0] == 64 and matrix.shape[1] % 8 == 0
+    start = 0
+    for layer in layers:  # nothing is stored twice
+        assert layer.weight.data_ptr() == matrix[start:].data_ptr() and layer.weight.shape[1] == 24
+        start += len(layer.weight)
+    x = torch.randn(7, 24).bfloat16()
+    for got, want in zip(results(quick, x), results(slow, x), strict=True):
+        assert close(got, want, torch.bfloat16)
+    for parameter in quick.parameters():  # the optimiser has moved B
+        if parameter.requires_grad:
+            parameter.data += 0.1
+    with torch.no_grad():
+        apart = torch.cat([layer(x) for layer in layers], -1)
+        assert close(FusedLinear(*layers)(x), apart, torch.bfloat16)
+        assert close(FusedLinear(layers[1])(x), layers[1](x), torch.bfloat16)

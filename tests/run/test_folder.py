@@ -8,8 +8,9 @@ from command import CONFIG
 from PIL import Image
 
 from mrg_grpo.cli import main
-from mrg_grpo.config import load_config, written_by_run
+from mrg_grpo.config import load_config
 from mrg_grpo.errors import UserError
+from mrg_grpo.toml import written_by_run
 
 SMALL = [
     "run.test_studies=2", "grpo.studies_per_step=2", "grpo.group_size=2", "sampling.max_tokens=16", "run.eval_every=0",

@@ -4,8 +4,9 @@ The engine (policy, rollout, grpo) knows no family by name. It asks a `Family` f
 how many tokens an image takes in the prompt, the vision features, the prompt's embeddings, its positions, which ids
 must never be sampled, and where LoRA goes.
 
-Here: one file per family with one subclass of `Family`, and what the Qwen-VLs share (qwen_vl.py). The contract is
-base.py. May import: transformers, model/batch.py, model/vision_attention.py, errors.
+Here: one file per family with one subclass of `Family`, and what the Qwen-VLs share (qwen_vl.py). Not here: anything
+else that two families share but the contract (base.py). May import: transformers,
+model/batch.py, model/vision_attention.py, errors.
 """
 
 from transformers import PretrainedConfig

@@ -1,6 +1,6 @@
 """Every number that a step logs: how it is computed, what it means, its healthy range, what to do outside of it.
 
-`StepLog` computes them; the device is waited for once, in `summary`. On many ranks each collects its own reports, and
+`StepLog` computes them; the device is waited for twice, in `summary`. On many ranks each collects its own reports, and
 `summary` is of all: the numbers are those of one process.
 
 `METRICS` explains them: docs/reference/metrics.md is made from it, and so is what the run page says of a curve.
@@ -77,18 +77,18 @@ class StepLog:
         """
         reports, gap = self.columns(), (logps - self.rollout.logps).abs().mul(trained.to(logps.device))  # (B, T)
         sums = {
-            "largest gap": gap.max(), "loss": loss, "entropy": entropy.sum(), "gap": gap.sum(),
+            "largest gap": gap.max(), "grad_norm": grad_norm, "loss": loss, "entropy": entropy.sum(), "gap": gap.sum(),
             **{f"{name}/sum": total for name, total in self.sums.items()},
         }  # fmt: skip
         numbers = dict(zip(sums, torch.stack([value.to(gap.dtype) for value in sums.values()]).tolist()))
-        own = (numbers.pop("largest gap"), peak_memory_gb(gap.device))
+        own, norm = (numbers.pop("largest gap"), peak_memory_gb(gap.device)), numbers.pop("grad_norm")
         weights = {f"{name}/weight": float(weight) for name, weight in self.weights.items()}
         whole = distributed.sum_by_name({**numbers, **weights, "trained": float(trained.sum())})
         sampling_gap, memory = map(max, zip(*distributed.all_gather(own)))
         values: dict[str, Tensor | float] = {
             **self.of_rewards(reports),
             "loss": whole["loss"],
-            "grad_norm": grad_norm,
+            "grad_norm": norm,
             **(self.of_trained(whole, sampling_gap) if whole["trained"] else {}),
             "tokens": reports["length"].sum(),
             "length_max": reports["length"].max(),

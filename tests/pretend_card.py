@@ -89,7 +89,7 @@ def carry_out(operation, args, kwargs, waits):
     here = [x for x in tensors if isinstance(x, OnCard)]
     refuse_two_devices(operation, name, args, here, [x for x in tensors if not isinstance(x, OnCard)])
     stays = bool(here) if device is None else torch.device(device).type == NAME
-    if here and waits_for_it(operation, name, args, stays):
+    if here and not kwargs.get("non_blocking") and waits_for_it(operation, name, args, stays):
         waits[name] += 1
     inner_args, inner_kwargs = pytree.tree_map_only(OnCard, lambda x: x.inner, (args, kwargs))
     if device is not None:

@@ -59,6 +59,7 @@ NAMES = {
         "transformers.vision_utils.get_vision_window_index",
     ],
     "model/families/qwen3_vl.py": [
+        "transformers.models.qwen3_vl.modeling_qwen3_vl.Qwen3VLTextModel._deepstack_process",
         "transformers.models.qwen3_vl.modeling_qwen3_vl.Qwen3VLModel",
         "transformers.vision_utils.get_vision_interpolation_indices_and_weights",
     ],

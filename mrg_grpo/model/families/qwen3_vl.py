@@ -29,6 +29,11 @@ class Qwen3VL(QwenVL):
     model_class = Qwen3VLModel
     vision_targets = ("attn.qkv", "attn.proj", "mlp.linear_fc1", "mlp.linear_fc2")
 
+    def prepare(self, model: Any) -> None:
+        super().prepare(model)
+        text: Any = self.text_model(model)
+        text._deepstack_process = add_at_images
+
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
         output = self.run_tower(model, batch)
         return torch.cat([output.pooler_output, *output.deepstack_features], dim=-1)
@@ -61,3 +66,11 @@ class Qwen3VL(QwenVL):
 
     def continuation_mask(self) -> Masks:
         return torch.ones(1, 1, 1, 1, dtype=torch.bool)
+
+
+def add_at_images(hidden: Tensor, image: Tensor, features: Tensor) -> Tensor:
+    """Hidden states (N, P, D) with features (image tokens, D) added where `image` (N, P) is True.
+
+    In place of transformers' own, which asks the device where that is.
+    """
+    return hidden + torch.zeros_like(hidden).masked_scatter(image.unsqueeze(-1), features.to(hidden.dtype))

@@ -48,9 +48,10 @@ from mrg_grpo.run.inputs import start_adapter
 from mrg_grpo.run.left_out import LeftOut
 from mrg_grpo.run.process import StopSignal, give_back_freed_memory, settle_heap
 from mrg_grpo.run.progress import Progress, Sample, first_sample, require_tensorboard
+from mrg_grpo.run.rehearsal import rehearse, rehearse_warm_start
 from mrg_grpo.run.rewards_of import rewards_of
 from mrg_grpo.run.stream import StudyStream
-from mrg_grpo.sft import Sft
+from mrg_grpo.sft import Sft, targets
 
 TRIM_EVERY = 10
 """Steps. What has been handed back must be fetched again, page by page: after every step that cost 5% of it."""
@@ -81,6 +82,7 @@ def train(config: Config, resume: bool = False) -> int:
     run, policy = session.run, session.policy
     rewards = rewards_of(config, session.splits["train"], policy, session.labeler, run.path)
     grpo = Grpo(config, policy, rewards)
+    rehearse(config, policy, rewards, session.splits["train"])
 
     def step(number: int, prompts: PromptBatch) -> tuple[dict[str, float], Sample | None]:
         result = grpo.step(prompts, number)
@@ -94,7 +96,10 @@ def train(config: Config, resume: bool = False) -> int:
 def sft(config: Config, resume: bool = False) -> int:
     """Token-level warm start with the same tree, the same adapter, the same evaluation."""
     session = prepare(config, resume, "sft")
-    warm_start = Sft(config, session.policy, ReferenceLabels(session.labeler))
+    labels = ReferenceLabels(session.labeler)
+    warm_start = Sft(config, session.policy, labels)
+    some = sorted(session.splits["train"], key=lambda study: -len(study.report))[: config.sft.batch_size]
+    rehearse_warm_start(config, session.policy, session.splits["train"], targets(some, labels, config.prompt.think))
 
     def step(number: int, prompts: PromptBatch) -> tuple[dict[str, float], Sample | None]:
         return warm_start.step(prompts, number), None
@@ -178,7 +183,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             print(state.other_ranks)
     run.cut_after(start)
     stream = StudyStream(splits["train"], size, config.run.seed)
-    batches = stream.prompts(policy.encoder, start + 1, config.run.steps)
+    batches = stream.prompts(policy.encoder, start + 1, config.run.steps, config.data.workers)
     followed = validation_studies(splits, config)[: config.run.follow_studies]
     if followed and start == 0:
         follow(session, 0, followed)

@@ -12,6 +12,7 @@ program wait for the card is counted.
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -133,6 +134,7 @@ def begin() -> None:
         device = staticmethod(nullcontext)
 
     torch.set_num_threads(1)
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # transformers' threads would not see the card
     registration._setup_privateuseone_for_python_backend(NAME, Backend())
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(numbers, device=NAME) makes them here and copies them
     torch.__future__.set_overwrite_module_params_on_conversion(True)

@@ -87,7 +87,7 @@ def predict(policy: Policy, studies: list[Study], config: Config, progress: str 
     sampler, done = Sampler(policy), 0
     log = PlainLog(progress, len(studies)) if progress and distributed.is_first() else lambda done: None
     with tqdm(total=len(studies), desc=progress, disable=hidden, leave=False) as bar:
-        for group, loaded in zip(groups, load_prompts(policy.encoder, groups, ahead=3)):
+        for group, loaded in zip(groups, load_prompts(policy.encoder, groups, config.data.workers, 3)):
             unread |= loaded.unread
             own.append([])
             if loaded.prompts:

@@ -10,7 +10,8 @@ Deliberate choices:
 * Every forward and every backward pass is an exchange, so all ranks make the same number of them: filler studies
   (mrg_grpo.distributed), groups without spread are not left out, and decoding goes on until all ranks have finished.
 * LoRA is never merged for sampling: the merged copy would be of whole layers, the very thing there is no room for.
-* The checkpoint is read whole into main memory by each rank, then moved to the GPU layer by layer.
+* Each rank maps the checkpoint's file into memory and moves it to its GPU layer by layer. The ranks of a machine share
+  its pages, unless model.dtype is not the file's.
 """
 
 from __future__ import annotations

@@ -14,8 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits held at once: 16 Mi numbers, 64 MiB in fp32."""
+CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 26}
+"""Logits held at once, by device: 64 MiB in fp32 on a CPU, whose caches are small. Each chunk reads the whole
+projection twice, so a GPU has larger ones: 441 tokens at V = 152,000, and 40 GB of reads for 8,192 tokens instead of
+163."""
+
+
+def chunk_elements(device: torch.device | str) -> int:
+    return CHUNK_ELEMENTS["cpu" if torch.device(device).type == "cpu" else "cuda"]
 
 
 def tempered(logits: Tensor, temperature: float, suppressed: Tensor) -> Tensor:
@@ -44,7 +50,7 @@ def logps_and_entropy(logits: Tensor, targets: Tensor, suppressed: Tensor) -> tu
 class _FrozenProjection(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, suppressed):
-        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        rows = max(1, chunk_elements(hidden.device) // weight.shape[0])
         logps, entropies, slopes = [], [], []
         for h, y in zip(hidden.split(rows), targets.split(rows)):
             logits = tempered(h @ weight.T, temperature, suppressed)  # (m, V)

@@ -7,6 +7,8 @@ Deliberate choices:
   looks for, and does the chat template write one per image?
 * A report stops at any stop id of generation_config or at the tokenizer's own end. What a warm start teaches is the
   one that the chat template closes an answer with, whatever those lists begin with.
+* Weights go from the file straight to their device. For a CPU, and for a base in shards, the file is mapped into
+  memory: all ranks of a machine share its pages.
 * Code that lies in a checkpoint runs only where `model.trust_remote_code = true` asks for it.
 """
 
@@ -43,7 +45,8 @@ def load_pretrained(config: Config) -> Pretrained:
     """Load model.path in the configured dtype, frozen, on the configured device. UserError says what does not fit."""
     torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds a float32 tower's convolution of patches to ten bits
     path, trust = config.model.resolved_path(), config.model.trust_remote_code
-    revision = config.model.revision or "main"
+    revision, device = config.model.revision or "main", config.model.resolved_device()
+    mapped = device.type == "cpu" or config.model.shard  # mrg_grpo.model.fsdp moves a shard layer by layer
     family = family_of(read_config(config))
     try:
         with quiet():
@@ -59,6 +62,7 @@ def load_pretrained(config: Config) -> Pretrained:
                 use_safetensors=True,
                 revision=revision,
                 output_loading_info=True,
+                device_map=None if mapped else {"": device},
             )
     except UserError:
         raise
@@ -68,8 +72,6 @@ def load_pretrained(config: Config) -> Pretrained:
     missing = sorted(found["missing_keys"])
     if missing:
         raise UserError(f"model.path {path}: {len(missing)} weights are missing ({missing[0]} ...); fetch it again")
-    if not config.model.shard:  # else mrg_grpo.model.fsdp moves it there layer by layer
-        model = model.to(config.model.resolved_device())
     model.requires_grad_(False)
     family.prepare(model)
     return Pretrained(model, tokenizer, processor, family, stops)

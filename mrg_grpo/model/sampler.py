@@ -42,9 +42,7 @@ class Sampler:
         fast = policy.fast_decode if fast is None else fast
         self.decoder = Decoder(policy.family, policy.family.text_model(base), base.lm_head) if fast else None
         self.fixed = fast and (policy.device.type != "cpu" if fixed is None else fixed)
-        self.record: Callable[[Callable[[], None]], Callable[[], None]] | None = None
-        if self.fixed and policy.device.type == "cuda":
-            self.record = GraphRecorder(policy.device)
+        self.recorded = self.fixed and policy.device.type == "cuda"  # whether the step becomes a graph
 
     def start(self, prefix: Prefix, studies: Tensor, group: int, room: int) -> tuple[DecodeCache, Tensor]:
         """A cache for `group` reports of each of the studies (n,), each of at most `room` tokens, and the logits (b, V)
@@ -87,9 +85,10 @@ class Writer:
         self.last = torch.zeros(count, dtype=torch.long, device=device)  # (b,) the tokens written last
         self.ended = torch.zeros(count, dtype=torch.bool, device=device)  # (b,) whether a stop token is among theirs
         self.late = LateFlags() if sampler.fixed else None
+        self.record = GraphRecorder(device) if sampler.recorded else None
         self.cache, logits = sampler.start(prefix, studies, group, room)
         self.write(logits)
-        self.advance = self.step
+        self.advance: Callable[[], None] = self.step
 
     def step(self) -> None:
         """One token further."""
@@ -111,8 +110,8 @@ class Writer:
 
     def write_on(self, tokens: int) -> None:
         """Take this many steps; as a graph where the sampler records, from the second on of every size of the batch."""
-        if tokens > 1 and self.sampler.record and self.advance == self.step:
-            self.advance = self.sampler.record(self.step)
+        if tokens > 1 and self.record and self.advance == self.step:
+            self.advance = self.record(self.step)
             tokens -= 1
         for _ in range(tokens):
             self.advance()

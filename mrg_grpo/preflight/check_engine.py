@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,6 @@ from mrg_grpo.config import Config
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import first_line
 from mrg_grpo.evaluation.decode import predict
-from mrg_grpo.grpo import Grpo
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import Rollout, require_finite, sample_groups
@@ -30,6 +28,7 @@ from mrg_grpo.objective import group_advantages
 from mrg_grpo.preflight.result import CheckResult, result_of
 from mrg_grpo.prompt import foreign_note
 from mrg_grpo.rewards import Rewards, RewardTable
+from mrg_grpo.run.rehearsal import REMEDY, Rehearsal, unending
 from mrg_grpo.run.rewards_of import rewards_of
 
 NUDGE = 0.02
@@ -153,28 +152,21 @@ def check_rewards(config: Config, sampled: Sampled) -> CheckResult:
 
 
 def check_longest_step(config: Config, policy: Policy, labeler: Any, longest: list[Study]) -> CheckResult:
-    """An evaluation batch, then a whole step, on the longest prompts with every report at sampling.max_tokens.
-
-    Moves the adapter: run it last.
-    """
-    forced = deepcopy(config)
-    forced.sampling.mask_truncated = False  # every report is cut here
-    forced.grpo.beta = config.grpo.beta or 1e-9  # without KL, groups whose rewards have no spread would be left out
-    stops, policy.stop_ids = policy.stop_ids, [-1]  # no report stops early
+    """An evaluation batch, then a whole step, on the longest prompts with every report at sampling.max_tokens."""
     n = config.grpo.studies_per_step
     studies = [longest[i % len(longest)] for i in range(n)] if len(longest) < n else longest[:n]
     rewards = Rewards(config.reward, labeler, config.prompt.think, prompt=policy.encoder.question)
-    remedy = "lower grpo.micro_batch, data.max_pixels, grpo.studies_per_step or run.decode_batch; see mrg-grpo plan"
     try:
         if policy.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(policy.device)
-        predict(policy, longest[: config.run.decode_batch], config)
+        with unending(policy):
+            predict(policy, longest[: config.run.decode_batch], config)
         prompts = policy.encoder.encode(studies).to(policy.device)
-        metrics = Grpo(forced, policy, rewards).step(prompts, 1).metrics
+        metrics = Rehearsal(config, policy, rewards).largest_step(prompts)
     except torch.OutOfMemoryError as error:
-        return CheckResult("longest step", "fail", f"does not fit ({first_line(error)})", remedy)
-    finally:
-        policy.stop_ids = stops
+        return CheckResult(
+            "longest step", "fail", f"does not fit ({first_line(error)})", f"{REMEDY}; or run.decode_batch"
+        )
     has = torch.cuda.get_device_properties(policy.device).total_memory if policy.device.type == "cuda" else memory()
     peak, seconds = metrics["memory_gb"], metrics["seconds/step"]
     found = (
@@ -182,7 +174,7 @@ def check_longest_step(config: Config, policy: Policy, labeler: Any, longest: li
         f"{has / 1e9:.1f} GB, {seconds:.1f} s, so {config.run.steps} steps take at most "
         f"{seconds * config.run.steps / 3600:.1f} h"
     )
-    return result_of("longest step", found, not metrics["grad_norm"] < float("inf"), peak > 0.9 * has / 1e9, remedy)
+    return result_of("longest step", found, not metrics["grad_norm"] < float("inf"), peak > 0.9 * has / 1e9, REMEDY)
 
 
 def memory() -> int:

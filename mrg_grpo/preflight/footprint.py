@@ -11,17 +11,19 @@ Deliberate choices:
   experiments/checks/plan_check.py holds the sum against measured peaks. The count is of Qwen's decoder layer; other
   families differ in their norms by a few per cent.
 * Hours rest on a stated throughput. The defaults of `Machine` are assumptions: 40% of an A100's 312 TFLOP/s (bf16,
-  dense) and 64% of its 2,039 GB/s, both from its data sheet; EAGER_LAYER for a decoding step.
+  dense) and 64% of its 2,039 GB/s, both from its data sheet; GRAPH_LAYER for a decoding step.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mrg_grpo.model.logprobs import CHUNK_ELEMENTS
+from mrg_grpo.model.logprobs import chunk_elements
 
-EAGER_LAYER = 1e-3
-"""Seconds of a decoder layer for one token whatever its size: kernel launches; twice that with LoRA apart. Assumed."""
+GRAPH_LAYER = 1e-4
+"""Seconds of a decoder layer for one token whatever its size, in a graph of some 40 small operations. Assumed."""
+EAGER_LAYER = 2e-3
+"""The same where a CPU starts every operation of transformers' layers. Assumed."""
 RESERVED = 0.6e9
 """Bytes of a GPU that CUDA itself takes. Assumed."""
 USABLE = 0.92
@@ -68,7 +70,12 @@ class Model:
     rank: int
     targets: tuple[str, ...]  # names of the adapted linear layers
     size: int  # bytes of a base weight
-    packed: bool = False  # fp32 on a CPU: merging lays out every linear layer anew, adapted or not
+    gpu: bool = True  # a GPU decodes over fixed buffers, and projects larger chunks
+
+    @property
+    def packed(self) -> bool:
+        """fp32 on a CPU: merging lays out every linear layer anew, adapted or not."""
+        return not self.gpu and self.size == 4
 
     @property
     def cache(self) -> int:
@@ -81,6 +88,7 @@ class Shape:
     """What one step is given."""
 
     studies: int  # N
+    held: int  # of which the prompts are held for training at once
     group: int  # G
     micro: int  # b
     prompt: int  # P
@@ -97,6 +105,11 @@ class Shape:
     def reports(self) -> int:
         return self.studies * self.group
 
+    @property
+    def parts(self) -> bool:
+        """Whether the prompts are held in parts, so that sampling has a prefix of its own."""
+        return self.held < self.studies
+
     def shared(self, reports: int) -> int:
         """Studies in a block of `reports`: whole groups, or a part of one."""
         return max(1, reports // self.group)
@@ -110,7 +123,7 @@ def resident(m: Model, s: Shape) -> Bytes:
     return {
         "base weights": m.total * m.size,
         "adapter and its start": 2 * 4 * m.adapter,
-        "B beside the weights": m.size * m.adapter / 2 if m.size == 2 else 0,  # mrg_grpo.model.lora
+        "B beside the weights": m.size * columns_beside(m) if m.size == 2 else 0,
         "optimiser": 2 * 4 * m.adapter,
         "adapter and optimiser as before the step": 3 * 4 * m.adapter if s.passes > 1 else 0,  # mrg_grpo.run.faults
         "labeler": 4 * BERT if m.size == 2 else 0,
@@ -118,9 +131,18 @@ def resident(m: Model, s: Shape) -> Bytes:
     }
 
 
-def prefix_cache(m: Model, s: Shape) -> float:
-    """Keys and values of the N prompts."""
-    return s.studies * s.prompt * m.cache
+def columns_beside(m: Model) -> float:
+    """Numbers beside W in the matrices of mrg_grpo.model.lora.JoinedWeights: in a row the ranks of all its layers."""
+    groups = (
+        (("q_proj", "k_proj", "v_proj"), m.queries + 2 * m.keys), (("gate_proj", "up_proj"), 2 * m.inner),
+        (("o_proj",), m.hidden), (("down_proj",), m.hidden),
+    )  # fmt: skip
+    return m.layers * m.rank * sum(rows * len({*names} & {*m.targets}) for names, rows in groups)
+
+
+def prefix_cache(m: Model, s: Shape, studies: int) -> float:
+    """Keys and values of the prompts of some studies."""
+    return studies * s.prompt * m.cache
 
 
 def kept_by_layer(m: Model, attention: float) -> float:
@@ -141,11 +163,11 @@ def kept_by_lora(m: Model) -> float:
 
 
 def prefill_graph(m: Model, s: Shape) -> float:
-    """What prefill keeps for move 3; the prefix's keys and values are among it."""
+    """What prefill of the held prompts keeps for move 3; the prefix's keys and values are among it."""
     keys = 2 * m.size * (m.queries if s.padded else m.keys)
     mask = m.size * s.prompt if s.padded else 0
     prefix = 2 * m.size * m.keys if s.padded else 0  # with padding the repeated keys are kept beside the prefix's
-    return s.studies * s.prompt * m.layers * (kept_by_layer(m, keys + mask) + prefix)
+    return s.held * s.prompt * m.layers * (kept_by_layer(m, keys + mask) + prefix)
 
 
 def continuation_graph(m: Model, s: Shape) -> float:
@@ -178,7 +200,7 @@ def mlp(m: Model) -> float:
 
 def logits_chunk(m: Model, tokens: float) -> float:
     """Logits, probabilities and their products in fp32, of the tokens that are projected at once."""
-    return 3 * 4 * min(tokens * m.vocabulary, max(CHUNK_ELEMENTS, m.vocabulary))
+    return 3 * 4 * min(tokens * m.vocabulary, max(chunk_elements("cuda" if m.gpu else "cpu"), m.vocabulary))
 
 
 def vision_activations(m: Model, patches: float) -> float:
@@ -187,16 +209,25 @@ def vision_activations(m: Model, patches: float) -> float:
 
 
 def prefill(m: Model, s: Shape) -> Bytes:
-    """Move 1, with gradient: vision first, then the decoder."""
-    vision, graph = vision_activations(m, s.studies * s.patches), prefill_graph(m, s)
-    decoder = working_prompt(m, s, s.studies)
+    """Move 1: vision first, then the decoder. With gradient; in parts without, and then the parts are joined."""
+    vision = vision_activations(m, s.held * s.patches)
+    decoder = working_prompt(m, s, s.held)
+    if s.parts:
+        joined = prefix_cache(m, s, s.studies)
+        return {"prompts of sampling": joined, "working space": max(vision, decoder, joined)}
+    graph = prefill_graph(m, s)
     return {"vision activations": vision} if vision > graph + decoder else {GRAPH: graph, "working space": decoder}
 
 
+def waiting(m: Model, s: Shape) -> Bytes:
+    """What sampling continues from: the graph of move 1, which waits for move 3, or keys and values alone."""
+    return {"prompts of sampling": prefix_cache(m, s, s.studies)} if s.parts else {GRAPH: prefill_graph(m, s)}
+
+
 def sample(m: Model, s: Shape) -> Bytes:
-    """Decoding of `sampled` reports, with LoRA merged; the graph of move 1 waits for move 3."""
+    """Decoding of `sampled` reports, in fp32 with LoRA merged."""
     return {
-        GRAPH: prefill_graph(m, s),
+        **waiting(m, s),
         MERGED: merged_copy(m, s),
         "decode cache": decode_cache(m, s, s.shared(s.sampled), s.sampled),
         "logits of one token": s.sampled * m.vocabulary * (m.size + 4 + 3 * 8),
@@ -215,17 +246,18 @@ def merged_copy(m: Model, s: Shape) -> float:
 
 
 def decode_cache(m: Model, s: Shape, studies: int, reports: int) -> float:
-    """The prompts' keys and values, and room for the reports'; keys are in at least fp32."""
-    return (studies * s.prompt + reports * s.report) * m.cache * (max(4, m.size) + m.size) / (2 * m.size)
+    """The prompts' keys and values, and room for the reports'; on a CPU keys are in at least fp32."""
+    key = m.size if m.gpu else max(4, m.size)
+    return (studies * s.prompt + reports * s.report) * m.cache * (key + m.size) / (2 * m.size)
 
 
 def reference(m: Model, s: Shape) -> Bytes:
     """The start policy on the same reports, without gradient: its own prefix, then micro-batches."""
     return {
-        GRAPH: prefill_graph(m, s),
-        "reference's prefix cache": prefix_cache(m, s),
+        **({} if s.parts else {GRAPH: prefill_graph(m, s)}),
+        "reference's prefix cache": prefix_cache(m, s, s.held),
         "working space": max(
-            working_prompt(m, s, s.studies),
+            working_prompt(m, s, s.held),
             working_reports(m, s, s.micro, s.report),
             logits_chunk(m, s.micro * s.report),
         ),
@@ -240,7 +272,7 @@ def train(m: Model, s: Shape) -> Bytes:
     layer = working_reports(m, s, s.micro, s.report)
     return {
         GRAPH: prefill_graph(m, s),
-        "gradients of the prefix": prefix_cache(m, s),
+        "gradients of the prefix": prefix_cache(m, s, s.held),
         "gradients of the adapter": 4 * m.adapter,
         "continuation activations": continuation_graph(m, s),
         "logits chunk": max(logits_chunk(m, s.micro * s.report) - layer, 0.0),
@@ -269,14 +301,15 @@ def peaks(m: Model, s: Shape, beta: float = 1.0) -> dict[str, float]:
     return {name: alive + sum(f(m, s).values()) for name, f in PHASES.items() if beta or name != "reference"}
 
 
-def sft_peak(m: Model, s: Shape, batch: int) -> float:
-    """Bytes at the peak of a warm-start step: every study with one report, all in one forward pass."""
-    return peaks(m, replace(s, studies=batch, group=1, micro=batch))["train"]
+def sft_peak(m: Model, s: Shape, batch: int, micro: int = 0) -> float:
+    """Bytes at the peak of a warm-start step: every study with one report, `micro` (0: all) in one forward pass."""
+    held = min(micro or batch, batch)
+    return peaks(m, replace(s, studies=batch, held=held, group=1, micro=held))["train"]
 
 
 def largest_micro_batch(m: Model, s: Shape, room: float, beta: float = 1.0) -> int:
     """The most reports per forward pass whose step fits into `room` bytes; 0 if not even one does."""
-    fitting = [b for b in range(1, s.reports + 1) if max(peaks(m, replace(s, micro=b), beta).values()) <= room]
+    fitting = [b for b in range(1, s.held * s.group + 1) if max(peaks(m, replace(s, micro=b), beta).values()) <= room]
     return max(fitting, default=0)
 
 
@@ -299,16 +332,16 @@ def arithmetic(m: Model, s: Shape, passes: int = 1, beta: float = 1.0) -> dict[s
         "prefill": vision + prompt,
         "sample": reports + logits,
         "reference": prompt + reports + logits if beta else 0.0,
-        "train": passes * (2 * reports + 2 * logits + prompt) + (passes - 1) * prompt,
+        "train": passes * (2 * reports + 2 * logits + prompt) + (passes - 1 + s.parts) * prompt,
     }
 
 
 def decode_seconds(m: Model, s: Shape, machine: Machine, reports: int) -> float:
-    """All decoding steps of `reports`: bound by arithmetic, by memory traffic or by eager PyTorch."""
+    """All decoding steps of `reports`: bound by arithmetic, by memory traffic or by the start of operations."""
     flop = forward(m, reports, 1, s.prompt + s.report / 2) + 2 * m.vocabulary * m.hidden * reports
     weights = (m.text + m.vocabulary * m.hidden) * m.size
     traffic = weights + (s.shared(reports) * s.prompt + reports * s.report / 2) * m.cache
-    launches = EAGER_LAYER * m.layers * (1 if s.merged else 2)
+    launches = (GRAPH_LAYER if s.merged else EAGER_LAYER) * m.layers
     return s.report * max(flop / machine.tflops / 1e12, traffic / machine.bandwidth / 1e9, launches)
 
 
@@ -322,12 +355,12 @@ def seconds(m: Model, s: Shape, machine: Machine, passes: int, beta: float) -> d
 
 def sft_seconds(m: Model, s: Shape, machine: Machine, batch: int) -> float:
     """Of a warm-start step: every study with one report, forward and backward; nothing is sampled."""
-    spent = seconds(m, replace(s, studies=batch, group=1, sampled=batch), machine, 1, 0.0)
+    spent = seconds(m, replace(s, studies=batch, held=batch, group=1, sampled=batch), machine, 1, 0.0)
     return spent["prefill"] + spent["train"]
 
 
 def decoding_hours(m: Model, s: Shape, machine: Machine, studies: int) -> float:
     """Greedy decoding of a split."""
-    one = replace(s, studies=s.decode, group=1)
+    one = replace(s, studies=s.decode, held=s.decode, group=1)
     prefill_seconds = arithmetic(m, one)["prefill"] / machine.tflops / 1e12
     return studies / s.decode * (prefill_seconds + decode_seconds(m, one, machine, s.decode)) / 3600

@@ -29,6 +29,7 @@ from mrg_grpo.model.families import family_of
 from mrg_grpo.model.pretrained import read_config
 from mrg_grpo.preflight.footprint import (
     EAGER_LAYER,
+    GRAPH_LAYER,
     PHASES,
     Machine,
     Model,
@@ -93,7 +94,7 @@ def model_sizes(config: Config) -> Model:
         rank=rank,
         targets=tuple(sorted({name.rpartition(".")[2] for name in lora_layers})),
         size=size,
-        packed=on_cpu and size == 4,
+        gpu=not on_cpu,
     )
 
 
@@ -104,10 +105,12 @@ def step_shape(config: Config, images: float) -> Shape:
     patch, merge = vision.patch_size, getattr(vision, "spatial_merge_size", 1)
     tokens = max_pixels(config, path) // (patch * merge) ** 2
     grpo, reports = config.grpo, config.grpo.studies_per_step * config.grpo.group_size
+    held = min(grpo.studies_per_pass or grpo.studies_per_step, grpo.studies_per_step)
     return Shape(
         studies=grpo.studies_per_step,
+        held=held,
         group=grpo.group_size,
-        micro=min(grpo.micro_batch or reports, reports),
+        micro=min(grpo.micro_batch or reports, held * grpo.group_size),
         prompt=round(images * (tokens + 2)) + text_tokens(config, path),
         report=config.sampling.max_tokens,
         sampled=min(config.sampling.batch or reports, reports),
@@ -200,12 +203,13 @@ def run_plan(
     print(
         f"{m.total:,} base parameters ({m.vision:,} vision, {m.text:,} decoder layers), {m.adapter:,} of the adapter\n"
         f"{s.studies} studies x {s.group} reports, images of a study: {counts.most:g} at most, {counts.mean:.2f} on "
-        f"average ({counts.images}), {s.prompt} prompt tokens, {s.report} report tokens, micro-batch {s.micro}\n"
+        f"average ({counts.images}), {s.prompt} prompt tokens, {s.report} report tokens; {s.held} studies a pass, "
+        f"micro-batch {s.micro}\n"
     )
     print(memory_table(m, s, grpo.beta))
     print(fit_line(m, s, machine, grpo.beta))
-    warm = sft_peak(m, s, config.sft.batch_size)
-    verdict = "fits" if warm <= machine.room else "DOES NOT FIT: lower sft.batch_size"
+    warm = sft_peak(m, s, config.sft.batch_size, config.sft.micro_batch)
+    verdict = "fits" if warm <= machine.room else "DOES NOT FIT: lower sft.micro_batch"
     warm_hours = sft_seconds(m, usual, machine, config.sft.batch_size) * config.run.steps / 3600
     print(
         f"sft on batches of {config.sft.batch_size}: peak {warm / 1e9:.3f} GB, {verdict}; {warm_hours:.1f} hours for "
@@ -234,8 +238,8 @@ def fit_line(m: Model, s: Shape, machine: Machine, beta: float) -> str:
     best = largest_micro_batch(m, s, machine.room, beta)
     line = f"{'fits' if fits else 'DOES NOT FIT'} in {machine.gpu_gb:g} GB ({machine.room / 1e9:.1f} of them usable); "
     if best:
-        return f"{line}largest micro-batch that fits: {best} of {s.reports} reports"
-    return f"{line}no micro-batch fits: lower data.max_pixels, grpo.studies_per_step or run.decode_batch"
+        return f"{line}largest micro-batch that fits: {best} of {s.held * s.group} reports"
+    return f"{line}no micro-batch fits: lower grpo.studies_per_pass, data.max_pixels or run.decode_batch"
 
 
 def hours_line(config: Config, counts: Counts, m: Model, s: Shape, machine: Machine, step: float) -> str:
@@ -246,5 +250,5 @@ def hours_line(config: Config, counts: Counts, m: Model, s: Shape, machine: Mach
     return (
         f"hours to expect of train: {training:.1f} for {run.steps} steps, {decoding:.1f} to decode 2 x {counts.test} "
         f"test{validation} studies ({counts.studies}); assuming {machine.tflops:g} TFLOP/s, "
-        f"{machine.bandwidth:g} GB/s and {EAGER_LAYER * 1e3:g} ms a layer and token"
+        f"{machine.bandwidth:g} GB/s and {(GRAPH_LAYER if s.merged else EAGER_LAYER) * 1e3:g} ms a layer and token"
     )

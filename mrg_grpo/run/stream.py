@@ -29,7 +29,7 @@ class StudyStream:
         positions = range((step - 1) * self.size, step * self.size)
         return [self.studies[self._order(p // len(self.studies))[p % len(self.studies)]] for p in positions]
 
-    def prompts(self, encoder: PromptEncoder, first: int, last: int) -> Iterator[tuple[int, Loaded]]:
+    def prompts(self, encoder: PromptEncoder, first: int, last: int, workers: int = 2) -> Iterator[tuple[int, Loaded]]:
         """(step, its studies as prompts) for steps first..last; worker threads decode the images ahead of the step."""
         steps = range(first, last + 1)
-        yield from zip(steps, load_prompts(encoder, map(self.batch, steps)))
+        yield from zip(steps, load_prompts(encoder, map(self.batch, steps), workers))

@@ -407,7 +407,7 @@ def test_vision_tokens_are_suppressed_and_no_other(checkpoint):
 
 
 def test_projection_in_chunks_equals_autograd(monkeypatch):
-    monkeypatch.setattr("mrg_grpo.model.logprobs.CHUNK_ELEMENTS", 50)
+    monkeypatch.setattr("mrg_grpo.model.logprobs.chunk_elements", lambda device: 50)
     torch.manual_seed(0)
     head = torch.nn.Linear(6, 20, bias=False).double()
     hidden = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)

@@ -97,7 +97,7 @@ def test_reports_decoded_by_graphs_are_those_decoded_without(checkpoint, studies
     monkeypatch.setattr("mrg_grpo.model.rollout.CHECK_EVERY", 3)
     graphs = pretend_graph.pretend(monkeypatch)
     sampler = Sampler(policy, fixed=True)
-    sampler.record = GraphRecorder(policy.device)
+    sampler.recorded = True
     graphed = decode(sampler, prefix, TOKENS * 2, G, uniform=numbers(studies[:4]).repeat(1, 2))
     assert graphed.texts == plain.texts and torch.equal(graphed.tokens, plain.tokens)
     assert torch.equal(graphed.finished, plain.finished)
@@ -115,7 +115,7 @@ def test_a_step_that_asks_the_device_for_a_number_cannot_be_recorded(studies, ti
     pretend_graph.pretend(monkeypatch)
     with torch.no_grad():
         writer = writer_of(policy, prefix_of(policy, studies[:1]), studies[:1], fixed=True)
-        writer.sampler.record = GraphRecorder(policy.device)
+        writer.record = GraphRecorder(policy.device)
         plain = writer.cache.advance
         writer.cache.advance = lambda: plain() if writer.cache.t.item() >= 0 else None
         with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):

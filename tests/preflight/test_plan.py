@@ -10,7 +10,7 @@ from mrg_grpo.cli import main
 from mrg_grpo.config import Config, LoraSettings, load_config
 from mrg_grpo.errors import UserError
 from mrg_grpo.model.kv_cache import DecodeCache
-from mrg_grpo.model.logprobs import CHUNK_ELEMENTS
+from mrg_grpo.model.logprobs import chunk_elements
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.sampler import Sampler
 from mrg_grpo.preflight import footprint, plan
@@ -68,7 +68,7 @@ def settings(checkpoint, dtype="float32", targets=ALL) -> Config:
 
 
 def shape(padded: bool) -> footprint.Shape:
-    return footprint.Shape(N, G, N * G, P, T, N * G, N, True, 0, 1176, padded)
+    return footprint.Shape(N, N, G, N * G, P, T, N * G, N, True, 0, 1176, padded)
 
 
 def prompt_batch(policy: Policy, padded: bool):
@@ -93,7 +93,7 @@ def test_activations_and_cache_are_what_autograd_keeps(checkpoint, dtype, padded
         prefix = policy.prefill(prompt_batch(policy, padded))
     assert footprint.prefill_graph(sizes, given) == pytest.approx(kept.total, rel=0.06)
     real = sum(t.numel() * t.element_size() for t in [*prefix.keys, *prefix.values])
-    assert footprint.prefix_cache(sizes, given) == real
+    assert footprint.prefix_cache(sizes, given, N) == real
     tokens = torch.randint(0, 200, (N * G, T + 1), generator=torch.Generator().manual_seed(1))  # T of them run
     with Kept(policy) as kept:
         policy.logprobs(prefix, tokens, torch.ones_like(tokens).bool())
@@ -190,7 +190,7 @@ def test_the_largest_micro_batch_is_the_last_that_fits(checkpoint):
     assert footprint.largest_micro_batch(sizes, given, needs[0] - 1) == 0
     assert "reference" not in footprint.peaks(sizes, given, beta=0.0)
     vast = replace(sizes, vocabulary=10**9)
-    assert footprint.logits_chunk(vast, 8) < 8 * 4 * 10**9 * 3 and CHUNK_ELEMENTS < 10**9  # one row at a time
+    assert footprint.logits_chunk(vast, 8) < 8 * 4 * 10**9 * 3 and chunk_elements("cuda") < 10**9  # one row at a time
 
 
 def test_the_7b_model_is_planned_from_config_json_alone(request, capsys):

@@ -71,9 +71,11 @@ def largest(studies: list[Study], count: int) -> list[Study]:
 
 def rehearse(config: Config, policy: Policy, rewards: Rewards, studies: list[Study]) -> None:
     """A GRPO step at its largest, on a GPU. UserError where it does not fit."""
-    _try(
-        policy, largest(studies, config.grpo.studies_per_step), REMEDY, Rehearsal(config, policy, rewards).largest_step
-    )
+
+    def step(prompts: PromptBatch) -> None:
+        Rehearsal(config, policy, rewards).largest_step(prompts)
+
+    _try(policy, largest(studies, config.grpo.studies_per_step), REMEDY, step)
 
 
 def rehearse_warm_start(config: Config, policy: Policy, studies: list[Study], targets: list[str]) -> None:

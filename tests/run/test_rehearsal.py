@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_one_line_before_the_first_step(grpo, studies, monk
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     monkeypatch.setattr(rehearsal.Rehearsal, "largest_step", out_of_memory)
-    with pytest.raises(UserError, match="largest step does not fit .*studies_per_pass.*mrg-grpo plan"):
+    with pytest.raises(UserError, match=r"largest step does not fit .*studies_per_pass.*mrg-grpo plan"):
         rehearsal.rehearse(grpo.config, grpo.policy, rewards, studies)
 
 

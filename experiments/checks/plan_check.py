@@ -2,7 +2,8 @@
 
     python experiments/checks/plan_check.py -o experiments/results/plan_check.json
 
-A Qwen2.5-VL of 8.4 M random parameters, fp32 on the CPU, three settings whose memory is at least four times apart. Each
+A Qwen2.5-VL of 8.4 M random parameters, fp32 on the CPU. Three settings whose memory is at least four times apart, and
+the largest of them with the prompts of three studies, and of one, held at a time. Each
 runs two whole GRPO steps with every report at the length limit, in a process of its own. Measured is the peak of the
 resident set (VmHWM) above the idle process: one that has imported everything, run a step of the embedded base on one
 study and let go of it, so that library code and its tables are in memory. The weights are part of both numbers. The
@@ -25,6 +26,8 @@ SETTINGS = {
     "small": {"studies": 2, "group": 4, "micro": 4, "tokens": 48, "images": 1},
     "middle": {"studies": 6, "group": 8, "micro": 24, "tokens": 96, "images": 2},
     "large": {"studies": 12, "group": 12, "micro": 72, "tokens": 160, "images": 2},
+    "large, 3 studies a pass": {"studies": 12, "held": 3, "group": 12, "micro": 36, "tokens": 160, "images": 2},
+    "large, 1 study a pass": {"studies": 12, "held": 1, "group": 12, "micro": 12, "tokens": 160, "images": 2},
 }
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -64,7 +67,7 @@ def settings(folder: str, one: dict):
     config.run.decode_batch = one["studies"]
     config.sampling.max_tokens = one["tokens"]
     config.grpo.studies_per_step, config.grpo.group_size = one["studies"], one["group"]
-    config.grpo.micro_batch = one["micro"]
+    config.grpo.studies_per_pass, config.grpo.micro_batch = one.get("held", 0), one["micro"]
     return config
 
 

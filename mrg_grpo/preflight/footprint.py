@@ -24,6 +24,10 @@ GRAPH_LAYER = 1e-4
 """Seconds of a decoder layer for one token whatever its size, in a graph of some 40 small operations. Assumed."""
 EAGER_LAYER = 2e-3
 """The same where a CPU starts every operation of transformers' layers. Assumed."""
+PASS_LAYER = 1.6e-3
+"""Seconds in which a CPU starts a layer's operations in one forward pass of training, three times that with the
+backward pass: what micro-batches of one report wait for. Measured beside one H200 (experiments/results/gpu_step.json).
+"""
 RESERVED = 0.6e9
 """Bytes of a GPU that CUDA itself takes. Assumed."""
 USABLE = 0.92
@@ -349,13 +353,20 @@ def seconds(m: Model, s: Shape, machine: Machine, passes: int, beta: float) -> d
     """Seconds of a step by phase: reports end at half the limit on average, the longest at the limit."""
     mean = replace(s, report=max(1, s.report // 2))
     spent = {name: flop / machine.tflops / 1e12 for name, flop in arithmetic(m, mean, passes, beta).items()}
+    start, prompts, blocks = PASS_LAYER * m.layers, s.studies / s.held, s.reports / s.micro
+    started = {
+        "prefill": prompts * start,
+        "reference": (prompts + blocks) * start if beta else 0.0,
+        "train": (3 * passes * blocks + (2 * passes + passes - 1 + s.parts) * prompts) * start,
+    }
+    spent |= {name: max(spent[name], least) for name, least in started.items()}
     spent["sample"] = s.reports / s.sampled * decode_seconds(m, s, machine, s.sampled)
     return spent
 
 
 def sft_seconds(m: Model, s: Shape, machine: Machine, batch: int) -> float:
     """Of a warm-start step: every study with one report, forward and backward; nothing is sampled."""
-    spent = seconds(m, replace(s, studies=batch, held=batch, group=1, sampled=batch), machine, 1, 0.0)
+    spent = seconds(m, replace(s, studies=batch, held=batch, group=1, micro=batch, sampled=batch), machine, 1, 0.0)
     return spent["prefill"] + spent["train"]
 
 

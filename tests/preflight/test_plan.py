@@ -120,6 +120,11 @@ def test_weights_are_what_the_policy_holds(checkpoint):
         assert sizes.total * 2 == sum(p.numel() * p.element_size() for p in base)
         alive = footprint.resident(sizes, shape(False))
         assert alive["adapter and its start"] == 2 * sum(p.numel() * p.element_size() for p in trained)
+        joined = {id(layer.joined): layer.joined for layer in policy.model.modules() if hasattr(layer, "joined")}
+        beside = sum(
+            group.matrix.numel() - sum(layer.weight.numel() for layer in group.layers) for group in joined.values()
+        )
+        assert alive["B beside the weights"] == pytest.approx(2 * beside, rel=0.01)
         kept = {p.data_ptr() for p in base}
         merged = merged_weights(policy)
         copied = sum(weight.numel() for weight in merged if weight.data_ptr() not in kept)
@@ -203,11 +208,12 @@ def test_the_7b_model_is_planned_from_config_json_alone(request, capsys):
     config = load_config(arguments[0], arguments[2:])
     sizes, given, machine = plan.model_sizes(config), plan.step_shape(config, 2), footprint.Machine(80)
     warm = footprint.sft_seconds(sizes, given, machine, given.studies)  # a step with one report of each of its studies
-    alone = footprint.seconds(sizes, replace(given, group=1), machine, 1, 0.0)
+    whole = replace(given, group=1, held=given.studies, micro=given.studies)
+    alone = footprint.seconds(sizes, whole, machine, 1, 0.0)
     assert warm == alone["prefill"] + alone["train"] and 2 * warm < sum(
         footprint.seconds(sizes, given, machine, 1, 0.01).values()
     )
-    assert f"{warm * 1500 / 3600:.1f} hours for 1500 steps" in printed
+    assert f"{warm * 375 / 3600:.1f} hours for 375 steps" in printed
     assert main(["plan", *arguments, "--gpu-gb", "16"]) == 0
     assert "DOES NOT FIT in 16 GB" in capsys.readouterr().out
 
@@ -231,7 +237,8 @@ def test_the_shipped_configurations_load_and_fit_their_gpu(request, name, gpu):
     assert counts.studies == "published size" and counts.test == (590 if name == "iu_xray" else 3858)
     sizes, given, room = plan.model_sizes(config), plan.step_shape(config, counts.most), footprint.Machine(gpu).room
     assert footprint.largest_micro_batch(sizes, given, room) >= config.grpo.micro_batch
-    assert footprint.sft_peak(sizes, given, config.sft.batch_size) <= room
+    assert footprint.sft_peak(sizes, given, config.sft.batch_size, config.sft.micro_batch) <= room
+    assert config.grpo.studies_per_step >= 8
 
 
 def on(form, root, **run) -> Config:

@@ -340,13 +340,18 @@ def arithmetic(m: Model, s: Shape, passes: int = 1, beta: float = 1.0) -> dict[s
     }
 
 
+def traffic(m: Model, s: Shape, reports: int) -> float:
+    """Bytes that one token of `reports` reads at least: weights, projection, and keys and values half-way. A GPU reads
+    the whole room of the reports."""
+    own = s.report if m.gpu and s.merged else s.report / 2
+    return (m.text + m.vocabulary * m.hidden) * m.size + (s.shared(reports) * s.prompt + reports * own) * m.cache
+
+
 def decode_seconds(m: Model, s: Shape, machine: Machine, reports: int) -> float:
     """All decoding steps of `reports`: bound by arithmetic, by memory traffic or by the start of operations."""
     flop = forward(m, reports, 1, s.prompt + s.report / 2) + 2 * m.vocabulary * m.hidden * reports
-    weights = (m.text + m.vocabulary * m.hidden) * m.size
-    traffic = weights + (s.shared(reports) * s.prompt + reports * s.report / 2) * m.cache
     launches = (GRAPH_LAYER if s.merged else EAGER_LAYER) * m.layers
-    return s.report * max(flop / machine.tflops / 1e12, traffic / machine.bandwidth / 1e9, launches)
+    return s.report * max(flop / machine.tflops / 1e12, traffic(m, s, reports) / machine.bandwidth / 1e9, launches)
 
 
 def seconds(m: Model, s: Shape, machine: Machine, passes: int, beta: float) -> dict[str, float]:

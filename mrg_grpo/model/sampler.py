@@ -88,7 +88,7 @@ class Writer:
         self.record = GraphRecorder(device) if sampler.recorded else None
         self.cache, logits = sampler.start(prefix, studies, group, room)
         self.write(logits)
-        self.advance: Callable[[], None] = self.step
+        self.replay: Callable[[], None] | None = None  # the step as a graph, for the batch as it is now
 
     def step(self) -> None:
         """One token further."""
@@ -110,11 +110,12 @@ class Writer:
 
     def write_on(self, tokens: int) -> None:
         """Take this many steps; as a graph where the sampler records, from the second on of every size of the batch."""
-        if tokens > 1 and self.record and self.advance == self.step:
-            self.advance = self.record(self.step)
+        if tokens > 1 and self.record and not self.replay:
+            self.replay = self.record(self.step)
             tokens -= 1
+        advance = self.replay or self.step
         for _ in range(tokens):
-            self.advance()
+            advance()
 
     def unfinished(self) -> Tensor | None:
         """Which reports (n, g) have not ended, on the CPU; None where that is not known yet."""
@@ -132,7 +133,7 @@ class Writer:
         places = (studies.unsqueeze(1) * group + reports).flatten().to(self.rows.device)  # (b',)
         self.cache.keep(studies.to(places.device), reports.to(places.device))
         self.rows, self.last, self.ended = self.rows[places], self.last[places], self.ended[places]
-        self.advance, self.late = self.step, LateFlags() if self.late else None
+        self.replay, self.late = None, LateFlags() if self.late else None
 
 
 def pick(probabilities: Tensor, uniform: Tensor) -> Tensor:

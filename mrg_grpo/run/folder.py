@@ -46,10 +46,11 @@ from mrg_grpo.toml import changed_keys, to_toml, written_by_run
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",
     "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard", "run.decode_batch",
-    "run.keep_text", "model.device", "grpo.micro_batch", "sampling.batch", "data.allow_missing",
+    "run.keep_text", "model.device", "grpo.studies_per_pass", "grpo.micro_batch", "sft.micro_batch", "sampling.batch",
+    "data.allow_missing", "data.workers",
 }  # fmt: skip
 """Settings that a resumed run may have different: they do not change what a step means."""
-ROUNDING = {"model.device", "grpo.micro_batch", "sampling.batch"}
+ROUNDING = {"model.device", "grpo.studies_per_pass", "grpo.micro_batch", "sft.micro_batch", "sampling.batch"}
 """Of these the ones that sum the same numbers in another order: the run goes on, but not bit for bit."""
 LEFT_OUT = "left_out.jsonl"
 """Studies whose pictures could not be read, see mrg_grpo.run.left_out."""

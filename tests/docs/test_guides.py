@@ -10,6 +10,9 @@ import sys
 import pytest
 from command import in_a_child
 
+from mrg_grpo.cli import main
+from mrg_grpo.config import load_config
+
 pytestmark = pytest.mark.slow
 PAGES = ("own-data", "own-reward", "gpus")
 BLOCK = re.compile(r"^```(bash|python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -79,3 +82,22 @@ def test_a_table_becomes_a_data_set_split_by_patient(followed):
     assert len(where) == len(images) // 2 and len(set(where.values())) > 1
     assert all(where[f"s{n}"] == where[f"s{n + 1}"] for n in range(0, len(where) - 1, 2))
     assert all(len(study.images) == 2 for studies in splits.values() for study in studies)
+
+
+def test_the_hours_in_the_table_of_cards_are_the_plans(request, capsys):
+    root = request.config.rootpath
+    page = (root / "docs" / "guides" / "gpus.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `(\w+\.toml)` \| (\d+) GB \| (\d+) x (\d+) \| (\d+) .* ([\d.]+) \+ ([\d.]+) \|$", page, re.MULTILINE
+    )
+    assert len(rows) == 6
+    for name, gpu, studies, group, held, training, decoding in rows:
+        path = str(root / "experiments" / name)
+        config = load_config(path)
+        assert (int(studies), int(group)) == (config.grpo.studies_per_step, config.grpo.group_size)
+        assert int(held) == (config.grpo.studies_per_pass or config.grpo.studies_per_step)
+        model = f"model.path={root / 'experiments' / 'huatuo_7b'}"
+        assert main(["plan", path, "--gpu-gb", gpu, "--set", model]) == 0
+        printed = capsys.readouterr().out
+        assert f"hours to expect of train: {training} for" in printed and f"steps, {decoding} to decode" in printed
+        assert f"fits in {gpu} GB" in printed

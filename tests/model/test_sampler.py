@@ -1,5 +1,7 @@
 """The step that a GPU records as one graph, held token by token to the step over growing views, on the CPU."""
 
+import gc
+import weakref
 from itertools import pairwise
 
 import pretend_graph
@@ -108,6 +110,28 @@ def test_reports_decoded_by_graphs_are_those_decoded_without(checkpoint, studies
     sizes = [len(chosen) for (chosen,) in found]
     assert len(sizes) > 1 and all(later * 2 <= before for before, later in pairwise(sizes))
     assert all(graph.replays > 0 and graph.pool == "the pool" for graph in graphs.made)
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_decode_leaves_nothing_behind_for_the_garbage_collector(studies, tiny_checkpoint, monkeypatch, graphs):
+    """Its caches are the largest tensors of sampling: a circle of references would keep them through training."""
+    policy = load(tiny_checkpoint())
+    prefix, made, plain = prefix_of(policy, studies[:1]), [], Writer.__init__
+
+    def watched(self, *words):
+        plain(self, *words)
+        made.append(weakref.ref(self))
+        self.record = GraphRecorder(policy.device) if graphs else None
+
+    monkeypatch.setattr(Writer, "__init__", watched)
+    pretend_graph.pretend(monkeypatch).made = []
+    gc.disable()
+    try:
+        decode(Sampler(policy, fixed=True), prefix, TOKENS)
+        pretend_graph.Graph.made = []
+        assert [writer() for writer in made] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_step_that_asks_the_device_for_a_number_cannot_be_recorded(studies, tiny_checkpoint, monkeypatch):

@@ -80,7 +80,8 @@ def lengthened(batch: PromptBatch, prompt: int) -> PromptBatch:
         raise ValueError(f"a prompt of {prompt} tokens has no room for its {ids.shape[1]}")
     stop = ids[:, -9:-8].expand(-1, missing)
     mask = torch.ones(len(ids), prompt, dtype=batch.attention_mask.dtype)
-    return replace(batch, input_ids=torch.cat([ids[:, :-8], stop, ids[:, -8:]], dim=1), attention_mask=mask)
+    longer = torch.cat([ids[:, :-8], stop, ids[:, -8:]], dim=1)
+    return replace(batch, input_ids=longer, attention_mask=mask, lengths=[], positions=None, rope_deltas=None)
 
 
 def hand_back_freed_memory() -> None:

@@ -56,13 +56,15 @@ class FusedLinear:
         self.packed = first.is_cpu and first.dtype == torch.float32 and torch.backends.mkldnn.is_available()
         biases, self.low = [layer.bias for layer in layers], None
         joined: JoinedWeights | None = getattr(layers[0], "joined", None)
-        if joined:
+        if joined and all(
+            layer in joined.layers for layer in layers
+        ):  # else the base's own layers stand in their place
             matrix, self.low = joined.factors()
             weights = [matrix] if joined.layers == [*layers] else [layer.part.matrix for layer in layers]
         else:
             weights = [folded(layer) for layer in layers]
-        if not joined and (self.packed or all(isinstance(layer, lora.Linear) for layer in layers)):
-            weights = [torch.cat(weights)]
+            if self.packed or all(isinstance(layer, lora.Linear) for layer in layers):
+                weights = [torch.cat(weights)]
         if len(weights) == 1 < len(layers):
             biases = [None if biases[0] is None else torch.cat(biases)]
         if self.packed:

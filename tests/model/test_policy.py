@@ -248,6 +248,21 @@ def test_a_young_adapter_counts_in_bf16(checkpoint, size):
         assert ((added * exact).sum() / exact.square().sum()).item() == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.parametrize("targets", [[], ["up_proj", "k_proj"], ["gate_proj", "o_proj"]])
+def test_the_start_policy_is_decoded_by_the_bases_own_layers_in_bf16(checkpoint, studies, targets):
+    """Of a fresh adapter: where they stand in for the layers with LoRA, nothing of the joined matrices is asked for."""
+    policy = load(checkpoint, "bfloat16", randomise=False, targets=targets)
+    prompts = policy.encoder.encode(studies)
+    with torch.no_grad():
+        start = decode(Sampler(policy), policy.prefill(prompts), 12)
+        for parameter in policy.trainable():
+            parameter += 0.3
+        moved = decode(Sampler(policy), policy.prefill(prompts), 12)
+        with policy.reference():
+            again = decode(Sampler(policy), policy.prefill(prompts), 12)
+    assert again.texts == start.texts != moved.texts
+
+
 @pytest.mark.parametrize(
     "kind",
     [

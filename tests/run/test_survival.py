@@ -480,7 +480,10 @@ def test_fewer_steps_than_were_taken_and_a_dtype_that_followed_the_device_are_re
 def test_every_setting_of_run_but_the_seed_may_change():
     own = {f"run.{name}" for name in vars(Config().run)}
     assert own - MAY_CHANGE == {"run.seed"}
-    assert MAY_CHANGE - own == {"model.device", "grpo.micro_batch", "sampling.batch", "data.allow_missing"}
+    assert MAY_CHANGE - own == {
+        "model.device", "grpo.studies_per_pass", "grpo.micro_batch", "sft.micro_batch", "sampling.batch",
+        "data.allow_missing", "data.workers",
+    }  # fmt: skip
 
 
 def test_a_run_of_the_other_command_is_refused(tmp_path):

@@ -30,6 +30,7 @@ DEV = [
     "mypy",
     "import-linter",
     "scikit-learn",
+    "bitsandbytes>=0.50,<0.51",
     "pycocoevalcap",
     "selenium",
     "tensorboard",
@@ -71,6 +72,7 @@ setup(
     extras_require={
         "eval": ["pycocoevalcap"],  # METEOR needs Java
         "log": ["tensorboard"],
+        "quant": ["bitsandbytes>=0.50,<0.51"],
         "bench": ["trl>=1.16", "datasets", "matplotlib"],
         "dev": DEV,
     },

@@ -5,4 +5,8 @@ and what every folder stands on (config, toml, prompt, labels, distributed, file
 else has a folder. experiments/ imports this package, never the other way round.
 """
 
+import logging
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which PEFT imports: it warns of kernels that nobody asked for
+
 __version__ = "0.2.0"

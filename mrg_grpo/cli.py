@@ -99,6 +99,7 @@ TABLE = (
             arg("--tflops", type=float, default=125.0, help="arithmetic it reaches, in 1e12 FLOP/s; default 125"),
             arg("--bandwidth", type=float, default=1300.0, help="memory traffic it reaches, in GB/s; default 1300"),
             arg("--images", type=float, help="images per study, where the data set is not at hand"),
+            arg("--fit", action="store_true", help="print the fastest settings that fit this GPU, as TOML"),
         ),
     ),
     Command(

@@ -63,6 +63,8 @@ class ModelConfig:
     adapter: str = ""
     """PEFT adapter to continue, with its start frozen as the reference; its own rank is used and [lora] is not read.
     "" starts a new adapter."""
+    quantize: str = ruled("none", "none", "nf4")
+    """Keep the linear layers of the frozen language model in 4 bits ("nf4", QLoRA). Needs the extra `quant`."""
     shard: bool = False
     """Spread the frozen base over the ranks (FSDP2), for a base too large for one GPU."""
     trust_remote_code: bool = False
@@ -231,6 +233,9 @@ class GrpoConfig:
     run of each prompt. The gradient stays the same."""
     micro_batch: int = ruled(0, least=0)
     """Reports per forward pass in training; 0 is all that may be at once. A lower value saves memory."""
+    recompute: str = ruled("none", "none", "prompt", "all")
+    """Layers that keep their input alone and run again in the backward pass, here and in the warm start: those of
+    prompts ("prompt"), or of reports too ("all"). Saves memory, costs a forward pass of them, changes no number."""
     learning_rate: float = ruled(1e-4, above=0)
     """Learning rate of AdamW after the warm-up."""
     decay: bool = False
@@ -330,6 +335,10 @@ def check(config: Config) -> Config:
     check_rules(config)
     if not config.run.output_dir.strip():
         raise UserError("run.output_dir: is empty; name a folder for the run")
+    if config.model.quantize != "none" and config.model.shard:
+        raise UserError('model.quantize: a base in 4 bits is not spread over ranks; set model.shard = false, or "none"')
+    if config.model.quantize != "none" and config.model.dtype == "float64":
+        raise UserError('model.quantize: 4 bits are written out in 16 or 32; set model.dtype = "bfloat16" or "float32"')
     if 0 < config.grpo.dual_clip <= 1:
         raise UserError(
             f"grpo.dual_clip: {config.grpo.dual_clip:g} must be above 1, for example 3, or 0 to turn it off"

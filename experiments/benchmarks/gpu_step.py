@@ -93,7 +93,7 @@ def measure(folder: str, path: str, changes: list[str], steps: int, device: str,
     from mrg_grpo.data.study import Study
     from mrg_grpo.grpo import Grpo
     from mrg_grpo.model.policy import Policy
-    from mrg_grpo.preflight import footprint, plan
+    from mrg_grpo.preflight import footprint, hours, plan
     from mrg_grpo.rewards import Rewards
 
     labeler: Any = SimpleNamespace(
@@ -114,9 +114,9 @@ def measure(folder: str, path: str, changes: list[str], steps: int, device: str,
             seconds, memory = metrics[-1]["seconds/step"], metrics[-1]["memory_gb"]
             print(f"step {step}: {seconds:.2f} s, {memory:.2f} GB", file=sys.stderr)
     sizes, shape, machine = plan.model_sizes(config), plan.step_shape(config, 2), footprint.Machine()
-    full = footprint.arithmetic(sizes, shape, config.grpo.inner_passes, config.grpo.beta)
+    full = hours.arithmetic(sizes, shape, config.grpo.inner_passes, config.grpo.beta)
     planned = {name: flop / machine.tflops / 1e12 for name, flop in full.items()}
-    planned["sample"] = footprint.seconds(sizes, shape, machine, config.grpo.inner_passes, config.grpo.beta)["sample"]
+    planned["sample"] = hours.seconds(sizes, shape, machine, config.grpo.inner_passes, config.grpo.beta)["sample"]
     peaks = footprint.peaks(sizes, shape, config.grpo.beta)
     peaks.pop("evaluate")  # nothing is evaluated here
     phases = [name for name in metrics[-1] if name.startswith("seconds/")]
@@ -133,7 +133,7 @@ def measure(folder: str, path: str, changes: list[str], steps: int, device: str,
         "measured_seconds": measured,
         "planned_seconds": {name: round(seconds, 3) for name, seconds in planned.items()},
         "token_ms": 1e3 * measured["sample"] / shape.report,
-        "traffic_ms": 1e3 * footprint.traffic(sizes, shape, shape.sampled) / machine.bandwidth / 1e9,
+        "traffic_ms": 1e3 * hours.traffic(sizes, shape, shape.sampled) / machine.bandwidth / 1e9,
         "sampling_gap": max(one["sampling_gap"] for one in metrics),
         "sampling_gap_mean": statistics.mean(one["sampling_gap_mean"] for one in metrics),
         "entropy": metrics[0]["entropy"],

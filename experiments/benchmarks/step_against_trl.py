@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from experiments.benchmarks import cases, ours, performance_page
-from mrg_grpo.preflight.footprint import arithmetic
+from mrg_grpo.preflight.hours import arithmetic
 from mrg_grpo.preflight.plan import model_sizes, step_shape
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "step_against_trl.json"

@@ -3,12 +3,12 @@
     python experiments/checks/plan_check.py -o experiments/results/plan_check.json
 
 A Qwen2.5-VL of 8.4 M random parameters, fp32 on the CPU. Three settings whose memory is at least four times apart, and
-the largest of them with the prompts of three studies, and of one, held at a time. Each
-runs two whole GRPO steps with every report at the length limit, in a process of its own. Measured is the peak of the
-resident set (VmHWM) above the idle process: one that has imported everything, run a step of the embedded base on one
-study and let go of it, so that library code and its tables are in memory. The weights are part of both numbers. The
-labeler is a stub without weights. glibc is told to hand freed memory back at once (MALLOC_MMAP_THRESHOLD_), so that the
-resident set is what is alive and not what was.
+the largest of them with the prompts of three studies, and of one, held at a time, and with layers that run again in
+the backward pass. Each runs two whole GRPO steps with every report at the length limit, in a process of its own.
+Measured is the peak of the resident set (VmHWM) above the idle process: one that has imported everything, run a step of
+the embedded base on one study and let go of it, so that library code and its tables are in memory. The weights are part
+of both numbers. The labeler is a stub without weights. glibc is told to hand freed memory back at once
+(MALLOC_MMAP_THRESHOLD_), so that the resident set is what is alive and not what was.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ SETTINGS = {
     "large": {"studies": 12, "group": 12, "micro": 72, "tokens": 160, "images": 2},
     "large, 3 studies a pass": {"studies": 12, "held": 3, "group": 12, "micro": 36, "tokens": 160, "images": 2},
     "large, 1 study a pass": {"studies": 12, "held": 1, "group": 12, "micro": 12, "tokens": 160, "images": 2},
-}
+    "large, prompts recomputed": {
+        "studies": 12, "group": 12, "micro": 72, "tokens": 160, "images": 2, "recompute": "prompt",
+    },
+    "large, all recomputed": {"studies": 12, "group": 12, "micro": 72, "tokens": 160, "images": 2, "recompute": "all"},
+    "large, 3 studies a pass, all recomputed": {
+        "studies": 12, "held": 3, "group": 12, "micro": 36, "tokens": 160, "images": 2, "recompute": "all",
+    },
+}  # fmt: skip
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -68,6 +75,7 @@ def settings(folder: str, one: dict):
     config.sampling.max_tokens = one["tokens"]
     config.grpo.studies_per_step, config.grpo.group_size = one["studies"], one["group"]
     config.grpo.studies_per_pass, config.grpo.micro_batch = one.get("held", 0), one["micro"]
+    config.grpo.recompute = one.get("recompute", "none")
     return config
 
 

@@ -30,6 +30,7 @@ from mrg_grpo.model.attention import attend_once
 from mrg_grpo.model.families import Family
 from mrg_grpo.model.kv_cache import DecodeCache, Here, Rotations
 from mrg_grpo.model.lora import JoinedWeights, side_by_side
+from mrg_grpo.model.nf4 import Nf4Linear
 
 ROWS = 16
 """Number of rows for which oneDNN packs the weights. Products with other numbers of rows use them too."""
@@ -46,12 +47,16 @@ class FusedLinear:
       bits, and early in training the update is usually smaller than half of the last one. Rounding would remove it, and
       sampling would use the start policy. There the weights and LoRA share one product, as in training
       (mrg_grpo.model.lora.JoinedWeights), and nothing is copied.
+    * A base in 4 bits (mrg_grpo.model.nf4) is written out for every use anyway, so its layers run as in training.
     * On a CPU, fp32 weights are packed once in oneDNN's format. For few rows this is faster than torch's own product.
     * The layers are concatenated into one product only if their weights are copied anyway, or already lie together.
       Otherwise the copy would cost memory.
     """
 
     def __init__(self, *layers: Any) -> None:
+        self.apart = layers if any(in_four_bits(layer) for layer in layers) else ()  # they run as in training
+        if self.apart:
+            return
         first = layers[0].weight
         self.packed = first.is_cpu and first.dtype == torch.float32 and torch.backends.mkldnn.is_available()
         biases, self.low = [layer.bias for layer in layers], None
@@ -72,6 +77,8 @@ class FusedLinear:
         self.weights, self.biases = weights, biases
 
     def __call__(self, rows: Tensor) -> Tensor:
+        if self.apart:
+            return torch.cat([layer(rows) for layer in self.apart], dim=-1)
         if self.packed:
             b = rows.shape[0]
             missing = -b % STEP
@@ -82,6 +89,11 @@ class FusedLinear:
             rows = side_by_side(rows, rows @ self.low, self.weights[0].shape[1])
         parts = [functional.linear(rows, weight, bias) for weight, bias in zip(self.weights, self.biases)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def in_four_bits(layer: Any) -> bool:
+    """Whether the weight of a linear layer, with or without LoRA, is written out for every use."""
+    return isinstance(getattr(layer, "base_layer", layer), Nf4Linear)
 
 
 def folded(layer: Any) -> Tensor:

@@ -41,16 +41,26 @@ class Places:
 
 
 class PrefixRecorder:
-    """Keeps each layer's keys and values of the prompt."""
+    """Keeps each layer's keys and values of the prompt until they are taken.
+
+    A recomputed layer asks again, when all is over (mrg_grpo.model.recompute). What it is then given is not kept: it
+    would hold the graph that holds this object, a circle.
+    """
 
     def __init__(self) -> None:
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
+        self.found: dict[int, tuple[Tensor, Tensor]] | None = {}
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        self.keys.append(keys)
-        self.values.append(values)
+        if self.found is not None:
+            self.found[layer_idx] = (keys, values)
         return keys, values
+
+    def take(self, layers: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of all layers. RuntimeError where a layer has written none."""
+        found, self.found = self.found, None
+        if found is None or len(found) != layers:
+            raise RuntimeError("the cache is not live: some layers did not write it (gradient checkpointing drops it)")
+        return [found[i][0] for i in range(layers)], [found[i][1] for i in range(layers)]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
@@ -62,7 +72,7 @@ class ContinuationCache:
     def __init__(self, keys: list[Tensor], values: list[Tensor], studies: Tensor, places: Places) -> None:
         self.studies, self.places = studies, places
         self.keys, self.values = keys, values
-        self.layers_seen = 0
+        self.seen: set[int] = set()  # layers
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values (n, heads, P, head_dim) of the prompts."""
@@ -74,7 +84,7 @@ class ContinuationCache:
         return self.places.masks[kind]
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        self.layers_seen += 1
+        self.seen.add(layer_idx)
         return self._grouped(keys), self._grouped(values)
 
     def _grouped(self, own: Tensor) -> Tensor:

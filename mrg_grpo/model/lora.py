@@ -33,6 +33,8 @@ from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrg_grpo.model.nf4 import Nf4Linear
+
 
 def plus_product(large: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
     """large + scale * left @ right, shapes (m, n), (m, r) and (r, n), in the dtype of `left`; overwrites `large`."""
@@ -57,25 +59,25 @@ def shaped(rows: Tensor, like: Tensor) -> Tensor:
 
 class _WithLora(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, a, b, scale, part):
+    def forward(ctx, x, base, a, b, scale, part):
         rows = rows_of(x)
         low = rows.to(a.dtype) @ a.t()  # (m, r)
-        ctx.save_for_backward(rows, low, weight, a, b)
-        ctx.scale = scale
+        ctx.save_for_backward(rows, low, a, b)
+        ctx.base, ctx.scale = base, scale  # not its weight, which is written out anew where it lies in 4 bits
         if part is None:
-            return shaped(plus_product(functional.linear(rows, weight, bias), low, b.t(), scale), x)
-        both = side_by_side(rows, low, part.matrix.shape[1], part.start)
-        return shaped(functional.linear(both, part.with_b(b, scale), bias), x)
+            return shaped(plus_product(functional.linear(rows, base.weight, base.bias), low, b.t(), scale), x)
+        matrix = part.with_b(b, scale)
+        return shaped(functional.linear(side_by_side(rows, low, matrix.shape[1], part.start), matrix, base.bias), x)
 
     @staticmethod
     def backward(ctx, grad):
-        rows, low, weight, a, b = ctx.saved_tensors
+        rows, low, a, b = ctx.saved_tensors
         grad_x, slopes = None, rows_of(grad)
         wide = slopes.to(a.dtype)
         inner = (wide @ b).mul_(ctx.scale)  # (m, r)
         if ctx.needs_input_grad[0]:
-            grad_x = shaped(plus_product(slopes @ weight, inner, a), grad)
-        return grad_x, None, None, inner.t() @ rows.to(a.dtype), (wide.t() @ low).mul_(ctx.scale), None, None
+            grad_x = shaped(plus_product(slopes @ ctx.base.weight, inner, a), grad)
+        return grad_x, None, inner.t() @ rows.to(a.dtype), (wide.t() @ low).mul_(ctx.scale), None, None
 
 
 @dataclass
@@ -91,6 +93,19 @@ class Part:
         first = self.inputs + self.start
         self.matrix[:, first : first + b.shape[1]] = b.detach() * scale
         return self.matrix
+
+
+@dataclass
+class WrittenOut:
+    """In place of a `Part` where the base lies in 4 bits: [W, s B, 0], made for each use."""
+
+    base: Nf4Linear
+    start: int = 0
+
+    def with_b(self, b: Tensor, scale: float) -> Tensor:
+        weight = self.base.weight
+        columns = weight.shape[1] + b.shape[1]
+        return functional.pad(torch.cat([weight, (b.detach() * scale).to(weight.dtype)], dim=1), (0, -columns % 8))
 
 
 class JoinedWeights:
@@ -138,15 +153,16 @@ def rank(layer: Any) -> int:
 class LoraLinear(lora.Linear):
     """PEFT's linear layer with one plain LoRA, and the forward pass of this module."""
 
-    part: Part | None = None
-    """Only for a base that is not in fp32 or fp64: where its weight lies."""
+    part: Part | WrittenOut | None = None
+    """Only for a base that computes in neither fp32 nor fp64: where its weight lies."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base, names = self.base_layer, self.active_adapters
-        if len(names) > 1 or self.training or self.disable_adapters or x.dtype != base.weight.dtype:
+        dtype = base.state.dtype if isinstance(base, Nf4Linear) else base.weight.dtype
+        if len(names) > 1 or self.training or self.disable_adapters or x.dtype != dtype:
             return super().forward(x, *args, **kwargs)
         a, b = self.lora_A[names[0]].weight, self.lora_B[names[0]].weight
-        return _WithLora.apply(x, base.weight, base.bias, a, b, self.scaling[names[0]], self.part)
+        return _WithLora.apply(x, base, a, b, self.scaling[names[0]], self.part)
 
 
 class PatchProjection(nn.Conv3d):
@@ -158,6 +174,8 @@ class PatchProjection(nn.Conv3d):
         return functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None, None]
 
 
+WIDE = (torch.float32, torch.float64)
+"""Dtypes in which the sum with LoRA needs no care."""
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one module that read the same rows."""
 
@@ -165,21 +183,29 @@ SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 def patch_lora(model: nn.Module) -> None:
     """Give the forward passes above to every layer of these kinds. Each LoRA must be plain and not merged."""
     for layer in model.modules():
-        if type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear:
+        if type(layer) is lora.Linear and type(layer.base_layer) in (nn.Linear, Nf4Linear):
             layer.__class__ = LoraLinear
+            if isinstance(layer.base_layer, Nf4Linear) and layer.base_layer.state.dtype not in WIDE:
+                layer.part = WrittenOut(layer.base_layer)  # type: ignore[assignment]
         elif type(layer) is nn.Conv3d and layer.groups == 1 and not any(layer.padding):
             layer.__class__ = PatchProjection
     for module in model.modules():
         for layers in together(module):
-            if layers[0].weight.dtype not in (torch.float32, torch.float64):
+            if layers[0].weight.dtype not in WIDE:
                 JoinedWeights(layers)
 
 
 def together(module: nn.Module) -> list[list[Any]]:
     """The linear layers right below a module as they are to be joined: those of one input where all are there, and each
     other one with LoRA alone."""
-    found = {name: layer for name, layer in module.named_children() if type(layer) in (LoraLinear, nn.Linear)}
+    found = {name: layer for name, layer in module.named_children() if lies_whole(layer)}
     groups = [[found[name] for name in names] for names in SAME_INPUT if all(name in found for name in names)]
     joined = [layer for group in groups for layer in group]
     alone = [[layer] for layer in found.values() if type(layer) is LoraLinear and all(layer is not x for x in joined)]
     return groups + alone
+
+
+def lies_whole(layer: nn.Module) -> bool:
+    """Whether this is a linear layer, with or without our LoRA, whose weight is not in 4 bits."""
+    base = layer.base_layer if isinstance(layer, LoraLinear) else layer
+    return type(base) is nn.Linear

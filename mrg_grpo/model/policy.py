@@ -40,6 +40,7 @@ from mrg_grpo.model.kv_cache import ContinuationCache, DecodeCache, Places, Pref
 from mrg_grpo.model.logprobs import token_logprobs
 from mrg_grpo.model.lora import patch_lora
 from mrg_grpo.model.pretrained import load_pretrained
+from mrg_grpo.model.recompute import Recompute
 
 
 @dataclass
@@ -81,7 +82,15 @@ class Prefix:
 class Policy:
     """A checkpoint, its tokenizer and its adapter. Built by `Policy.load`."""
 
-    def __init__(self, model: Any, tokenizer: Any, family: Family, encoder: PromptEncoder, stop_ids: list[int]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        family: Family,
+        encoder: PromptEncoder,
+        stop_ids: list[int],
+        recompute: str = "none",
+    ) -> None:
         self.model = model.eval()
         self.tokenizer, self.family, self.encoder, self.stop_ids = tokenizer, family, encoder, stop_ids
         self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -93,6 +102,7 @@ class Policy:
         self.temperature = 1.0
         self.sharded = False  # True: every forward and backward pass is an exchange, so all ranks must make the same
         self.fast_decode = True  # whether sampling may use a Decoder
+        self.recompute = Recompute(family, self.base, recompute)
 
     @classmethod
     def load(cls, config: Config, adapter: str | None = None, trainable: bool = True) -> Policy:
@@ -108,7 +118,7 @@ class Policy:
         encoder = PromptEncoder(
             parts.tokenizer, parts.image_processor, parts.family, config.prompt.text, config.prompt.think
         )
-        policy = cls(model, parts.tokenizer, parts.family, encoder, parts.stop_ids)
+        policy = cls(model, parts.tokenizer, parts.family, encoder, parts.stop_ids, config.grpo.recompute)
         policy.temperature, policy.sharded = config.sampling.temperature, config.model.shard
         policy.fast_decode = config.sampling.fast_decode and not policy.sharded and plain
         return policy
@@ -145,7 +155,7 @@ class Policy:
 
         reference: as the frozen start policy, without gradient.
         """
-        with self.reference() if reference else nullcontext():
+        with self.reference() if reference else nullcontext(), self.recompute("prompt"):
             self.family.locate(prompts)
             inputs = self.family.prompt_inputs(self.base, prompts, self.encode_images(prompts))
             real = prompts.attention_mask.bool()  # (N, P)
@@ -160,10 +170,9 @@ class Policy:
                 use_cache=True,
                 **inputs.text_kwargs,
             )
-        if len(recorder.keys) != self.family.layers:
-            raise RuntimeError("the cache is not live: some layers did not write it (gradient checkpointing drops it)")
+        keys, values = recorder.take(self.family.layers)
         assert prompts.rope_deltas is not None
-        graph = [*recorder.keys, *recorder.values, output.last_hidden_state[:, -1]]
+        graph = [*keys, *values, output.last_hidden_state[:, -1]]
         trains = graph[-1].requires_grad
         leaves = [t.detach().requires_grad_(trains and t.requires_grad) for t in graph]
         layers = self.family.layers
@@ -201,8 +210,9 @@ class Policy:
         if tokens.shape[1] > 1:
             places = self.places(prefix, studies, tokens.shape[1] - 1)
             cache = ContinuationCache(prefix.keys, prefix.values, studies, places)
-            later = self.run_tokens(tokens[:, :-1], places.positions, cache)
-            if cache.layers_seen != self.family.layers:
+            with self.recompute("report"):
+                later = self.run_tokens(tokens[:, :-1], places.positions, cache)
+            if len(cache.seen) != self.family.layers:
                 raise RuntimeError("the cache is not live: some layers did not read it")
             hidden = torch.cat([hidden, later], dim=1)  # (b, T, D)
         logps, entropy = token_logprobs(

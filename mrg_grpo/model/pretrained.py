@@ -28,6 +28,7 @@ from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.hub import quiet, require_there
 from mrg_grpo.model import attention
 from mrg_grpo.model.families import Family, family_of
+from mrg_grpo.model.nf4 import adopt, quantize, require_bitsandbytes
 
 
 @dataclass
@@ -46,8 +47,13 @@ def load_pretrained(config: Config) -> Pretrained:
     torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds a float32 tower's convolution of patches to ten bits
     path, trust = config.model.resolved_path(), config.model.trust_remote_code
     revision, device = config.model.revision or "main", config.model.resolved_device()
-    mapped = device.type == "cpu" or config.model.shard  # mrg_grpo.model.fsdp moves a shard layer by layer
-    family = family_of(read_config(config))
+    four_bits = config.model.quantize == "nf4"
+    # fsdp.py and nf4.py move a base layer by layer
+    mapped = device.type == "cpu" or config.model.shard or four_bits
+    if four_bits:
+        require_bitsandbytes()
+    model_config = read_config(config)
+    family = family_of(model_config)
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust, revision=revision)
@@ -72,6 +78,12 @@ def load_pretrained(config: Config) -> Pretrained:
     missing = sorted(found["missing_keys"])
     if missing:
         raise UserError(f"model.path {path}: {len(missing)} weights are missing ({missing[0]} ...); fetch it again")
+    if quantization(model_config):
+        adopt(model)
+    elif four_bits:
+        quantize(family.text_model(model), device)
+    if not config.model.shard:
+        model = model.to(device)
     model.requires_grad_(False)
     family.prepare(model)
     return Pretrained(model, tokenizer, processor, family, stops)
@@ -88,21 +100,33 @@ def read_config(config: Config) -> Any:
             )
     except Exception as error:  # as in load_pretrained
         raise UserError(explain(path, error)) from error
-    require_unquantised(found, path)
+    require_readable(found, path)
     return found
 
 
-def require_unquantised(model_config: Any, path: str) -> None:
-    """UserError for a quantised checkpoint, before any weight is read: its layers are no plain linear layers."""
+def quantization(model_config: Any) -> dict[str, Any] | None:
+    """What config.json says of quantised weights; None where they are whole."""
     for part in (model_config, model_config.get_text_config()):
         found = getattr(part, "quantization_config", None) or getattr(part, "compression_config", None)
         if found:
-            method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
-            method = getattr(method, "value", method) or "an unnamed method"
-            raise UserError(
-                f"model.path {path}: its weights are quantised ({method}, see quantization_config in config.json); "
-                "take the unquantised checkpoint of the same model"
-            )
+            return found if isinstance(found, dict) else found.to_dict()
+    return None
+
+
+def require_readable(model_config: Any, path: str) -> None:
+    """UserError for a quantised checkpoint of another kind than nf4 by bitsandbytes, before any weight is read: its
+    layers are no plain linear layers."""
+    found = quantization(model_config)
+    if not found:
+        return
+    method = getattr(found.get("quant_method"), "value", found.get("quant_method")) or "an unnamed method"
+    if method == "bitsandbytes" and found.get("load_in_4bit") and found.get("bnb_4bit_quant_type") == "nf4":
+        require_bitsandbytes()
+        return
+    raise UserError(
+        f"model.path {path}: its weights are quantised ({method}, see quantization_config in config.json); "
+        'take the unquantised checkpoint of the same model, with model.quantize = "nf4" if it must be small'
+    )
 
 
 def explain(path: str, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Memory and arithmetic of a GRPO step as formulas: which tensors are alive at each phase's peak, in bytes, by name.
+"""Memory of a GRPO step as formulas: which tensors are alive at each phase's peak, in bytes, by name.
 
 N studies, G reports of one study, B = N * G reports, b reports of a micro-batch, P prompt tokens, T report tokens,
 L layers, D hidden size, V vocabulary.
@@ -10,8 +10,6 @@ Deliberate choices:
 * What autograd keeps of a layer is counted tensor by tensor (`kept_by_layer`) and held against what it really keeps;
   experiments/checks/plan_check.py holds the sum against measured peaks. The count is of Qwen's decoder layer; other
   families differ in their norms by a few per cent.
-* Hours rest on a stated throughput. The defaults of `Machine` are assumptions: 40% of an A100's 312 TFLOP/s (bf16,
-  dense) and 64% of its 2,039 GB/s, both from its data sheet; GRAPH_LAYER for a decoding step.
 """
 
 from __future__ import annotations
@@ -20,18 +18,12 @@ from dataclasses import dataclass, replace
 
 from mrg_grpo.model.logprobs import chunk_elements
 
-GRAPH_LAYER = 1e-4
-"""Seconds of a decoder layer for one token whatever its size, in a graph of some 40 small operations. Assumed."""
-EAGER_LAYER = 2e-3
-"""The same where a CPU starts every operation of transformers' layers. Assumed."""
-PASS_LAYER = 1.6e-3
-"""Seconds in which a CPU starts a layer's operations in one forward pass of training, three times that with the
-backward pass: what micro-batches of one report wait for. Measured beside one H200 (experiments/results/gpu_step.json).
-"""
 RESERVED = 0.6e9
 """Bytes of a GPU that CUDA itself takes. Assumed."""
 USABLE = 0.92
 """Share of the rest that tensors can fill before fragmentation ends it. Assumed."""
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in 4 bits: the code, an 8-bit scale for 64 of them, an fp32 scale for 256 of those."""
 BERT = 110e6
 """Parameters of chexbert.pth, kept in fp32 on the same device."""
 
@@ -75,6 +67,18 @@ class Model:
     targets: tuple[str, ...]  # names of the adapted linear layers
     size: int  # bytes of a base weight
     gpu: bool = True  # a GPU decodes over fixed buffers, and projects larger chunks
+    packed4: int = 0  # base weights that lie in 4 bits; 0 where all are whole
+
+    @property
+    def base(self) -> float:
+        """Bytes of the base."""
+        return (self.total - self.packed4) * self.size + self.packed4 * NF4
+
+    @property
+    def written_out(self) -> float:
+        """Bytes of the one weight in 4 bits that is in use; in bf16 with its LoRA beside it, which is a copy."""
+        largest = self.hidden * max(self.inner, self.queries) * self.size
+        return largest * (2 if self.size == 2 else 1) if self.packed4 else 0.0
 
     @property
     def packed(self) -> bool:
@@ -104,6 +108,7 @@ class Shape:
     patch_width: int  # numbers of a patch
     padded: bool  # prompts of several lengths: masks, and keys repeated for every query head
     passes: int = 1  # inner passes over the same reports
+    recompute: str = "none"  # or "prompt", "all"; see mrg_grpo.model.recompute
 
     @property
     def reports(self) -> int:
@@ -125,9 +130,10 @@ class Shape:
 def resident(m: Model, s: Shape) -> Bytes:
     """Alive in every phase, from the second step on."""
     return {
-        "base weights": m.total * m.size,
+        "base weights": m.base,
+        "a weight written out": m.written_out,
         "adapter and its start": 2 * 4 * m.adapter,
-        "B beside the weights": m.size * columns_beside(m) if m.size == 2 else 0,
+        "B beside the weights": m.size * columns_beside(m) if m.size == 2 and not m.packed4 else 0,
         "optimiser": 2 * 4 * m.adapter,
         "adapter and optimiser as before the step": 3 * 4 * m.adapter if s.passes > 1 else 0,  # mrg_grpo.run.faults
         "labeler": 4 * BERT if m.size == 2 else 0,
@@ -168,20 +174,33 @@ def kept_by_lora(m: Model) -> float:
 
 def prefill_graph(m: Model, s: Shape) -> float:
     """What prefill of the held prompts keeps for move 3; the prefix's keys and values are among it."""
+    if s.recompute != "none":  # a layer's input, and the prefix
+        return s.held * s.prompt * m.layers * m.size * (m.hidden + 2 * m.keys)
+    return m.layers * prompt_layer(m, s)
+
+
+def prompt_layer(m: Model, s: Shape) -> float:
+    """What one layer keeps of the held prompts."""
     keys = 2 * m.size * (m.queries if s.padded else m.keys)
     mask = m.size * s.prompt if s.padded else 0
     prefix = 2 * m.size * m.keys if s.padded else 0  # with padding the repeated keys are kept beside the prefix's
-    return s.held * s.prompt * m.layers * (kept_by_layer(m, keys + mask) + prefix)
+    return s.held * s.prompt * (kept_by_layer(m, keys + mask) + prefix)
 
 
 def continuation_graph(m: Model, s: Shape) -> float:
-    """What b reports keep: their own tensors, in each layer their prompts' keys and values, the projection's slopes."""
+    """What b reports keep: in each layer their own tensors and their prompts' keys and values, and the projection's
+    slopes."""
+    tokens = s.micro * s.report
+    layers = tokens * m.layers * m.hidden * m.size if s.recompute == "all" else m.layers * report_layer(m, s)
+    return layers + 2 * tokens * m.hidden * m.size
+
+
+def report_layer(m: Model, s: Shape) -> float:
+    """What one layer keeps of b reports."""
     own = 2 * m.size * m.keys
     if "o_proj" in m.targets:  # attention's output in the order that the layer wants is a copy
         own += m.size * m.queries
-    tokens = s.micro * s.report
-    prompts = s.shared(s.micro) * s.prompt * m.cache
-    return tokens * m.layers * kept_by_layer(m, own) + prompts + 2 * tokens * m.hidden * m.size
+    return s.micro * s.report * kept_by_layer(m, own) + s.shared(s.micro) * s.prompt * m.cache / m.layers
 
 
 def working_prompt(m: Model, s: Shape, studies: int) -> float:
@@ -244,7 +263,7 @@ def merged_copy(m: Model, s: Shape) -> float:
 
     Nothing in bf16, which could not hold the sum (mrg_grpo.model.decoder).
     """
-    if not s.merged or m.size == 2:
+    if not s.merged or m.size == 2 or m.packed4:
         return 0.0
     return (m.text + m.vocabulary * m.hidden if m.packed else m.adapted) * m.size
 
@@ -269,18 +288,25 @@ def reference(m: Model, s: Shape) -> Bytes:
 
 
 def train(m: Model, s: Shape) -> Bytes:
-    """Move 2 of one micro-batch where its forward pass ends and its backward pass begins, with what earlier ones left.
+    """Moves 2 and 3 where they need most: a micro-batch whose forward pass ends and whose backward pass begins, with
+    what earlier ones left, or the prompts' backward pass.
 
-    Logits and the layer that is running are never alive together: of the logits only what exceeds it counts.
+    Logits and the layer that is running are never alive together: of the logits only what exceeds it counts. A layer
+    that is recomputed has all that it keeps in its working space.
     """
-    layer = working_reports(m, s, s.micro, s.report)
+    layer = working_reports(m, s, s.micro, s.report) + (report_layer(m, s) if s.recompute == "all" else 0.0)
+    reports = {
+        "continuation activations": continuation_graph(m, s),
+        "logits chunk": max(logits_chunk(m, s.micro * s.report) - layer, 0.0),
+        "working space": layer,
+    }
+    recomputed = prompt_layer(m, s) if s.recompute != "none" else 0.0
+    prompts = {"working space": recomputed + working_prompt(m, s, s.held)}
     return {
         GRAPH: prefill_graph(m, s),
         "gradients of the prefix": prefix_cache(m, s, s.held),
         "gradients of the adapter": 4 * m.adapter,
-        "continuation activations": continuation_graph(m, s),
-        "logits chunk": max(logits_chunk(m, s.micro * s.report) - layer, 0.0),
-        "working space": layer,
+        **max(reports, prompts, key=lambda terms: sum(terms.values())),
     }
 
 
@@ -315,68 +341,3 @@ def largest_micro_batch(m: Model, s: Shape, room: float, beta: float = 1.0) -> i
     """The most reports per forward pass whose step fits into `room` bytes; 0 if not even one does."""
     fitting = [b for b in range(1, s.held * s.group + 1) if max(peaks(m, replace(s, micro=b), beta).values()) <= room]
     return max(fitting, default=0)
-
-
-# ---- arithmetic: FLOP of a step (a multiply and an add are two)
-
-
-def forward(m: Model, rows: float, tokens: float, before: float) -> float:
-    """The decoder on `rows` sequences of `tokens` behind `before` cached ones."""
-    linear = 2 * (m.text + m.adapter) * rows * tokens
-    return linear + 4 * m.layers * m.queries * rows * tokens * (before + tokens / 2)
-
-
-def arithmetic(m: Model, s: Shape, passes: int = 1, beta: float = 1.0) -> dict[str, float]:
-    """FLOP by phase. A backward pass through frozen weights costs one forward: no gradients of weights."""
-    vision = 2 * m.vision * s.studies * s.patches
-    prompt = forward(m, s.studies, s.prompt, 0)
-    reports = forward(m, s.reports, s.report, s.prompt)
-    logits = 2 * m.vocabulary * m.hidden * s.reports * s.report
-    return {
-        "prefill": vision + prompt,
-        "sample": reports + logits,
-        "reference": prompt + reports + logits if beta else 0.0,
-        "train": passes * (2 * reports + 2 * logits + prompt) + (passes - 1 + s.parts) * prompt,
-    }
-
-
-def traffic(m: Model, s: Shape, reports: int) -> float:
-    """Bytes that one token of `reports` reads at least: weights, projection, and keys and values half-way. A GPU reads
-    the whole room of the reports."""
-    own = s.report if m.gpu and s.merged else s.report / 2
-    return (m.text + m.vocabulary * m.hidden) * m.size + (s.shared(reports) * s.prompt + reports * own) * m.cache
-
-
-def decode_seconds(m: Model, s: Shape, machine: Machine, reports: int) -> float:
-    """All decoding steps of `reports`: bound by arithmetic, by memory traffic or by the start of operations."""
-    flop = forward(m, reports, 1, s.prompt + s.report / 2) + 2 * m.vocabulary * m.hidden * reports
-    launches = (GRAPH_LAYER if s.merged else EAGER_LAYER) * m.layers
-    return s.report * max(flop / machine.tflops / 1e12, traffic(m, s, reports) / machine.bandwidth / 1e9, launches)
-
-
-def seconds(m: Model, s: Shape, machine: Machine, passes: int, beta: float) -> dict[str, float]:
-    """Seconds of a step by phase: reports end at half the limit on average, the longest at the limit."""
-    mean = replace(s, report=max(1, s.report // 2))
-    spent = {name: flop / machine.tflops / 1e12 for name, flop in arithmetic(m, mean, passes, beta).items()}
-    start, prompts, blocks = PASS_LAYER * m.layers, s.studies / s.held, s.reports / s.micro
-    started = {
-        "prefill": prompts * start,
-        "reference": (prompts + blocks) * start if beta else 0.0,
-        "train": (3 * passes * blocks + (2 * passes + passes - 1 + s.parts) * prompts) * start,
-    }
-    spent |= {name: max(spent[name], least) for name, least in started.items()}
-    spent["sample"] = s.reports / s.sampled * decode_seconds(m, s, machine, s.sampled)
-    return spent
-
-
-def sft_seconds(m: Model, s: Shape, machine: Machine, batch: int) -> float:
-    """Of a warm-start step: every study with one report, forward and backward; nothing is sampled."""
-    spent = seconds(m, replace(s, studies=batch, held=batch, group=1, micro=batch, sampled=batch), machine, 1, 0.0)
-    return spent["prefill"] + spent["train"]
-
-
-def decoding_hours(m: Model, s: Shape, machine: Machine, studies: int) -> float:
-    """Greedy decoding of a split."""
-    one = replace(s, studies=s.decode, held=s.decode, group=1)
-    prefill_seconds = arithmetic(m, one)["prefill"] / machine.tflops / 1e12
-    return studies / s.decode * (prefill_seconds + decode_seconds(m, one, machine, s.decode)) / 3600

@@ -1,20 +1,24 @@
 """`mrg-grpo plan`: memory and arithmetic of a run before it, from config.json alone. No weights are read.
 
-Sizes come from the model built on the meta device, formulas from footprint.py. Memory is the worst case: every study
-with the most images, every image at max_pixels, every report at max_tokens. Hours are of the usual study.
+Sizes come from the model built on the meta device, formulas from footprint.py and hours.py. Memory is the worst case:
+every study with the most images, every image at max_pixels, every report at max_tokens. Hours are of the usual study.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, get_peft_model
 from peft.tuners.lora import Linear
+from torch import nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from mrg_grpo.config import Config
@@ -26,23 +30,18 @@ from mrg_grpo.hub import quiet, require_there
 from mrg_grpo.model.adapters import attach
 from mrg_grpo.model.encoder import PromptEncoder
 from mrg_grpo.model.families import family_of
-from mrg_grpo.model.pretrained import read_config
+from mrg_grpo.model.pretrained import quantization, read_config
 from mrg_grpo.preflight.footprint import (
-    EAGER_LAYER,
-    GRAPH_LAYER,
     PHASES,
     Machine,
     Model,
     Shape,
-    arithmetic,
-    decoding_hours,
     largest_micro_batch,
     peaks,
     resident,
-    seconds,
     sft_peak,
-    sft_seconds,
 )
+from mrg_grpo.preflight.hours import EAGER_LAYER, GRAPH_LAYER, arithmetic, decoding_hours, seconds, sft_seconds
 
 
 def model_sizes(config: Config) -> Model:
@@ -55,6 +54,7 @@ def model_sizes(config: Config) -> Model:
         seen = sum(p.numel() for p in family.vision_tower(base).parameters())
         decoder: Any = family.text_model(base)
         layers = sum(p.numel() for p in decoder.layers.parameters())
+        linear = sum(x.weight.numel() for x in decoder.layers.modules() if isinstance(x, nn.Linear))
         if config.model.adapter:
             require_there(config.model.adapter, "adapter")
             try:
@@ -95,6 +95,7 @@ def model_sizes(config: Config) -> Model:
         targets=tuple(sorted({name.rpartition(".")[2] for name in lora_layers})),
         size=size,
         gpu=not on_cpu,
+        packed4=linear if config.model.quantize == "nf4" or quantization(model_config) else 0,
     )
 
 
@@ -120,6 +121,7 @@ def step_shape(config: Config, images: float) -> Shape:
         patch_width=3 * getattr(vision, "temporal_patch_size", 1) * patch**2,
         padded=not config.data.rendered,  # phantom prompts are all of one length
         passes=grpo.inner_passes,
+        recompute=grpo.recompute,
     )
 
 
@@ -190,21 +192,32 @@ def readable_splits(config: Config, needed: bool) -> Studies | None:
 
 
 def run_plan(
-    config: Config, gpu_gb: float = 80.0, tflops: float = 125.0, bandwidth: float = 1300.0, images: float | None = None
+    config: Config,
+    gpu_gb: float = 80.0,
+    tflops: float = 125.0,
+    bandwidth: float = 1300.0,
+    images: float | None = None,
+    fit: bool = False,
 ) -> None:
-    """`mrg-grpo plan`: print sizes, memory by phase, the micro-batch that fits, and hours; see `Machine`."""
+    """`mrg-grpo plan`: print sizes, memory by phase, the micro-batch that fits, and hours; see `Machine`.
+
+    fit: print instead the settings of memory with which a step is fastest on this GPU, as TOML.
+    """
     for name, value in (("gpu-gb", gpu_gb), ("tflops", tflops), ("bandwidth", bandwidth), ("images", images)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UserError(f"--{name} {value:g}: must be a number above 0")
     machine = Machine(gpu_gb, tflops, bandwidth)
     counts = counts_of(config, images)
+    if fit:
+        print(fitting(config, machine, counts))
+        return
     m, s, usual = model_sizes(config), step_shape(config, counts.most), step_shape(config, counts.mean)
     grpo = config.grpo
     print(
         f"{m.total:,} base parameters ({m.vision:,} vision, {m.text:,} decoder layers), {m.adapter:,} of the adapter\n"
         f"{s.studies} studies x {s.group} reports, images of a study: {counts.most:g} at most, {counts.mean:.2f} on "
         f"average ({counts.images}), {s.prompt} prompt tokens, {s.report} report tokens; {s.held} studies a pass, "
-        f"micro-batch {s.micro}\n"
+        f"micro-batch {s.micro}, recompute {s.recompute}\n"
     )
     print(memory_table(m, s, grpo.beta))
     print(fit_line(m, s, machine, grpo.beta))
@@ -221,6 +234,61 @@ def run_plan(
     rows.append(("step", f"{sum(flop.values()) / 1e12:.2f}", f"{sum(spent.values()):.3f}"))
     print(format_table(("arithmetic", "TFLOP", "seconds"), rows))
     print(hours_line(config, counts, m, usual, machine, sum(spent.values())))
+
+
+def fitting(config: Config, machine: Machine, counts: Counts) -> str:
+    """The settings of memory with which a step is fastest on a GPU, as TOML; what a step means stays as it is.
+
+    Tried are 4 bits, what is recomputed, the prompts held at once, the micro-batches, and the studies that evaluation
+    decodes. UserError where nothing fits.
+    """
+    best: tuple[float, int] | None = None
+    for tried, m in candidates(config):
+        s, grpo = step_shape(tried, counts.most), tried.grpo
+        decode = next((n for n in halves(config.run.decode_batch) if fits_decoding(m, s, n, machine.room)), 0)
+        warm = next(
+            (n for n in halves(config.sft.batch_size) if sft_peak(m, s, config.sft.batch_size, n) <= machine.room), 0
+        )
+        steps = {name: need for name, need in peaks(m, s, grpo.beta).items() if name != "evaluate"}
+        if not decode or not warm or max(steps.values()) > machine.room:
+            continue
+        spent = seconds(m, step_shape(tried, counts.mean), machine, grpo.inner_passes, grpo.beta)
+        key = (round(sum(spent.values()), 3), grpo.micro_batch)  # of equally fast ones that with the least memory
+        if best is None or key < best:
+            best = key
+            lines = [
+                f"# fastest of what fits in {machine.gpu_gb:g} GB: {key[0]:.1f} s a step at {machine.tflops:g} TFLOP/s",
+                f"[run]\ndecode_batch = {decode}",
+                f'\n[model]\nquantize = "{tried.model.quantize}"',
+                f"\n[grpo]\nstudies_per_pass = {grpo.studies_per_pass}\nmicro_batch = {grpo.micro_batch}",
+                f'recompute = "{grpo.recompute}"',
+                f"\n[sft]\nmicro_batch = {warm}",
+            ]
+    if best is None:
+        raise UserError(f"nothing fits in {machine.gpu_gb:g} GB; lower data.max_pixels or sampling.max_tokens")
+    return "\n".join(lines)
+
+
+def candidates(config: Config) -> Iterator[tuple[Config, Model]]:
+    """All settings of memory that `fitting` tries, each with its sizes."""
+    for quantize in ("none",) if config.model.shard else ("none", "nf4"):
+        tried = deepcopy(config)
+        tried.model.quantize, grpo = quantize, tried.grpo
+        m = model_sizes(tried)
+        for recompute, held in product(("none", "prompt", "all"), halves(config.grpo.studies_per_step)):
+            for micro in halves(held * grpo.group_size):
+                grpo.recompute, grpo.studies_per_pass, grpo.micro_batch = recompute, held, micro
+                yield tried, m
+
+
+def fits_decoding(m: Model, s: Shape, studies: int, room: float) -> bool:
+    """Whether evaluation can decode so many studies at once."""
+    return peaks(m, replace(s, decode=studies))["evaluate"] <= room
+
+
+def halves(most: int) -> list[int]:
+    """`most`, half of it, and so on down to 1."""
+    return [most, *halves(most // 2)] if most > 1 else [1]
 
 
 def memory_table(m: Model, s: Shape, beta: float) -> str:

@@ -47,7 +47,7 @@ MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",
     "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard", "run.decode_batch",
     "run.keep_text", "model.device", "grpo.studies_per_pass", "grpo.micro_batch", "sft.micro_batch", "sampling.batch",
-    "data.allow_missing", "data.workers",
+    "grpo.recompute", "data.allow_missing", "data.workers",
 }  # fmt: skip
 """Settings that a resumed run may have different: they do not change what a step means."""
 ROUNDING = {"model.device", "grpo.studies_per_pass", "grpo.micro_batch", "sft.micro_batch", "sampling.batch"}

@@ -13,7 +13,7 @@ from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.logprobs import chunk_elements
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.sampler import Sampler
-from mrg_grpo.preflight import footprint, plan
+from mrg_grpo.preflight import footprint, hours, plan
 from mrg_grpo.run.checkpoint import State
 from tests.tiny import write_checkpoint
 
@@ -176,13 +176,11 @@ def test_arithmetic_is_what_torch_counts(checkpoint):
         prefix = policy.prefill(prompt_batch(policy, False))
     # of torch's own attention on the CPU nothing is counted
     attention = 4 * sizes.layers * sizes.queries * N * P * P / 2
-    assert footprint.arithmetic(sizes, given)["prefill"] - attention == pytest.approx(
-        counter.get_total_flops(), rel=0.02
-    )
+    assert hours.arithmetic(sizes, given)["prefill"] - attention == pytest.approx(counter.get_total_flops(), rel=0.02)
     tokens = torch.randint(0, 200, (N * G, T + 1))  # the first token is predicted by the prefix
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
         policy.logprobs(prefix, tokens, torch.ones_like(tokens).bool())
-    reports = footprint.arithmetic(sizes, given)["reference"] - footprint.arithmetic(sizes, given)["prefill"]
+    reports = hours.arithmetic(sizes, given)["reference"] - hours.arithmetic(sizes, given)["prefill"]
     slopes = 2 * sizes.vocabulary * sizes.hidden * N * G * T  # the projection's backward, at hand in the forward pass
     assert reports + slopes == pytest.approx(counter.get_total_flops(), rel=0.02)
 
@@ -207,11 +205,11 @@ def test_the_7b_model_is_planned_from_config_json_alone(request, capsys):
     assert "80,740,352 of the adapter" in printed and "hours to expect" in printed
     config = load_config(arguments[0], arguments[2:])
     sizes, given, machine = plan.model_sizes(config), plan.step_shape(config, 2), footprint.Machine(80)
-    warm = footprint.sft_seconds(sizes, given, machine, given.studies)  # a step with one report of each of its studies
+    warm = hours.sft_seconds(sizes, given, machine, given.studies)  # a step with one report of each of its studies
     whole = replace(given, group=1, held=given.studies, micro=given.studies)
-    alone = footprint.seconds(sizes, whole, machine, 1, 0.0)
+    alone = hours.seconds(sizes, whole, machine, 1, 0.0)
     assert warm == alone["prefill"] + alone["train"] and 2 * warm < sum(
-        footprint.seconds(sizes, given, machine, 1, 0.01).values()
+        hours.seconds(sizes, given, machine, 1, 0.01).values()
     )
     assert f"{warm * 375 / 3600:.1f} hours for 375 steps" in printed
     assert main(["plan", *arguments, "--gpu-gb", "16"]) == 0

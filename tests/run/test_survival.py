@@ -482,7 +482,7 @@ def test_every_setting_of_run_but_the_seed_may_change():
     assert own - MAY_CHANGE == {"run.seed"}
     assert MAY_CHANGE - own == {
         "model.device", "grpo.studies_per_pass", "grpo.micro_batch", "sft.micro_batch", "sampling.batch",
-        "data.allow_missing", "data.workers",
+        "grpo.recompute", "data.allow_missing", "data.workers",
     }  # fmt: skip
 
 

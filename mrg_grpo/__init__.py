@@ -7,6 +7,6 @@ else has a folder. experiments/ imports this package, never the other way round.
 
 import logging
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which PEFT imports: it warns of kernels that nobody asked for
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, and it warns of kernels nobody asked for
 
 __version__ = "0.2.0"

@@ -90,7 +90,7 @@ def test_the_hours_in_the_table_of_cards_are_the_plans(request, capsys):
     rows = re.findall(
         r"^\| `(\w+\.toml)` \| (\d+) GB \| (\d+) x (\d+) \| (\d+) .* ([\d.]+) \+ ([\d.]+) \|$", page, re.MULTILINE
     )
-    assert len(rows) == 6
+    assert len(rows) == 7
     for name, gpu, studies, group, held, training, decoding in rows:
         path = str(root / "experiments" / name)
         config = load_config(path)

@@ -1,6 +1,7 @@
 """The plan against what tensors really take: counted by autograd's own hooks on a tiny Qwen2.5-VL, not re-typed."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, LoraSettings, load_config
 from mrg_grpo.errors import UserError
+from mrg_grpo.model import recompute
 from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.logprobs import chunk_elements
+from mrg_grpo.model.nf4 import Nf4Linear
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.sampler import Sampler
 from mrg_grpo.preflight import footprint, hours, plan
@@ -216,8 +219,9 @@ def test_the_7b_model_is_planned_from_config_json_alone(request, capsys):
     assert "DOES NOT FIT in 16 GB" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("gpu", [80, 40, 24])
-@pytest.mark.parametrize("name", ["iu_xray", "mimic_cxr"])
+@pytest.mark.parametrize(
+    ("name", "gpu"), [(name, gpu) for name in ("iu_xray", "mimic_cxr") for gpu in (80, 40, 24)] + [("iu_xray", 16)]
+)
 def test_the_shipped_configurations_load_and_fit_their_gpu(request, name, gpu):
     root = request.config.rootpath / "experiments"
     path = root / (f"{name}.toml" if gpu == 80 else f"{name}_{gpu}gb.toml")
@@ -237,6 +241,68 @@ def test_the_shipped_configurations_load_and_fit_their_gpu(request, name, gpu):
     assert footprint.largest_micro_batch(sizes, given, room) >= config.grpo.micro_batch
     assert footprint.sft_peak(sizes, given, config.sft.batch_size, config.sft.micro_batch) <= room
     assert config.grpo.studies_per_step >= 8
+
+
+@pytest.mark.parametrize("gpu", [80, 24, 16])
+def test_the_settings_that_fit_are_a_file_that_fits(request, capsys, tmp_path, gpu):
+    root = request.config.rootpath / "experiments"
+    arguments = ["--set", f"model.path={root / 'huatuo_7b'}", "--gpu-gb", str(gpu)]
+    assert main(["plan", str(root / "iu_xray.toml"), "--fit", *arguments]) == 0
+    found = capsys.readouterr().out
+    assert ('quantize = "nf4"' in found) == (gpu < 40) and found.startswith(f"# fastest of what fits in {gpu} GB: ")
+    path = tmp_path / "fits.toml"
+    path.write_text(f'include = "{root / "iu_xray.toml"}"\n{found}')
+    assert main(["plan", str(path), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert f"fits in {gpu} GB" in printed and "DOES NOT FIT" not in printed
+    seconds = re.search(r": ([\d.]+) s a step", found)
+    step = re.search(r"^step +[\d.]+ +([\d.]+)", printed, re.MULTILINE)
+    assert seconds and step and float(step[1]) == pytest.approx(float(seconds[1]), abs=0.051)
+    assert main(["plan", str(root / "iu_xray.toml"), "--fit", *arguments[:-1], "4"]) == 2
+    assert "nothing fits in 4 GB" in capsys.readouterr().err
+
+
+def test_four_bits_are_counted_as_they_lie(checkpoint):
+    pytest.importorskip("bitsandbytes")
+    config = settings(checkpoint, "bfloat16", ALL)
+    config.model.quantize = "nf4"
+    policy, sizes = Policy.load(config), plan.model_sizes(config)
+    layers = [layer for layer in policy.model.modules() if isinstance(layer, Nf4Linear)]
+    assert sizes.packed4 == sum(layer.in_features * layer.out_features for layer in layers)
+    scales = sum(layer.packed.nbytes + layer.state.absmax.nbytes + layer.state.state2.absmax.nbytes for layer in layers)
+    whole = sum(p.numel() * p.element_size() for p in policy.model.parameters() if not p.requires_grad)
+    assert sizes.base == pytest.approx(scales + whole, rel=0.01)
+    alive = footprint.resident(sizes, shape(False))
+    assert alive["a weight written out"] > 0 and alive["B beside the weights"] == 0
+    assert footprint.sample(sizes, shape(False))["merged copy of adapted weights"] == 0
+
+
+def test_recomputed_layers_are_counted_as_they_are_kept(checkpoint, monkeypatch):
+    """Of a layer its input alone, which torch's checkpoint holds, beside what lies outside of layers."""
+    config, held, plain = settings(checkpoint, "bfloat16", ALL), [], recompute.checkpoint
+    config.grpo.recompute = "all"
+
+    def watched(forward, *inputs, **named):
+        held.extend(x for x in inputs if isinstance(x, torch.Tensor))
+        return plain(forward, *inputs, **named)
+
+    monkeypatch.setattr(recompute, "checkpoint", watched)
+    policy, sizes, given = Policy.load(config), plan.model_sizes(config), replace(shape(False), recompute="all")
+
+    def held_by(run):
+        held.clear()
+        found = run()
+        return found, sum(x.numel() * x.element_size() for x in held)
+
+    prefix, inputs = held_by(lambda: policy.prefill(prompt_batch(policy, False)))
+    own = sum(t.numel() * t.element_size() for t in [*prefix.keys, *prefix.values])
+    assert footprint.prefill_graph(sizes, given) == inputs + own
+    tokens = torch.randint(0, 200, (N * G, T + 1))
+    _, inputs = held_by(lambda: policy.logprobs(prefix, tokens, torch.ones_like(tokens).bool()))
+    slopes = 2 * N * G * T * sizes.hidden * sizes.size  # of the projection, with the hidden states it came from
+    assert footprint.continuation_graph(sizes, given) == inputs + slopes
+    whole = replace(given, recompute="none")
+    assert footprint.prefill_graph(sizes, whole) > 4 * footprint.prefill_graph(sizes, given)
 
 
 def on(form, root, **run) -> Config:

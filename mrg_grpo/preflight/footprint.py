@@ -204,16 +204,31 @@ def report_layer(m: Model, s: Shape) -> float:
 
 
 def working_prompt(m: Model, s: Shape, studies: int) -> float:
-    """The one layer that is running on `studies` prompts: with padding, masks and keys for every query head."""
-    attention = s.prompt * m.size * (4 * m.queries + s.prompt) if s.padded else 0.0
-    return studies * max(attention, s.prompt * mlp(m))
+    """The one layer that is running on `studies` prompts."""
+    return studies * max(prompt_scores(m, s), s.prompt * mlp(m))
+
+
+def prompt_scores(m: Model, s: Shape) -> float:
+    """Attention of a prompt: with padding, masks and keys for every query head."""
+    return s.prompt * m.size * (4 * m.queries + s.prompt) if s.padded else 0.0
 
 
 def working_reports(m: Model, s: Shape, reports: int, tokens: int) -> float:
-    """The one layer that is running on `tokens` of each report: scores in fp32 and what is computed from them."""
-    scores = m.heads * tokens * 4 * (2 * s.prompt + s.report)
-    copied = 2 * m.keys * s.report * m.size  # the own keys and values, made contiguous for the product
-    return reports * max(scores + copied, tokens * mlp(m))
+    """The one layer that is running on `tokens` of each report."""
+    return reports * max(scores(m, s, tokens), tokens * mlp(m))
+
+
+def scores(m: Model, s: Shape, tokens: int) -> float:
+    """Attention of `tokens` of a report: scores in fp32 and what is computed from them, and the own keys and values,
+    made contiguous for the product."""
+    return m.heads * tokens * 4 * (2 * s.prompt + s.report) + 2 * m.keys * s.report * m.size
+
+
+def rerun(m: Model, tokens: float, kept: float, attention: float) -> float:
+    """A recomputed layer in its backward pass, which frees as it goes: all that it keeps, with the gradients of the
+    MLP, or without what the MLP keeps and with attention's working space."""
+    gradients = tokens * m.inner * (2 * m.size + (4 if m.size == 2 else 0))  # LoRA's products are in fp32
+    return max(kept + gradients, kept - tokens * 3 * m.size * m.inner + attention)
 
 
 def mlp(m: Model) -> float:
@@ -294,14 +309,17 @@ def train(m: Model, s: Shape) -> Bytes:
     Logits and the layer that is running are never alive together: of the logits only what exceeds it counts. A layer
     that is recomputed has all that it keeps in its working space.
     """
-    layer = working_reports(m, s, s.micro, s.report) + (report_layer(m, s) if s.recompute == "all" else 0.0)
+    layer = working_reports(m, s, s.micro, s.report)
+    if s.recompute == "all":
+        layer = rerun(m, s.micro * s.report, report_layer(m, s), s.micro * scores(m, s, s.report))
     reports = {
         "continuation activations": continuation_graph(m, s),
         "logits chunk": max(logits_chunk(m, s.micro * s.report) - layer, 0.0),
         "working space": layer,
     }
-    recomputed = prompt_layer(m, s) if s.recompute != "none" else 0.0
-    prompts = {"working space": recomputed + working_prompt(m, s, s.held)}
+    prompts = {"working space": working_prompt(m, s, s.held)}
+    if s.recompute != "none":
+        prompts = {"working space": rerun(m, s.held * s.prompt, prompt_layer(m, s), s.held * prompt_scores(m, s))}
     return {
         GRAPH: prefill_graph(m, s),
         "gradients of the prefix": prefix_cache(m, s, s.held),

@@ -286,6 +286,20 @@ def pairs(rows: list[dict]) -> str:
     return " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
 
 
+def four_bits(record: dict) -> str:
+    rows = []
+    for way, title in (("default", "default"), ("nf4", '`model.quantize = "nf4"`, `grpo.recompute = "all"`')):
+        seconds, memory = (statistics.median(pair[way][name] for pair in record["pairs"]) for name in ("seconds", "gb"))
+        f1, cosine, form = record[way].values()
+        learned = [
+            f"{statistics.mean(found['before']):.3f} -> {', '.join(f'{value:.3f}' for value in found['after'])}"
+            for found in (f1, cosine, form)
+        ]
+        rows.append([title, *learned, f"{seconds:.2f}", f"{memory:.2f}"])
+    header = ["", "micro F1, before -> after by seed", "clinical cosine", "wanted form", "seconds a step", "peak GB"]
+    return table(header, rows)
+
+
 SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "products": ("products.json", products),
     "growth": ("growth.json", growth),
@@ -294,6 +308,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "beside TRL": ("step_against_trl.json", beside_trl),
     "gpu step": ("gpu_step.json", gpu_step),
     "plan check": ("plan_check.json", plan_check),
+    "four bits": ("four_bits.json", four_bits),
     "scaling": ("scaling.json", scaling),
     "kills": ("kill_resume.json", kills),
     "soak": ("soak.json", soak),

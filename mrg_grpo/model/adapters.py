@@ -29,6 +29,7 @@ from mrg_grpo.config import Config
 from mrg_grpo.errors import UserError, first_line, time_limit
 from mrg_grpo.hub import quiet, require_there
 from mrg_grpo.model.families import Family
+from mrg_grpo.model.nf4 import Nf4Linear
 
 
 @quiet()
@@ -152,7 +153,8 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 def parameter_counts(model: nn.Module) -> str:
     """How many parameters train and how many are frozen, in words."""
     trained = sum(parameter.numel() for parameter in trainable(model))
-    frozen = sum(parameter.numel() for parameter in model.parameters()) - trained
+    four_bits = sum(x.in_features * x.out_features for x in model.modules() if isinstance(x, Nf4Linear))
+    frozen = sum(parameter.numel() for parameter in model.parameters()) - trained + four_bits
     return f"{trained:,} trainable and {frozen:,} frozen parameters"
 
 

@@ -161,6 +161,15 @@ def test_a_base_in_shards_takes_the_same_steps(checkpoint, studies, tmp_path, ca
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
+def test_layers_in_shards_are_recomputed_and_prompts_held_in_parts(tiny_checkpoint, studies, tmp_path, family):
+    checkpoint = tiny_checkpoint(scale=0.1, family=family)
+    one = three_steps(setting(checkpoint, **CASES["even"]), studies, STOPS)
+    config = in_shards(setting(checkpoint, **{**CASES["even"], "recompute": "all", "studies_per_pass": 1}))
+    assert_same(one, on_ranks(2, tmp_path, three_steps, config, studies, STOPS))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "gemma3"])
 def test_every_family_runs_in_shards(tiny_checkpoint, studies, tmp_path, family):
     config = setting(tiny_checkpoint(scale=0.1, family=family), **CASES["even"])

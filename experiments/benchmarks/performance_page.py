@@ -213,7 +213,8 @@ def plan_check(record: dict) -> str:
     rows = [
         [f"{row['studies']} x {row['group']} reports of {row['tokens']} tokens, micro-batch {row['micro']}"
          + (f", {row['held']} studies a pass" if "held" in row else "")
-         + (f', recompute = "{row["recompute"]}"' if "recompute" in row else ""),
+         + (f', recompute = "{row["recompute"]}"' if "recompute" in row else "")
+         + (f', quantize = "{row["quantize"]}"' if "quantize" in row else ""),
          f"{row['planned'] / 1e6:,.0f}", f"{row['measured'] / 1e6:,.0f}", f"{row['ratio']:.3f}"]
         for row in record["settings"]
     ]  # fmt: skip

@@ -1,14 +1,15 @@
 """Hold `mrg-grpo plan` against measured memory.
 
-    python experiments/checks/plan_check.py -o experiments/results/plan_check.json
+    python experiments/checks/plan_check.py                     # all settings
+    python experiments/checks/plan_check.py --only "large"      # these alone; the others stay as they are
 
 A Qwen2.5-VL of 8.4 M random parameters, fp32 on the CPU. Three settings whose memory is at least four times apart, and
-the largest of them with the prompts of three studies, and of one, held at a time, and with layers that run again in
-the backward pass. Each runs two whole GRPO steps with every report at the length limit, in a process of its own.
-Measured is the peak of the resident set (VmHWM) above the idle process: one that has imported everything, run a step of
-the embedded base on one study and let go of it, so that library code and its tables are in memory. The weights are part
-of both numbers. The labeler is a stub without weights. glibc is told to hand freed memory back at once
-(MALLOC_MMAP_THRESHOLD_), so that the resident set is what is alive and not what was.
+the largest of them with the prompts of three studies, and of one, held at a time, with layers that run again in the
+backward pass, and with the base in 4 bits. Each runs two whole GRPO steps with every report at the length limit, in a
+process of its own. Measured is the peak of the resident set (VmHWM) above the idle process: one that has imported
+everything, run a step of the embedded base on one study and let go of it, so that library code and its tables are in
+memory. The weights are part of both numbers. The labeler is a stub without weights. glibc is told to hand freed memory
+back at once (MALLOC_MMAP_THRESHOLD_), so that the resident set is what is alive and not what was.
 """
 
 from __future__ import annotations
@@ -34,6 +35,13 @@ SETTINGS = {
     "large, all recomputed": {"studies": 12, "group": 12, "micro": 72, "tokens": 160, "images": 2, "recompute": "all"},
     "large, 3 studies a pass, all recomputed": {
         "studies": 12, "held": 3, "group": 12, "micro": 36, "tokens": 160, "images": 2, "recompute": "all",
+    },
+    "large, 4 bits": {
+        "studies": 12, "group": 12, "micro": 72, "tokens": 160, "images": 2, "quantize": "nf4",
+    },
+    "large, 3 studies a pass, all recomputed, 4 bits": {
+        "studies": 12, "held": 3, "group": 12, "micro": 36, "tokens": 160, "images": 2, "recompute": "all",
+        "quantize": "nf4",
     },
 }  # fmt: skip
 ENVIRONMENT = {
@@ -75,7 +83,7 @@ def settings(folder: str, one: dict):
     config.sampling.max_tokens = one["tokens"]
     config.grpo.studies_per_step, config.grpo.group_size = one["studies"], one["group"]
     config.grpo.studies_per_pass, config.grpo.micro_batch = one.get("held", 0), one["micro"]
-    config.grpo.recompute = one.get("recompute", "none")
+    config.grpo.recompute, config.model.quantize = one.get("recompute", "none"), one.get("quantize", "none")
     return config
 
 
@@ -139,28 +147,35 @@ def planned(folder: str, one: dict) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", default="experiments/results/plan_check.json")
+    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
     parser.add_argument("--one", nargs=2, metavar=("FOLDER", "JSON"), help="measure one setting in this process")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments.one[0], json.loads(arguments.one[1]))))
         return
-    rows = []
+    path, rows = Path(arguments.output), {}
+    if path.exists() and len(arguments.only) < len(SETTINGS):
+        rows = {row["name"]: row for row in json.loads(path.read_text(encoding="utf-8"))["settings"]}
     with tempfile.TemporaryDirectory() as scratch:
         folder = f"{scratch}/model"
         write_model(Path(folder))
-        for name, one in SETTINGS.items():
+        for name in arguments.only:
+            one = SETTINGS[name]
             command = [sys.executable, __file__, "--one", folder, json.dumps(one)]
             done = subprocess.run(command, env=os.environ | ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True)
             got, plan = json.loads(done.stdout.splitlines()[-1]), planned(folder, one)
             row = {"name": name, **one, **got, **{key: plan[key] for key in ("planned", "peak_phase", "total")}}
-            rows.append({**row, "ratio": round(row["planned"] / row["measured"], 3)})
+            rows[name] = {**row, "ratio": round(row["planned"] / row["measured"], 3)}
             print(
                 f"{name}: planned {row['planned'] / 1e6:.0f} MB, measured {row['measured'] / 1e6:.0f} MB, "
-                f"ratio {rows[-1]['ratio']}, idle {row['idle'] / 1e6:.0f} MB",
+                f"ratio {rows[name]['ratio']}, idle {row['idle'] / 1e6:.0f} MB",
                 flush=True,
             )
-    record = {"command": "python experiments/checks/plan_check.py", "parameters": rows[0]["total"], "settings": rows}
-    Path(arguments.output).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    ordered = [rows[name] for name in SETTINGS if name in rows]
+    record = {
+        "command": "python experiments/checks/plan_check.py", "parameters": ordered[0]["total"], "settings": ordered,
+    }  # fmt: skip
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

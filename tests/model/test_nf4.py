@@ -19,6 +19,7 @@ from mrg_grpo.model.nf4 import Nf4Linear
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.model.rollout import decode
 from mrg_grpo.model.sampler import Sampler
+from mrg_grpo.run.folder import MAY_CHANGE
 from mrg_grpo.sft import sft_loss
 
 pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
@@ -203,6 +204,7 @@ def test_a_checkpoint_that_bitsandbytes_quantised_is_read(tiny_checkpoint, studi
 def test_what_does_not_go_with_it_is_refused_in_one_line(changes, words):
     with pytest.raises(UserError, match=words):
         check(load_config(None, ["model.quantize=nf4", *changes]))
+    assert "model.quantize" not in MAY_CHANGE  # of a run that is resumed: another base, other numbers
 
 
 def test_without_the_library_one_line_says_what_to_install(tiny_checkpoint, monkeypatch):

@@ -48,5 +48,13 @@ def run(grpo, studies, steps, first=1):
     return [grpo.step(loaded.prompts, number) for number, loaded in stream.prompts(grpo.policy.encoder, first, steps)]
 
 
+def step_gradients(grpo, studies):
+    """Of the last inner pass of a step, before the optimiser moves the adapter; and the result of the step."""
+    found, move = [], grpo.optimizer.step
+    grpo.optimizer.step = lambda: (found.append([p.grad.flatten().clone() for p in grpo.policy.trainable()]), move())
+    result = grpo.step(grpo.policy.encoder.encode(studies), 1)
+    return torch.cat(found[-1]), result
+
+
 def parameters(grpo):
     return torch.cat([p.detach().flatten().double() for p in grpo.policy.trainable()])

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from small_grpo import build, parameters, run, setting
+from small_grpo import build, parameters, run, setting, step_gradients
 
 from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.model.rollout import Rollout, sample_groups
@@ -50,13 +50,8 @@ def test_studies_in_parts_with_a_tower_that_trains(tiny_checkpoint, studies):
 
 def gradients(config, studies, studies_per_pass):
     """What the last inner pass of a step leaves in the adapter before the optimiser moves it."""
-    config.grpo.studies_per_pass = studies_per_pass
-    grpo, found = build(config), []
-    before = grpo.optimizer.step
-    grpo.optimizer.step = lambda: (found.append([p.grad.flatten().clone() for p in grpo.policy.trainable()]), before())
-    config.grpo.max_grad_norm = 1e9
-    grpo.step(grpo.policy.encoder.encode(studies), 1)
-    return torch.cat(found[-1])
+    config.grpo.studies_per_pass, config.grpo.max_grad_norm = studies_per_pass, 1e9
+    return step_gradients(build(config), studies)[0]
 
 
 def test_what_is_logged_of_tokens_leaves_out_masked_reports(checkpoint, studies):

@@ -29,7 +29,7 @@ from torch.nn import functional
 from mrg_grpo.model.attention import attend_once
 from mrg_grpo.model.families import Family
 from mrg_grpo.model.kv_cache import DecodeCache, Here, Rotations
-from mrg_grpo.model.lora import JoinedWeights, side_by_side
+from mrg_grpo.model.lora import JoinedWeights, base_of, side_by_side
 from mrg_grpo.model.nf4 import Nf4Linear
 
 ROWS = 16
@@ -54,16 +54,16 @@ class FusedLinear:
     """
 
     def __init__(self, *layers: Any) -> None:
-        self.apart = layers if any(in_four_bits(layer) for layer in layers) else ()  # they run as in training
+        self.apart = (
+            layers if any(isinstance(base_of(layer), Nf4Linear) for layer in layers) else ()
+        )  # they run as in training
         if self.apart:
             return
         first = layers[0].weight
         self.packed = first.is_cpu and first.dtype == torch.float32 and torch.backends.mkldnn.is_available()
         biases, self.low = [layer.bias for layer in layers], None
         joined: JoinedWeights | None = getattr(layers[0], "joined", None)
-        if joined and all(
-            layer in joined.layers for layer in layers
-        ):  # else the base's own layers stand in their place
+        if joined and set(layers) <= set(joined.layers):  # not while the base's own layers stand in their place
             matrix, self.low = joined.factors()
             weights = [matrix] if joined.layers == [*layers] else [layer.part.matrix for layer in layers]
         else:
@@ -89,11 +89,6 @@ class FusedLinear:
             rows = side_by_side(rows, rows @ self.low, self.weights[0].shape[1])
         parts = [functional.linear(rows, weight, bias) for weight, bias in zip(self.weights, self.biases)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-
-def in_four_bits(layer: Any) -> bool:
-    """Whether the weight of a linear layer, with or without LoRA, is written out for every use."""
-    return isinstance(getattr(layer, "base_layer", layer), Nf4Linear)
 
 
 def folded(layer: Any) -> Tensor:

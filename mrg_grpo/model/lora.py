@@ -124,14 +124,12 @@ class JoinedWeights:
         width = inputs + sum(ranks)
         self.layers = layers
         self.matrix = weights[0].new_zeros(sum(len(weight) for weight in weights), width + -width % 8)
-        self.parts = []
         for layer, rows, start in zip(
             layers, self.matrix.split([len(weight) for weight in weights]), accumulate([0, *ranks])
         ):
             rows[:, :inputs] = layer.weight.data
             layer.weight.data = rows[:, :inputs]
-            self.parts.append(Part(rows, start, inputs))
-            layer.joined, layer.part = self, self.parts[-1]
+            layer.joined, layer.part = self, Part(rows, start, inputs)
 
     @torch.no_grad()
     def factors(self) -> tuple[Tensor, Tensor | None]:
@@ -197,15 +195,14 @@ def patch_lora(model: nn.Module) -> None:
 
 def together(module: nn.Module) -> list[list[Any]]:
     """The linear layers right below a module as they are to be joined: those of one input where all are there, and each
-    other one with LoRA alone."""
-    found = {name: layer for name, layer in module.named_children() if lies_whole(layer)}
+    other one with LoRA alone. None in 4 bits, whose weights are written out for each use."""
+    found = {name: layer for name, layer in module.named_children() if type(base_of(layer)) is nn.Linear}
     groups = [[found[name] for name in names] for names in SAME_INPUT if all(name in found for name in names)]
     joined = [layer for group in groups for layer in group]
     alone = [[layer] for layer in found.values() if type(layer) is LoraLinear and all(layer is not x for x in joined)]
     return groups + alone
 
 
-def lies_whole(layer: nn.Module) -> bool:
-    """Whether this is a linear layer, with or without our LoRA, whose weight is not in 4 bits."""
-    base = layer.base_layer if isinstance(layer, LoraLinear) else layer
-    return type(base) is nn.Linear
+def base_of(layer: Any) -> Any:
+    """A linear layer without the LoRA around it, where there is any."""
+    return getattr(layer, "base_layer", layer)

@@ -63,9 +63,11 @@ def seconds(m: Model, s: Shape, machine: Machine, passes: int, beta: float) -> d
     mean = replace(s, report=max(1, s.report // 2))
     spent = {name: flop / machine.tflops / 1e12 for name, flop in arithmetic(m, mean, passes, beta).items()}
     prompts, blocks = s.studies / s.held, s.reports / s.micro
-    again = prompts * (passes - 1 + s.parts + passes * (s.recompute != "none")) + blocks * passes * (
-        s.recompute == "all"
-    )
+    again = prompts * (passes - 1 + s.parts)
+    if s.recompute != "none":
+        again += prompts * passes
+    if s.recompute == "all":
+        again += blocks * passes
     runs = {  # forward passes of the layers, and backward passes
         "prefill": (prompts, 0.0),
         "reference": ((prompts + blocks) if beta else 0.0, 0.0),

@@ -7,7 +7,7 @@ from zlib import crc32
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_grpo import build, run, setting
+from small_grpo import build, run, setting, step_gradients
 from torch import nn
 
 from mrg_grpo.config import check, load_config
@@ -70,10 +70,7 @@ def half_of_the_letters(reports) -> torch.Tensor:
 def step(grpo, studies):
     """Gradients of the last inner pass, and the step's metrics; every report has a reward of its own."""
     grpo.rewards.terms = {"ccs": lambda r: torch.tensor([crc32(text.encode()) % 997 / 997 for text in r.completions])}
-    found, move = [], grpo.optimizer.step
-    grpo.optimizer.step = lambda: (found.append([p.grad.flatten().clone() for p in grpo.policy.trainable()]), move())
-    result = grpo.step(grpo.policy.encoder.encode(studies), 1)
-    return torch.cat(found[-1]), result
+    return step_gradients(grpo, studies)
 
 
 def test_every_linear_layer_of_the_text_model_and_no_other(checkpoint):

@@ -5,7 +5,8 @@ import weakref
 
 import pytest
 import torch
-from small_grpo import build, setting
+from kept import Kept
+from small_grpo import build, setting, step_gradients
 
 from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.model.fsdp import layers
@@ -26,23 +27,18 @@ def policy_of(checkpoint, recompute, vision=False, **grpo):
     return build(config)
 
 
-def step_gradients(grpo, studies):
-    """Of the last inner pass of a step, before the optimiser moves."""
-    found, move = [], grpo.optimizer.step
-    grpo.optimizer.step = lambda: (found.append([p.grad.flatten().clone() for p in grpo.policy.trainable()]), move())
-    result = grpo.step(grpo.policy.encoder.encode(studies), 1)
-    return torch.cat(found[-1]), result.metrics
-
-
 @pytest.mark.parametrize("vision", [False, True])
 def test_a_step_has_the_same_gradients_to_the_last_bit(checkpoint, studies, vision):
     options = {"beta": 0.1, "inner_passes": 2, "micro_batch": 3, "studies_per_pass": 2, "studies_per_step": 3}
-    plain, metrics = step_gradients(policy_of(checkpoint, "none", vision, **options), studies[:3])
+    plain, result = step_gradients(policy_of(checkpoint, "none", vision, **options), studies[:3])
+    metrics = result.metrics
     assert plain.abs().max() > 1e-4
     for what in ("prompt", "all"):
         gradients, found = step_gradients(policy_of(checkpoint, what, vision, **options), studies[:3])
         assert torch.equal(gradients, plain)
-        assert all(found[name] == metrics[name] for name in metrics if "seconds" not in name and name != "memory_gb")
+        assert all(
+            found.metrics[name] == metrics[name] for name in metrics if "seconds" not in name and name != "memory_gb"
+        )
 
 
 @pytest.mark.parametrize("vision", [False, True])
@@ -53,28 +49,6 @@ def test_the_warm_start_too(checkpoint, studies, vision):
         sft_loss(policy, policy.encoder.encode(studies[:3]), TARGETS, 2)
         found.append(torch.cat([p.grad.flatten() for p in policy.trainable()]))
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2]) and found[0].abs().max() > 1e-4
-
-
-class Kept:
-    """Bytes that autograd keeps for the backward pass, each storage once."""
-
-    def __init__(self, policy):
-        self.own = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
-        self.storages = {}
-
-    def pack(self, tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.own:
-            self.storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    def __enter__(self):
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor)
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *exception):
-        self.hooks.__exit__(*exception)
 
 
 def test_what_runs_again_and_what_is_kept(tiny_checkpoint, studies):
@@ -93,7 +67,7 @@ def test_what_runs_again_and_what_is_kept(tiny_checkpoint, studies):
             logps, _ = policy.logprobs(prefix, tokens, mask)
         logps.sum().backward()
         policy.backward(prefix)
-        runs[what], kept[what] = len(counted), (sum(prompt.storages.values()), sum(reports.storages.values()))
+        runs[what], kept[what] = len(counted), (prompt.total, reports.total)
         with torch.no_grad():
             policy.prefill(prompts)
         assert len(counted) == runs[what] + 1  # without gradient a layer runs once

@@ -67,6 +67,9 @@ CONFIG = arg(
 )
 RESUME = arg("--resume", action="store_true", help="continue from the last checkpoint")
 BASE = arg("--base", action="store_true", help="the start policy, without RUN_DIR/adapter")
+BEST = arg(
+    "--best", action="store_true", help="the run's best adapter on validation, RUN_DIR/best_adapter, not its last"
+)  # fmt: skip
 LABELER = arg(
     "--labeler", dest="labeler_path", type=path,
     help="chexbert.pth, or a folder made by `make embedded-labeler`; default is the embedded labeler",
@@ -134,7 +137,7 @@ TABLE = (
             CONFIG, SET,
             arg("--adapter", type=path,
                 help="a PEFT adapter; default is RUN_DIR/adapter, or the base if there is none"),
-            BASE,
+            BASE, BEST,
             arg("--split", default="test", help="train, val or test; default test"),
             COMPARE, LANGUAGE, METRIC,
             arg("-o", "--output", type=path, help="folder for the two files; default is RUN_DIR/evaluate-SPLIT"),
@@ -148,7 +151,7 @@ TABLE = (
             arg("--config", dest="config_path", type=path,
                 help="model and prompt settings, or a run's folder; default is the embedded policy"),
             arg("--adapter", type=path, help="a PEFT adapter; default is that of the run in --config, if there is one"),
-            BASE,
+            BASE, BEST,
             arg("--json", dest="as_json", action="store_true", help="JSON instead of text"),
             arg("--each", action="store_true", help="take every image as a study of its own"),
             SET,

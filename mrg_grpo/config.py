@@ -34,6 +34,11 @@ class RunConfig:
     """Steps between evaluations on the validation split; 0 turns them off."""
     eval_studies: int = ruled(200, least=0)
     """Validation studies in each of these evaluations."""
+    keep_best: str = "clinical_cosine"
+    """Keep the best adapter by this metric of validation beside the last one; "" keeps the last alone. A metric by its
+    name in docs/reference/metrics.md, or in short such as micro_f1_13."""
+    patience: int = ruled(0, least=0)
+    """Stop early after this many validations in a row without a better one; 0 takes all steps."""
     test_studies: int = ruled(0, least=0)
     """Test studies in the comparison before and after training; 0 uses the whole split."""
     decode_batch: int = ruled(64, above=0)
@@ -335,6 +340,11 @@ def check(config: Config) -> Config:
     check_rules(config)
     if not config.run.output_dir.strip():
         raise UserError("run.output_dir: is empty; name a folder for the run")
+    if config.run.patience and not (config.run.keep_best and config.run.eval_every):
+        raise UserError(
+            "run.patience: counts validations that are not better, so it needs run.keep_best and run.eval_every; set "
+            "both, or run.patience = 0"
+        )
     if config.model.quantize != "none" and config.model.shard:
         raise UserError('model.quantize: a base in 4 bits is not spread over ranks; set model.shard = false, or "none"')
     if config.model.quantize != "none" and config.model.dtype == "float64":

@@ -11,6 +11,7 @@ import math
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -22,8 +23,8 @@ from mrg_grpo.data.load import load_splits, require_images, studies_of, test_stu
 from mrg_grpo.data.records import SPLITS
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.before_after import before_after
-from mrg_grpo.evaluation.clinical import metrics_from_sums
+from mrg_grpo.evaluation.before_after import BeforeAfter, before_after
+from mrg_grpo.evaluation.clinical import metrics_from_sums, ranked_metric
 from mrg_grpo.evaluation.decode import (
     Decoded,
     Judged,
@@ -40,6 +41,7 @@ from mrg_grpo.model.adapters import parameter_counts
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import require_terms
+from mrg_grpo.run.best import BestAdapter, Goal
 from mrg_grpo.run.checkpoint import resume as load_checkpoint
 from mrg_grpo.run.checkpoint import save_adapter, save_checkpoint
 from mrg_grpo.run.faults import Guard, took_none
@@ -66,6 +68,9 @@ class Session:
     policy: Policy
     labeler: CheXbert
     left_out: LeftOut
+    best: BestAdapter
+    step: int = 0
+    """The last step that was taken."""
 
     @property
     def config(self) -> Config:
@@ -113,6 +118,7 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     require_tensorboard(config)
     if command == "train":
         require_terms(config.reward)  # before anything is loaded: a typing error costs nothing
+    goal = goal_of(config)
     run = RunFolder(config, resume, command)
     splits = load_splits(config, verify=SPLITS, left_out=run.left_out())
     for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):
@@ -127,7 +133,19 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     if distributed.world_size() > 1:
         where = "in shards, LoRA not merged" if policy.sharded else "whole on each"
         print(f"ranks: {distributed.world_size()}, base {where}")
-    return Session(run, splits, policy, labeler, LeftOut(run))
+    if not validation_studies(splits, config):
+        goal = Goal("")
+    return Session(run, splits, policy, labeler, LeftOut(run), BestAdapter(run.path, goal, config.run.patience))
+
+
+def goal_of(config: Config) -> Goal:
+    """What run.keep_best asks for; UserError for a metric that does not rank."""
+    if not (config.run.keep_best and config.run.eval_every):
+        return Goal("")
+    try:
+        return Goal(*ranked_metric(config.run.keep_best))
+    except UserError as error:
+        raise UserError(f"run.keep_best: {error}") from error
 
 
 def note_other_lora(policy: Policy, config: Config) -> None:
@@ -170,7 +188,7 @@ def way_on(run: RunFolder) -> str:
 
 def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: Step, resumed: bool) -> int:
     """Steps from the last checkpoint to the end, with log, validation, checkpoints; 0, or 128 + signal."""
-    run, config, policy, splits = session.run, session.config, session.policy, session.splits
+    run, config, policy, splits, best = session.run, session.config, session.policy, session.splits, session.best
     guard = Guard(run.path, config, policy, optimizer)
     start = 0
     if resumed:
@@ -182,6 +200,12 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
         if state.other_ranks:
             print(state.other_ranks)
     run.cut_after(start)
+    session.step = start
+    if resumed:
+        best.go_on()
+    if best.exhausted:
+        print(f"{early(best)}; to go on, set run.patience = 0")
+        return 0
     stream = StudyStream(splits["train"], size, config.run.seed)
     batches = stream.prompts(policy.encoder, start + 1, config.run.steps, config.data.workers)
     followed = validation_studies(splits, config)[: config.run.follow_studies]
@@ -198,30 +222,48 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
                 give_back_freed_memory()
             run.append("metrics.jsonl", {"step": number, **metrics})
             progress.step(number, metrics, sample)
-            last = number == config.run.steps
-            if (
-                config.run.eval_every
-                and number % config.run.eval_every == 0
-                and not last
-                and validation_studies(splits, config)
-            ):
+            session.step, last = number, number == config.run.steps
+            if validation_is_due(session, number):
                 validate(session, number, progress)
-            if followed and last:
+                if best.exhausted and not last:
+                    progress.write(early(best))
+                    last = True
+            elif followed and last:
                 follow(session, number, followed)
             stopped = max(distributed.all_gather(stop.number))  # a signal may reach one rank alone
             due = due or number % config.run.save_every == 0 or last or bool(stopped)
             if due and not metrics.get("skipped"):
                 run.sync_logs()
                 save_checkpoint(run.path, number, policy, optimizer)
+                best.tidy()
                 due = False
             if stopped:
                 progress.write(f"stopped after step {number}; go on with: {way_on(run)}")
                 return 128 + stopped
+            if last:
+                break
     if distributed.broadcast(distributed.is_first() and took_none(run.path / "metrics.jsonl")):
         faults = run.path / "faults"
         remedy = f"read the files in {faults}, lower the learning rate" if faults.exists() else "mend the image files"
         raise UserError(f"{run.path}: every step was skipped, so nothing was learned; {remedy}, and begin a new run")
     return 0
+
+
+def validation_is_due(session: Session, number: int) -> bool:
+    """After every run.eval_every steps; after the last step where the best adapter is kept, which it may be."""
+    run = session.config.run
+    if not run.eval_every or not validation_studies(session.splits, session.config):
+        return False
+    return bool(session.best.goal.metric) if number == run.steps else number % run.eval_every == 0
+
+
+def early(best: BestAdapter) -> str:
+    """Why a run ends before its last step."""
+    assert best.best
+    return (
+        f"stopped early: no better {best.goal.metric} on validation since step {best.best.step}, {best.best.waited} "
+        "validations ago"
+    )
 
 
 def decoded(session: Session, split: str, studies: list[Study], step: int, progress: str = "") -> Decoded:
@@ -260,6 +302,7 @@ def validate(session: Session, number: int, progress: Progress) -> None:
     run.append("validation.jsonl", {"step": number, "studies": len(found.labels), **written})
     write_followed(run, number, found, studies[: run.config.run.follow_studies])
     progress.validation(number, values)
+    session.best.note(number, values, session.policy)
 
 
 def baseline(session: Session) -> Judged:
@@ -276,33 +319,65 @@ def baseline(session: Session) -> Judged:
     return found
 
 
-def on_the_same(before: Judged, after: Judged) -> tuple[Judged, Judged]:
-    """Both on the studies that both could be shown: a picture may be lost between the two."""
-    ids = {study.id for study in before.predictions.studies} & {study.id for study in after.predictions.studies}
+def on_the_same(*sides: Judged) -> list[Judged]:
+    """All on the studies that all could be shown: a picture may be lost between two decodings."""
+    ids = set.intersection(*({study.id for study in side.predictions.studies} for side in sides))
     if not ids:
-        raise UserError("no test study could be shown to both policies; put the image files back, then --resume")
-    before.predictions.unread |= after.predictions.unread
-    after.predictions.unread |= before.predictions.unread
-    return before.only(ids), after.only(ids)
+        raise UserError("no test study could be shown to every policy; put the image files back, then --resume")
+    unread = {study: why for side in sides for study, why in side.predictions.unread.items()}
+    for side in sides:
+        side.predictions.unread |= unread
+    return [side.only(ids) for side in sides]
 
 
 def finish(session: Session) -> int:
-    """Final adapter, predictions, evaluation with the before/after table."""
-    run, config = session.run, session.config
-    save_adapter(run.path, session.policy)
-    before = baseline(session)
-    after = judged(session, "test", test_studies(session.splits, config), config.run.steps, "decode test, after")
-    before, after = on_the_same(before, after)
+    """Final adapters, predictions, evaluation: the start policy beside the last, and beside the best on validation."""
+    run, config, best = session.run, session.config, session.best.best
+    save_adapter(run.path / "adapter", session.policy)
+    studies = test_studies(session.splits, config)
+    sides = [baseline(session), judged(session, "test", studies, session.step, "decode test, after")]
+    kept = best is not None and session.best.load(session.policy)
+    if best and kept and best.step != session.step:
+        sides.append(judged(session, "test", studies, best.step, "decode test, best"))
+    before, after, *others = on_the_same(*sides)
     write_decoded(after, run.path / "predictions.jsonl", config)
-    comparison = before_after(before, after, "test")
-    what = {
-        "step": config.run.steps, "labeler": labeler_name(config.labeler.path),
-        "mccs_margin": config.reward.mccs.margin,
-        **({"left_out": list(after.predictions.unread)} if after.predictions.unread else {}),
-    }  # fmt: skip
-    run.write_json("evaluation.json", {**banner(config), **what, **comparison.to_json()})
-    print(comparison.table())
+    for other in others:
+        write_decoded(other, run.path / "predictions_best.jsonl", config)
+    tables = [before_after(before, side, "test") for side in (after, *others)]
+    run.write_json("evaluation.json", {**banner(config), **outcome(session, after, kept, tables)})
+    for title, table in zip(titles(session, kept), tables):
+        print(f"{title}\n\n{table.table()}\n")
     session.left_out.tell()
     print(f"adapter, predictions and evaluation: {run.path}")
     print(f"look at it: mrg-grpo view {shlex.quote(str(run.path))}")
     return 0
+
+
+def outcome(session: Session, after: Judged, kept: bool, tables: list[BeforeAfter]) -> dict[str, Any]:
+    """The content of evaluation.json: the comparison of the last adapter, and under "best" that of the best one, whose
+    sides are left out where it is the last. kept: whether the best adapter is there."""
+    config, best = session.config, session.best.best
+    chosen = {}
+    if best and kept:
+        comparison = tables[1].to_json() if len(tables) > 1 else {}
+        chosen = {"best": {"step": best.step, "metric": session.best.goal.metric, "value": best.value, **comparison}}
+    return {
+        "step": session.step,
+        **({"stopped_early": True} if session.step < config.run.steps else {}),
+        "labeler": labeler_name(config.labeler.path),
+        "mccs_margin": config.reward.mccs.margin,
+        **({"left_out": list(after.predictions.unread)} if after.predictions.unread else {}),
+        **tables[0].to_json(),
+        **chosen,
+    }
+
+
+def titles(session: Session, kept: bool) -> list[str]:
+    """What stands above each table of the end."""
+    best, last = session.best.best, f"The last adapter, after step {session.step}"
+    if not (best and kept):
+        return [f"{last}:"]
+    why = f"{session.best.goal.metric} {best.value:.3f} on validation"
+    if best.step == session.step:
+        return [f"{last}, which is also the best ({why}):"]
+    return [f"{last}:", f"The best adapter, after step {best.step} ({why}):"]

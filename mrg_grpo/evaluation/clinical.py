@@ -20,11 +20,13 @@ S studies, K statistics, R resamples.
 # ruff: noqa: E501  (rows of a table are easier to compare in long lines)
 
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from mrg_grpo.config import MARGIN
+from mrg_grpo.errors import UserError, nearest
 from mrg_grpo.labels import BLANK, CONDITIONS, FIVE, NEGATIVE, POSITIVE, UNCERTAIN
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, signed_vectors
 
@@ -60,22 +62,24 @@ class Rate:
     numerator: str
     denominator: str
     meaning: str
+    better: str = "higher"
+    """"lower" of an error rate, "" where no value is better than another."""
 
 
 RATES = {
     "clinical_cosine": Rate("cosine", "studies", "mean over studies of the cosine similarity of signed CheXbert vectors: positive and uncertain +1, negative -1; 1 where both reports mention nothing, 0 where one of them does"),
     "mccs": Rate("mccs", "studies", "mean over studies of max((cosine - m) / (1 - m), 0); m is `reward.mccs.margin` in `evaluate` and `--margin` in `score`; never weighted by rarity"),
     "polarity_accuracy": Rate("same_sign", "both_mention", "of the conditions that both reports mention, share with the same sign (uncertain is +1)"),
-    "omission_rate": Rate("finding_missed", "reference_findings", "of the reference's findings, share that the generated report does not state: `omission_silent_rate` + `omission_denied_rate`"),
-    "omission_silent_rate": Rate("finding_silent", "reference_findings", "share that the generated report does not mention"),
-    "omission_denied_rate": Rate("finding_denied", "reference_findings", "share that the generated report says is absent"),
-    "hallucination_rate": Rate("finding_added", "generated_findings", "of the generated report's findings, share that the reference does not have: `hallucination_silent_rate` + `hallucination_denied_rate`"),
-    "hallucination_silent_rate": Rate("finding_unfounded", "generated_findings", "share that the reference does not mention"),
-    "hallucination_denied_rate": Rate("finding_contradicted", "generated_findings", "share that the reference says is absent"),
+    "omission_rate": Rate("finding_missed", "reference_findings", "of the reference's findings, share that the generated report does not state: `omission_silent_rate` + `omission_denied_rate`", "lower"),
+    "omission_silent_rate": Rate("finding_silent", "reference_findings", "share that the generated report does not mention", "lower"),
+    "omission_denied_rate": Rate("finding_denied", "reference_findings", "share that the generated report says is absent", "lower"),
+    "hallucination_rate": Rate("finding_added", "generated_findings", "of the generated report's findings, share that the reference does not have: `hallucination_silent_rate` + `hallucination_denied_rate`", "lower"),
+    "hallucination_silent_rate": Rate("finding_unfounded", "generated_findings", "share that the reference does not mention", "lower"),
+    "hallucination_denied_rate": Rate("finding_contradicted", "generated_findings", "share that the reference says is absent", "lower"),
     "uncertainty_agreement": Rate("both_uncertain", "either_uncertain", "of the conditions that either report calls uncertain, share that both do"),
     "think_report_agreement": Rate("think_cosine", "with_think", "mean cosine similarity of the labels of the think block and of the report after it"),
     "format_compliance": Rate("compliant", "with_format", "share of completions in the requested form"),
-    "report_length": Rate("words", "with_words", "mean number of words in a generated report"),
+    "report_length": Rate("words", "with_words", "mean number of words in a generated report", ""),
 }  # fmt: skip
 """Over the 13 conditions without No Finding, all studies together. A finding is positive or uncertain."""
 
@@ -217,6 +221,26 @@ def metrics_from_sums(sums: Tensor) -> dict[str, Tensor]:
     for name, rate in RATES.items():
         metrics[name] = at[rate.numerator][..., 0] / at[rate.denominator][..., 0]  # 0 / 0 is NaN: undefined
     return metrics
+
+
+def ranked_metric(name: str) -> tuple[str, bool]:
+    """A metric by which policies can be ranked -> its full name, and whether lower is better.
+
+    A precision, recall or F1 may be named in short: micro_f1_13 and f1_micro_13 are f1_micro_13_uncertain_positive.
+    UserError for a name that is none, and for one without a better or worse.
+    """
+    known, short = metrics_from_sums(torch.zeros(WIDTH)), dict[str, str]()
+    for quantity, average, labels in product(QUANTITIES, AVERAGES, LABEL_SETS):
+        whole = f"{quantity}_{average}_{labels}_uncertain_positive"
+        short |= {f"{average}_{quantity}_{labels}": whole, f"{quantity}_{average}_{labels}": whole}
+    full = short.get(name, name)
+    if full not in known:
+        hint = nearest(name, [*short, *known]) or "docs/reference/metrics.md has the names"
+        raise UserError(f"{name!r} is no metric of validation; {hint}")
+    better = RATES[full].better if full in RATES else "higher"
+    if not better:
+        raise UserError(f"no value of {name} is better than another; name a score or an error rate")
+    return full, better == "lower"
 
 
 def conditions_from_sums(sums: Tensor) -> dict[str, Tensor]:

@@ -26,21 +26,23 @@ def run_evaluate(
     config: Config,
     adapter: str | None = None,
     base: bool = False,
+    best: bool = False,
     split: str = "test",
     output: str | None = None,
     language: str = "raw",
     metrics: Sequence[str] = (),
     compare: Sequence[str] = (),
 ) -> None:
-    """`mrg-grpo evaluate`: the run's own adapter, another one, or the base, into a folder that holds no run.
+    """`mrg-grpo evaluate`: the run's last adapter or its best, another one, or the base, into a folder that holds no
+    run.
 
     language, metrics, compare: as in `score`; compare names prediction files that hold both sides.
     """
     require_metrics(metrics)
-    folder = Path(output or Path(config.run.output_dir) / f"evaluate-{split}")
+    folder = Path(output or Path(config.run.output_dir) / f"evaluate-{split}{'-best' * best}")
     if holds_run(folder):
         raise UserError(f"-o {folder}: holds a run with an evaluation of its own; name another folder")
-    evaluate_split(config, adapter_of(config, adapter, base), split, folder, language, metrics, compare)
+    evaluate_split(config, adapter_of(config, adapter, base, best), split, folder, language, metrics, compare)
 
 
 def evaluate_split(

@@ -24,6 +24,7 @@ def run_report(
     overrides: list[str] | None = None,
     adapter: str | None = None,
     base: bool = False,
+    best: bool = False,
     as_json: bool = False,
     each: bool = False,
 ) -> int:
@@ -33,7 +34,7 @@ def run_report(
     """
     config = load_config(config_path, overrides)
     if config_path:
-        adapter = adapter_of(config, adapter, base)
+        adapter = adapter_of(config, adapter, base, best)
     groups = [[image] for image in images] if each else [images]
     policy = Policy.load(config, adapter=adapter, trainable=False)
     print(f"not for clinical use{'' if config.model.path else DRAWINGS}", file=sys.stderr)

@@ -95,9 +95,9 @@ def save_checkpoint(run_dir: Path, step: int, policy: Policy, optimizer: torch.o
 
 
 @distributed.first_only
-def save_adapter(run_dir: Path, policy: Policy) -> Path:
-    """RUN_DIR/adapter, the end of a run: whole or not at all."""
-    final, temporary, before = (run_dir / name for name in ("adapter", ".adapter", ".adapter-before"))
+def save_adapter(final: Path, policy: Policy) -> Path:
+    """An adapter alone, in the folder `final`: whole or not at all."""
+    temporary, before = (final.parent / f".{final.name}{end}" for end in ("", "-before"))
     with writing(final):
         for left in (temporary, before):  # by a kill
             shutil.rmtree(left, ignore_errors=True)
@@ -107,7 +107,7 @@ def save_adapter(run_dir: Path, policy: Policy) -> Path:
         if final.exists():
             os.rename(final, before)
         os.rename(temporary, final)
-        sync(run_dir)
+        sync(final.parent)
         shutil.rmtree(before, ignore_errors=True)
     return final
 

@@ -26,8 +26,9 @@ from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.credentialed import banner, mark
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
-from mrg_grpo.files import locked, sync, write_whole, writing
+from mrg_grpo.files import locked, read_text, sync, write_whole, writing
 from mrg_grpo.grpo import StepResult
+from mrg_grpo.run.best import BEST
 from mrg_grpo.run.checkpoint import saved_steps, step_number
 from mrg_grpo.run.inputs import (
     IMAGES,
@@ -45,7 +46,7 @@ from mrg_grpo.toml import changed_keys, to_toml, written_by_run
 
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",
-    "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard", "run.decode_batch",
+    "run.patience", "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard", "run.decode_batch",
     "run.keep_text", "model.device", "grpo.studies_per_pass", "grpo.micro_batch", "sft.micro_batch", "sampling.batch",
     "grpo.recompute", "data.allow_missing", "data.workers",
 }  # fmt: skip
@@ -56,8 +57,8 @@ LEFT_OUT = "left_out.jsonl"
 """Studies whose pictures could not be read, see mrg_grpo.run.left_out."""
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "validation.jsonl", "followed.jsonl", LEFT_OUT)
 """Files of lines, each with its step."""
-OWN = (*LOGS, "checkpoints", "adapter", "faults", "predictions_before.jsonl", "predictions.jsonl", "evaluation.json",
-       RECORD, START)  # fmt: skip
+OWN = (*LOGS, "checkpoints", "adapter", BEST, "faults", "predictions_before.jsonl", "predictions.jsonl",
+       "predictions_best.jsonl", "evaluation.json", RECORD, START)  # fmt: skip
 """What a run would write over."""
 
 
@@ -85,14 +86,20 @@ def require_no_strangers(folder: Path) -> None:
         )
 
 
-def adapter_of(config: Config, adapter: str | None, base: bool) -> str | None:
-    """The adapter that is meant, named on stderr: `adapter`, else RUN_DIR/adapter where there is one and `base` does
-    not ask for the start policy. UserError where the folder holds a run that has none yet."""
-    folder = Path(config.run.output_dir)
-    own = folder / "adapter"
+def adapter_of(config: Config, adapter: str | None, base: bool, best: bool = False) -> str | None:
+    """The adapter that is meant, named on stderr: `adapter`, else the run's last, or its best on validation, where it
+    has one and `base` does not ask for the start policy. UserError where the folder holds a run that has none yet."""
+    folder, which = Path(config.run.output_dir), ""
+    own = folder / (BEST if best else "adapter")
+    if best and (adapter or base):
+        raise UserError("--best is an adapter of the run; leave --adapter and --base out")
     if not adapter and not base:
         if own.is_dir():
-            adapter = str(own)
+            adapter, which = str(own), told(folder, best)
+        elif best:
+            raise UserError(
+                f"--best: {own} is not there; a run writes it at its end, with run.keep_best and a validation split"
+            )
         elif holds_run(folder):
             raise UserError(
                 f"{folder}: holds a run without an adapter, so it has not ended; go on with --resume, or say --base "
@@ -101,8 +108,25 @@ def adapter_of(config: Config, adapter: str | None, base: bool) -> str | None:
     if not adapter and (folder / START).is_dir():
         adapter = start_adapter(folder, config)
     if distributed.is_first():
-        print(f"policy: {adapter or config.model.adapter or 'the base, without an adapter'}", file=sys.stderr)
+        print(f"policy: {adapter or config.model.adapter or 'the base, without an adapter'}{which}", file=sys.stderr)
     return adapter
+
+
+def told(folder: Path, best: bool) -> str:
+    """Which of a run's adapters is judged, the last or the best, and of which step each is; "" where the run has not
+    recorded it."""
+    try:
+        record = json.loads(read_text(folder / "evaluation.json"))
+        last, chosen = int(record["step"]), record.get("best")
+        why = f"{chosen['metric']} {float(chosen['value']):.3f} on validation" if chosen else ""
+        if chosen and int(chosen["step"]) == last:
+            return f" (after step {last}: the last, and the best, {why})"
+        if best:
+            return f" (the best, after step {int(chosen['step'])}: {why}; the last is of step {last})"
+        other = f"; --best takes that of step {int(chosen['step'])}: {why}" if chosen else ""
+        return f" (the last, after step {last}{other})"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 class RunFolder:

@@ -347,6 +347,9 @@ def finish(session: Session) -> int:
     run.write_json("evaluation.json", {**banner(config), **outcome(session, after, kept, tables)})
     for title, table in zip(titles(session, kept), tables):
         print(f"{title}\n\n{table.table()}\n")
+    if best and not kept:
+        why = "run.keep_best has changed since, or an earlier version took that step"
+        print(f"the best adapter on validation, of step {best.step}, was not kept: {why}")
     session.left_out.tell()
     print(f"adapter, predictions and evaluation: {run.path}")
     print(f"look at it: mrg-grpo view {shlex.quote(str(run.path))}")

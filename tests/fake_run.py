@@ -1,6 +1,7 @@
 """A run folder as training leaves it, written in a moment: phantom studies, reports of other studies as samples."""
 
 import json
+import shutil
 from pathlib import Path
 
 from mrg_grpo.config import Config
@@ -41,6 +42,16 @@ def write_run(folder: Path, steps=6, studies=2, group=4, tests=5, every=1, hosti
     conditions = {name: {"before": 0.25, "after": 0.5} for name in CONDITIONS}
     (folder / "evaluation.json").write_text(json.dumps({"sides": {"test split": side}, "conditions": conditions}))
     return config
+
+
+def best_of_step_4(folder):
+    """A run whose best adapter is of step 4 of 6, judged beside the last."""
+    write_run(folder)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    best = {"step": 4, "metric": "clinical_cosine", "value": 0.5, "sides": evaluation["sides"], "conditions": {}}
+    (folder / "evaluation.json").write_text(json.dumps({**evaluation, "step": 6, "best": best}))
+    shutil.copy(folder / "predictions.jsonl", folder / "predictions_best.jsonl")
+    return folder
 
 
 def metrics(step):

@@ -100,8 +100,8 @@ class BestAdapter:
                 shutil.rmtree(path)
 
     def load(self, policy: Policy) -> bool:
-        """Put the best adapter into the policy and RUN_DIR/best_adapter. False where it was not kept: a run begun by an
-        earlier version has validations without adapters."""
+        """Put the best adapter into the policy and RUN_DIR/best_adapter. False where it was not kept, since another
+        metric chose then, or none."""
         assert self.best
         path = candidate(self.folder, self.best.step)
         if not distributed.broadcast(distributed.is_first() and path.is_dir()):

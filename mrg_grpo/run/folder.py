@@ -46,7 +46,7 @@ from mrg_grpo.toml import changed_keys, to_toml, written_by_run
 
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",
-    "run.patience", "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard", "run.decode_batch",
+    "run.keep_best", "run.patience", "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard", "run.decode_batch",
     "run.keep_text", "model.device", "grpo.studies_per_pass", "grpo.micro_batch", "sft.micro_batch", "sampling.batch",
     "grpo.recompute", "data.allow_missing", "data.workers",
 }  # fmt: skip

@@ -54,6 +54,9 @@ class Curve:
     meaning: str = ""
     healthy: str = ""
     otherwise: str = ""
+    chosen: int | None = field(
+        default=None, kw_only=True
+    )  # the step of the best adapter, in the curve of the metric that chose it
 
 
 @dataclass
@@ -96,10 +99,12 @@ def build(records: Records, pictures: Pictures, attribute: Attribute | None, sta
     rendered = config.data.rendered
     pictures.begin(None if rendered else data_folder(config.data.root), rendered)
     rollouts = evenly(records.rollouts, MAX_SAMPLES // max(config.grpo.group_size, 1))
-    pairs = paired(records.before, records.after)
-    chosen = evenly(pairs, MAX_STUDIES)
+    chosen_best = records.evaluation.get("best", {})
+    names = ["before", *(["best"] if "sides" in chosen_best else []), "after"]
+    judged = joined([getattr(records, name) for name in names])
+    chosen = evenly(judged, MAX_STUDIES)
     groups = [group_case(record, pictures, config.prompt.think) for record in rollouts]
-    tests = [series_case(str(b["study_id"]), [("before", b), ("after", a)], pictures) for b, a in chosen]
+    tests = [series_case(str(row[0]["study_id"]), list(zip(names, row)), pictures) for row in chosen]
     followed = [
         series_case(study, [(f"step {step}" if step else "start", record) for step, record in steps.items()], pictures)
         for study, steps in over_time(records.followed).items()
@@ -112,7 +117,7 @@ def build(records: Records, pictures: Pictures, attribute: Attribute | None, sta
                 "rewards are the run's, colours in the texts are the labeler's of today."
             )
     groups, tests = within(groups, GROUP_BYTES), within(tests, STUDY_BYTES)
-    for what, shown, all_ in (("sampled groups", groups, records.rollouts), ("test studies", tests, pairs)):
+    for what, shown, all_ in (("sampled groups", groups, records.rollouts), ("test studies", tests, judged)):
         if len(shown) < len(all_):
             notes.append(f"{len(shown):,} of {len(all_):,} {what} are on this page, chosen evenly over all.")
     if records.evaluated and not records.evaluation:
@@ -134,7 +139,7 @@ def build(records: Records, pictures: Pictures, attribute: Attribute | None, sta
         notes=notes,
         top=[next((title for title, _ in SECTIONS if title in {c.section for c in drawn}), ""), VALIDATION],
         curves=drawn,
-        sides=records.evaluation.get("sides", {}),
+        sides=sides(records.evaluation),
         bars=bars(records),
         groups=groups,
         tests=tests,
@@ -165,7 +170,7 @@ def without_texts(records: Records) -> Records:
         small = {key: value for key, value in record.items() if key in kept}
         return small | ({"samples": [bare(sample) for sample in record["samples"]]} if "samples" in record else {})
 
-    lists = ("rollouts", "followed", "before", "after")
+    lists = ("rollouts", "followed", "before", "best", "after")
     return Records(**vars(records) | {name: [bare(r) for r in getattr(records, name)] for name in lists})
 
 
@@ -181,6 +186,10 @@ def facts(records: Records) -> list[tuple[str, str]]:
         ]
     else:  # a warm start
         own = [("studies a step", str(config.sft.batch_size)), ("learning rate", f"{config.sft.learning_rate:g}")]
+    best = records.evaluation.get("best", {})
+    if best:
+        value = finite(best["value"])
+        own.append(("best step", f"{best['step']:,} by {best['metric']}" + ("" if value is None else f" {value:.3f}")))
     return [
         ("step", f"{last['step']:,} of {config.run.steps:,}"),
         ("policy", config.model.path or "embedded"),
@@ -202,10 +211,15 @@ def curves(records: Records) -> list[Curve]:
         texts = (metric.meaning, metric.healthy, metric.otherwise) if metric else ("a metric of your own",)
         made.append(Curve(name, section, *thin(records.metrics, name), *map(plain, texts)))
     made.sort(key=lambda curve: order.index(curve.section))
-    for name, title in TITLES.items():
+    best = records.evaluation.get("best", {})
+    chose = best.get("metric", "")
+    for name, title in {**TITLES, **({chose: TITLES.get(chose, chose)} if best else {})}.items():
         if any(name in record for record in records.validation):
-            points = thin(records.validation, name)
-            made.append(Curve(title, VALIDATION, *points, "on the validation studies, decoded greedily"))
+            curve = Curve(
+                title, VALIDATION, *thin(records.validation, name), "on the validation studies, decoded greedily"
+            )
+            curve.chosen = best["step"] if name == chose else None
+            made.append(curve)
     return made
 
 
@@ -235,10 +249,21 @@ def bars(records: Records) -> list[Bar]:
     return made
 
 
-def paired(before: list[Record], after: list[Record]) -> list[tuple[Record, Record]]:
-    """The same study before and after; while the run goes on there is no after, and no pair."""
-    by_study = {record["study_id"]: record for record in after}
-    return [(record, by_study[record["study_id"]]) for record in before if record["study_id"] in by_study]
+def sides(evaluation: Record) -> dict[str, Any]:
+    """The tables of the last adapter, and of the best where that is another, by title."""
+    last, best = evaluation.get("sides", {}), evaluation.get("best", {})
+    if "sides" not in best:
+        return last
+    named = (("last", evaluation.get("step"), last), ("best", best["step"], best["sides"]))
+    return {
+        f"{title}, {which} adapter (step {step})": side for which, step, both in named for title, side in both.items()
+    }
+
+
+def joined(decodings: list[list[Record]]) -> list[tuple[Record, ...]]:
+    """The same study in every decoding; while the run goes on one of them is missing, and all studies."""
+    by_study = [{record["study_id"]: record for record in records} for records in decodings]
+    return [tuple(one[study] for one in by_study) for study in by_study[0] if all(study in one for one in by_study)]
 
 
 def over_time(records: list[Record]) -> dict[str, dict[int, Record]]:

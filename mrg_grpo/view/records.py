@@ -19,7 +19,7 @@ from mrg_grpo.view.shapes import Check
 
 FILES = (
     "config.toml", "metrics.jsonl", "validation.jsonl", "rollouts.jsonl", "followed.jsonl", "predictions_before.jsonl",
-    "predictions.jsonl", "evaluation.json", "left_out.jsonl",
+    "predictions_best.jsonl", "predictions.jsonl", "evaluation.json", "left_out.jsonl",
 )  # fmt: skip
 """What the page is made from."""
 
@@ -38,6 +38,7 @@ class Records:
     followed: list[Record] = field(default_factory=list)
     before: list[Record] = field(default_factory=list)
     after: list[Record] = field(default_factory=list)
+    best: list[Record] = field(default_factory=list)  # of the best adapter on validation, where it is not the last
     left_out: list[Record] = field(default_factory=list)  # studies whose pictures could not be read
     evaluation: Record = field(default_factory=dict)  # {} where there is no before/after table
     evaluated: bool = False  # evaluation.json is there, and of the last step
@@ -49,8 +50,9 @@ class Records:
 
     @property
     def done(self) -> bool:
-        """The last step is logged, and the evaluation after it is written."""
-        return bool(self.metrics) and self.metrics[-1]["step"] == self.config.run.steps and self.evaluated
+        """The last step is logged, of all or of a run that stopped early, and the evaluation after it is written."""
+        early = bool(self.evaluation.get("stopped_early"))
+        return self.evaluated and (early or self.metrics[-1]["step"] == self.config.run.steps)
 
 
 def read_run(path: Path) -> Records:
@@ -68,6 +70,7 @@ def read_run(path: Path) -> Records:
         followed=read_lines(path / "followed.jsonl", shapes.followed_record),
         before=read_lines(path / "predictions_before.jsonl", shapes.prediction_record),
         after=read_lines(path / "predictions.jsonl", shapes.prediction_record),
+        best=read_lines(path / "predictions_best.jsonl", shapes.prediction_record),
         left_out=read_lines(path / "left_out.jsonl", shapes.left_out_record),
         evaluation=evaluation if evaluation and "sides" in evaluation else {},
         evaluated=evaluation is not None and bool(metrics) and evaluation.get("step") in (None, metrics[-1]["step"]),

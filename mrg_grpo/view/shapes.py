@@ -60,9 +60,21 @@ def evaluation(tree: Any) -> str:
     """evaluation.json of a run: sides of metrics before and after, and F1 by condition."""
     if not isinstance(tree, dict):
         return "no JSON object"
-    sides, conditions = tree.get("sides", {}), tree.get("conditions", {})
     if "sides" not in tree:  # of `mrg-grpo evaluate`; the page does not show it
         return ""
+    best = tree.get("best", {})
+    if not isinstance(best, dict):
+        return "best is no object"
+    if best and not (
+        isinstance(best.get("metric"), str) and "value" in best and is_number(best["value"]) and not not_step(best)
+    ):
+        return "best has no step, metric and value"
+    return comparison(tree) or comparison(best)
+
+
+def comparison(tree: dict[str, Any]) -> str:
+    """One adapter beside the start policy: sides of metrics, and F1 by condition."""
+    sides, conditions = tree.get("sides", {}), tree.get("conditions", {})
     if not isinstance(sides, dict) or not isinstance(conditions, dict):
         return "sides and conditions are no objects"
     for title, side in sides.items():

@@ -10,7 +10,7 @@ import shutil
 import time
 
 import pytest
-from fake_run import write_run
+from fake_run import best_of_step_4, write_run
 
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.files import write_whole
@@ -170,6 +170,17 @@ def test_no_two_ticks_of_an_axis_are_called_the_same(page):
     for curve, steps in ((one, ["7"]), (same, ["7", "9"])):
         texts = page.run("return [...chart(arguments[0], 99).querySelectorAll('text')].map(t => t.textContent)", curve)
         assert texts[-len(steps) :] == steps and len(set(texts)) == len(texts)
+
+
+def test_the_step_of_the_best_adapter_is_marked(page, tmp_path):
+    """In the curve of the metric that chose it alone, at its place between the steps before and after."""
+    assert not page.all(".plot .chosen")
+    put_page(best_of_step_4(tmp_path / "run"))
+    page.driver.get((tmp_path / "run" / "page.html").as_uri())
+    left, right = (dot.get_attribute("cx") for dot in page.all(".plot:has(.chosen) .dot"))  # validated at 2 and 4
+    mark = page.one(".plot .chosen").get_attribute("x1")
+    assert mark == right and float(left) < float(mark)
+    assert "best: step 4" in page.text(".plot:has(.chosen)")
 
 
 def test_a_condition_without_references_has_a_dash(page):

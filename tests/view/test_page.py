@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from fake_run import HOSTILE, write_run
+from fake_run import HOSTILE, best_of_step_4, write_run
 from PIL import Image
 
 from mrg_grpo.cli import main
@@ -408,3 +408,29 @@ def test_a_warm_start_and_another_evaluation_are_said_so(tmp_path):
     assert read_run(tmp_path).done
     (tmp_path / "evaluation.json").write_text('{"metrics": {}, "step": 4}')  # of an earlier end, resumed since
     assert not read_run(tmp_path).done
+
+
+def test_the_best_adapter_stands_beside_the_last(tmp_path):
+    page = page_of(best_of_step_4(tmp_path))
+    assert list(page.sides) == ["test split, last adapter (step 6)", "test split, best adapter (step 4)"]
+    assert ("best step", "4 by clinical_cosine 0.500") in page.facts
+    assert [(c.name, c.chosen) for c in page.curves if c.chosen] == [("clinical cosine", 4)]
+    assert [report.name for report in page.tests[0].reports] == ["before", "best", "after"]
+
+
+def test_a_run_that_stopped_early_is_done(tmp_path):
+    write_run(tmp_path, run_steps=9)
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    for early in (True, False):
+        (tmp_path / "evaluation.json").write_text(json.dumps({**evaluation, "step": 6, "stopped_early": early}))
+        assert read_run(tmp_path).done is early
+
+
+@pytest.mark.parametrize("best", [[], {"step": "4"}, {"step": 4, "metric": 1, "value": 0.5}, {"step": 4, "metric": "x"},
+                                  {"step": 4, "metric": "x", "value": 0.5, "sides": {"a": 1}}])  # fmt: skip
+def test_a_best_adapter_of_another_shape_is_refused(tmp_path, best):
+    write_run(tmp_path)
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    (tmp_path / "evaluation.json").write_text(json.dumps({**evaluation, "best": best or ["x"]}))
+    with pytest.raises(UserError, match=r"evaluation\.json"):
+        read_run(tmp_path)

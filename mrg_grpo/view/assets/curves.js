@@ -104,6 +104,10 @@ function chart(curve, index) {
     svg("text", { class: "tick", x: LEFT - 6, y: y(tick) + 3.5, "text-anchor": "end" }, name),
   ]),
   [...new Set([first, last])].map((step, i) => svg("text", { class: "tick", x: x(step), y: TALL - 5, "text-anchor": last === first ? "middle" : i ? "end" : "start" }, String(step))),
+  curve.chosen === null ? null : [
+    svg("line", { class: "chosen", x1: x(curve.chosen), x2: x(curve.chosen), y1: TOP, y2: TALL - BOTTOM }),
+    svg("text", { class: "tick", x: x(curve.chosen) + (x(curve.chosen) > WIDE / 2 ? -4 : 4), y: TALL - BOTTOM - 5, "text-anchor": x(curve.chosen) > WIDE / 2 ? "end" : "start" }, `best: step ${curve.chosen}`),
+  ],
   few ? null : line(place(curve.values), "raw"),
   line(place(few ? curve.values : smooth), "smooth"),
   few ? place(curve.values).filter(([, v]) => v !== null).map(([cx, cy]) => svg("circle", { class: "dot", cx, cy, r: 3 })) : null,

@@ -77,6 +77,14 @@ embedded-labeler: .venv/.dev
 embedded-base: .venv/.dev
 	$(BIN)/python -m experiments.embedded.train_base --out mrg_grpo/embedded/base
 
+# Trackio wants an older pillow than the tests have, so it lies beside their environment, which it reads
+.venv-trackio/.done: .venv/.dev
+	$(PYTHON) -m venv .venv-trackio
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$(.venv-trackio/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_the_tests.pth
+	.venv-trackio/bin/pip install -q trackio==0.43.0
+	touch $@
+
 .venv/.core: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e .

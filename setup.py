@@ -19,7 +19,7 @@ CORE = [
     "peft>=0.21,<0.22",
     "safetensors>=0.8,<1",
     "numpy>=2.4,<3",
-    "pillow>=13,<14",
+    "pillow>=12,<14",
     "tqdm>=4.70,<5",
 ]
 DEV = [
@@ -34,6 +34,7 @@ DEV = [
     "pycocoevalcap",
     "selenium",
     "tensorboard",
+    "wandb>=0.31,<0.32",
     "matplotlib",
     "scipy",
     "mkdocs-material",
@@ -71,7 +72,9 @@ setup(
     install_requires=CORE,
     extras_require={
         "eval": ["pycocoevalcap"],  # METEOR needs Java
-        "log": ["tensorboard"],
+        "tensorboard": ["tensorboard"],
+        "trackio": ["trackio>=0.43,<0.44"],  # it wants pillow below 13
+        "wandb": ["wandb>=0.31,<0.32"],
         "quant": ["bitsandbytes>=0.50,<0.51"],
         "bench": ["trl>=1.16", "datasets", "matplotlib"],
         "dev": DEV,

@@ -19,6 +19,9 @@ from mrg_grpo.toml import WEIGHTS, build, check_rules, read_tree, ruled
 FORMS = ("phantom", "phantom_rare", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr")
 """What data.form can be."""
 
+TRACKERS = ("tensorboard", "trackio", "wandb", "all", "none")
+"""What run.report_to can name, as in transformers."""
+
 
 @dataclass
 class RunConfig:
@@ -34,9 +37,9 @@ class RunConfig:
     """Steps between evaluations on the validation split; 0 turns them off."""
     eval_studies: int = ruled(200, least=0)
     """Validation studies in each of these evaluations."""
-    keep_best: str = "clinical_cosine"
+    keep_best: str = "micro_f1_13"
     """Keep the best adapter by this metric of validation beside the last one; "" keeps the last alone. A metric by its
-    name in docs/reference/metrics.md, or in short such as micro_f1_13."""
+    name in docs/reference/metrics.md, or in short: micro_f1_13 is f1_micro_13_uncertain_positive."""
     patience: int = ruled(0, least=0)
     """Stop early after this many validations in a row without a better one; 0 takes all steps."""
     test_studies: int = ruled(0, least=0)
@@ -51,8 +54,9 @@ class RunConfig:
     """Validation studies whose report is kept at every evaluation, to see how it changes; 0 keeps none."""
     show_every: int = ruled(20, least=0)
     """Steps between sampled reports printed with the progress bar; 0, or keep_text = false, prints none."""
-    tensorboard: bool = False
-    """Write TensorBoard event files to output_dir/tensorboard. Needs the extra `log`."""
+    report_to: list[str] = field(default_factory=list, metadata={"choices": TRACKERS, "empty": True})
+    """Trackers that get metrics, samples and the final table; each needs the extra of its name. "all" is those that are
+    installed."""
 
 
 @dataclass

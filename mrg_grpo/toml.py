@@ -33,14 +33,19 @@ LIMITS: dict[str, tuple[Callable[[float, float], bool], str]] = {
 
 SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 """Of what fp32 holds with all its bits: a setting beyond them would be 0 or infinite where it is used."""
-RENAMED = {"merge_lora": "fast_decode"}
-"""Keys that runs begun by older versions have, and what they are called now."""
+RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "merge_lora": ("fast_decode", lambda value: value),
+    "tensorboard": ("report_to", lambda on: ["tensorboard"] if on else []),
+}
+"""Keys that runs begun by older versions have: what they are called now, and the value as it is written now."""
 
 
 def build(kind: type, tree: dict[str, Any], where: str) -> Any:
     """A dict -> the dataclass `kind`; unknown keys and wrong types are refused by name."""
     hints = get_type_hints(kind)
-    tree = {RENAMED.get(key, key): value for key, value in tree.items()}
+    for old, (new, translate) in RENAMED.items():
+        if old in tree and new in hints:
+            tree = {new: translate(tree[old]), **{key: value for key, value in tree.items() if key != old}}
     for key in tree:
         if key not in hints:
             hint = nearest(key, hints) or f"known keys: {', '.join(hints)}"
@@ -55,6 +60,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where}: expected a table, got {value!r}")
         return build(hint, value, where)  # type: ignore[arg-type]
     origin = get_origin(hint)
+    if hint == list[str] and isinstance(value, str):
+        value = [value]  # run.report_to = "wandb"
     if origin is list and isinstance(value, list):
         return [convert(get_args(hint)[0], item, where) for item in value]
     if origin is dict and isinstance(value, dict):
@@ -93,7 +100,7 @@ def check_rules(table: Any, name: str = "") -> None:
         for entry in entries if choices else ():
             if entry not in choices:
                 raise UserError(f"{full}: {entry!r} is not one of {', '.join(choices)}")
-        if choices and not entries:
+        if choices and not entries and not rule.get("empty"):
             raise UserError(f"{full}: is empty; use {' or '.join(choices)}")
         for limit, (holds, words) in LIMITS.items():
             if limit in rule and not holds(value, rule[limit]):

@@ -49,10 +49,11 @@ from mrg_grpo.run.folder import RunFolder
 from mrg_grpo.run.inputs import start_adapter
 from mrg_grpo.run.left_out import LeftOut
 from mrg_grpo.run.process import StopSignal, give_back_freed_memory, settle_heap
-from mrg_grpo.run.progress import Progress, Sample, first_sample, require_tensorboard
+from mrg_grpo.run.progress import Progress, Sample, first_sample
 from mrg_grpo.run.rehearsal import rehearse, rehearse_warm_start
 from mrg_grpo.run.rewards_of import rewards_of
 from mrg_grpo.run.stream import StudyStream
+from mrg_grpo.run.trackers import Trackers, trackers_of
 from mrg_grpo.sft import Sft, targets
 
 TRIM_EVERY = 10
@@ -69,6 +70,7 @@ class Session:
     labeler: CheXbert
     left_out: LeftOut
     best: BestAdapter
+    trackers: Trackers
     step: int = 0
     """The last step that was taken."""
 
@@ -92,7 +94,7 @@ def train(config: Config, resume: bool = False) -> int:
     def step(number: int, prompts: PromptBatch) -> tuple[dict[str, float], Sample | None]:
         result = grpo.step(prompts, number)
         if number % config.run.rollouts_every == 0 or number == 1:
-            run.write_rollouts(number, result)
+            session.trackers.reports(number, run.write_rollouts(number, result))
         return result.metrics, first_sample(result)
 
     return carry_out(session, grpo.optimizer, config.grpo.studies_per_step, step, resume)
@@ -115,7 +117,7 @@ def sft(config: Config, resume: bool = False) -> int:
 def prepare(config: Config, resume: bool, command: str) -> Session:
     """Run folder, data, policy and labeler, each refused in one line where it is not usable."""
     settle_heap()
-    require_tensorboard(config)
+    trackers_of(config)
     if command == "train":
         require_terms(config.reward)  # before anything is loaded: a typing error costs nothing
     goal = goal_of(config)
@@ -123,6 +125,7 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
     splits = load_splits(config, verify=SPLITS, left_out=run.left_out())
     for studies in (studies_of(splits, "train"), validation_studies(splits, config), test_studies(splits, config)):
         require_images(studies)  # now, not after hours
+    trackers = Trackers(config, run.path, resume)
     torch.manual_seed(config.run.seed)  # LoRA's A matrices
     start = start_adapter(run.path, config) if resume else None  # the run's own copy, whatever lies at the path now
     policy, labeler = Policy.load(config, start), config_labeler(config)
@@ -135,7 +138,8 @@ def prepare(config: Config, resume: bool, command: str) -> Session:
         print(f"ranks: {distributed.world_size()}, base {where}")
     if not validation_studies(splits, config):
         goal = Goal("")
-    return Session(run, splits, policy, labeler, LeftOut(run), BestAdapter(run.path, goal, config.run.patience))
+    best = BestAdapter(run.path, goal, config.run.patience)
+    return Session(run, splits, policy, labeler, LeftOut(run), best, trackers)
 
 
 def goal_of(config: Config) -> Goal:
@@ -171,11 +175,12 @@ def carry_out(session: Session, optimizer: torch.optim.Optimizer, size: int, ste
     """Take the steps, then test the start policy and the trained one; the exit code."""
     session.run.begin()
     try:
-        stopped = loop(session, optimizer, size, step, resume)
-        if stopped:
-            return stopped
-        with StopSignal(at_once=f"stopped before the evaluation was done; go on with: {way_on(session.run)}"):
-            return finish(session)
+        with session.trackers:
+            stopped = loop(session, optimizer, size, step, resume)
+            if stopped:
+                return stopped
+            with StopSignal(at_once=f"stopped before the evaluation was done; go on with: {way_on(session.run)}"):
+                return finish(session)
     finally:
         session.run.close()
 
@@ -201,6 +206,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             print(state.other_ranks)
     run.cut_after(start)
     session.step = start
+    session.trackers.begin(start)
     if resumed:
         best.go_on()
     if best.exhausted:
@@ -221,6 +227,7 @@ def loop(session: Session, optimizer: torch.optim.Optimizer, size: int, step: St
             if number % TRIM_EVERY == 0:
                 give_back_freed_memory()
             run.append("metrics.jsonl", {"step": number, **metrics})
+            session.trackers.scalars("train", metrics, number)
             progress.step(number, metrics, sample)
             session.step, last = number, number == config.run.steps
             if validation_is_due(session, number):
@@ -302,6 +309,7 @@ def validate(session: Session, number: int, progress: Progress) -> None:
     run.append("validation.jsonl", {"step": number, "studies": len(found.labels), **written})
     write_followed(run, number, found, studies[: run.config.run.follow_studies])
     progress.validation(number, values)
+    session.trackers.scalars("eval", values, number)
     session.best.note(number, values, session.policy)
 
 
@@ -344,7 +352,9 @@ def finish(session: Session) -> int:
     for other in others:
         write_decoded(other, run.path / "predictions_best.jsonl", config)
     tables = [before_after(before, side, "test") for side in (after, *others)]
-    run.write_json("evaluation.json", {**banner(config), **outcome(session, after, kept, tables)})
+    record = outcome(session, after, kept, tables)
+    run.write_json("evaluation.json", {**banner(config), **record})
+    session.trackers.final(session.step, record)
     for title, table in zip(titles(session, kept), tables):
         print(f"{title}\n\n{table.table()}\n")
     if best and not kept:

@@ -24,7 +24,7 @@ def write(tmp_path, text):
         ("[grpo]\ngroup_size = true", "expected a whole number"),
         ("[prompt]\nthink = 1", "expected true or false"),
         ("grpo = 3", "expected a table"),
-        ("[data]\nsections = 'findings'", "sections: expected a list"),
+        ("[data]\nsections = 3", "sections: expected a list"),
         ("[data]\nsections = ['plan']", "sections: 'plan' is not one of findings, impression"),
         ("[data]\nsections = ['findings', 'plan']", "'plan' is not one of"),
         ("[data]\nsections = []", "sections: is empty; use findings or impression"),

@@ -46,9 +46,9 @@ from mrg_grpo.toml import changed_keys, to_toml, written_by_run
 
 MAY_CHANGE = {
     "run.output_dir", "run.steps", "run.save_every", "run.eval_every", "run.eval_studies", "run.test_studies",
-    "run.keep_best", "run.patience", "run.rollouts_every", "run.follow_studies", "run.show_every", "run.tensorboard", "run.decode_batch",
-    "run.keep_text", "model.device", "grpo.studies_per_pass", "grpo.micro_batch", "sft.micro_batch", "sampling.batch",
-    "grpo.recompute", "data.allow_missing", "data.workers",
+    "run.keep_best", "run.patience", "run.rollouts_every", "run.follow_studies", "run.show_every", "run.report_to",
+    "run.decode_batch", "run.keep_text", "model.device", "grpo.studies_per_pass", "grpo.micro_batch",
+    "sft.micro_batch", "sampling.batch", "grpo.recompute", "data.allow_missing", "data.workers",
 }  # fmt: skip
 """Settings that a resumed run may have different: they do not change what a step means."""
 ROUNDING = {"model.device", "grpo.studies_per_pass", "grpo.micro_batch", "sft.micro_batch", "sampling.batch"}
@@ -257,11 +257,12 @@ class RunFolder:
             if rest or len(kept) < len(lines):
                 write_whole(path, "".join(kept))
 
-    def write_rollouts(self, step: int, result: StepResult) -> None:
+    def write_rollouts(self, step: int, result: StepResult) -> list[dict[str, Any]]:
         """Every sampled group of a step over all ranks: reports, labels, each reward term, advantage."""
-        for records in distributed.all_gather(self.rollout_records(step, result)):
-            for record in records:
-                self.append("rollouts.jsonl", record)
+        records = [record for part in distributed.all_gather(self.rollout_records(step, result)) for record in part]
+        for record in records:
+            self.append("rollouts.jsonl", record)
+        return records
 
     def rollout_records(self, step: int, result: StepResult) -> list[dict[str, Any]]:
         """One line of rollouts.jsonl for each of this rank's studies."""

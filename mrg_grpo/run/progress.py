@@ -1,4 +1,4 @@
-"""What a run shows while it runs: one progress bar, now and then a sampled report, TensorBoard if asked for.
+"""What a run shows while it runs: one progress bar, now and then a sampled report.
 
 On a terminal the bar shows reward, KL, length, seconds per phase and the time left, as many as there is room for.
 Anywhere else (a log file, CI) there is no bar: a plain line at the first, the last and every tenth step, with the time
@@ -9,19 +9,15 @@ Of many ranks the first shows.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
-from mrg_grpo.errors import UserError
 from mrg_grpo.grpo import StepResult
 from mrg_grpo.terminal import columns, time_left, wrap
 
@@ -77,16 +73,12 @@ class Progress:
         hidden = None if distributed.is_first() else True
         self.bar = tqdm(total=run.steps, initial=start, disable=hidden, dynamic_ncols=True, bar_format=BAR)
         self.every = 0 if self.bar.disable or not run.keep_text else run.show_every
-        board = run.tensorboard and distributed.is_first()
-        self.board = board_writer(Path(run.output_dir) / "tensorboard", start) if board else None
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_) -> None:
         self.bar.close()
-        if self.board is not None:
-            self.board.close()
 
     def step(self, number: int, metrics: dict[str, float], sample: Sample | None = None) -> None:
         """After each optimisation step."""
@@ -98,9 +90,6 @@ class Progress:
             print("  ".join(filter(None, parts)), flush=True)
         if sample and self.every and number % self.every == 0:
             self.write(sample.text(number, min(columns() or WIDEST, WIDEST)))
-        if self.board is not None:
-            for name, value in metrics.items():
-                self.board.add_scalar(name, value, number)
 
     def left(self, number: int) -> str:
         """The time to the last step, as the steps of this process went; evaluation and tests come on top."""
@@ -113,9 +102,6 @@ class Progress:
                  ("format", "format_compliance"))  # fmt: skip
         texts = (f"{title} " + ("-" if math.isnan(values[name]) else f"{values[name]:.3f}") for title, name in shown)
         self.write(f"validation after step {number}: {', '.join(texts)}")
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"validation/{name}", value, number)
 
     def write(self, text: str) -> None:
         """A line above the bar."""
@@ -143,19 +129,3 @@ def phases(metrics: dict[str, float], digits: int = 2) -> str:
     """Seconds of each phase and of the whole step."""
     spent = {name.removeprefix("seconds/"): v for name, v in metrics.items() if name.startswith("seconds/")}
     return " ".join(f"{name} {value:.{digits}f}s" for name, value in spent.items())
-
-
-def require_tensorboard(config: Config) -> None:
-    """Say so before the run begins, not at its first step."""
-    if config.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError(
-            "run.tensorboard = true needs the package tensorboard, which is not installed: "
-            ".venv/bin/pip install -c constraints.txt -e '.[log]', or set run.tensorboard = false"
-        )
-
-
-def board_writer(folder: Path, start: int) -> Any:
-    """An event file; what an interrupted run logged after the step it resumes from is hidden."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=start + 1)

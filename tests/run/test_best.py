@@ -19,6 +19,7 @@ COSINE = Goal("clinical_cosine")
 SMALL = [
     "run.test_studies=2", "grpo.studies_per_step=2", "grpo.group_size=2", "sampling.max_tokens=16", "run.eval_every=1",
     "run.eval_studies=2", "run.follow_studies=1", "run.save_every=2", "grpo.decay=false",
+    "run.keep_best=clinical_cosine",
 ]  # fmt: skip
 CURVE = [0.3, 0.5, 0.4, 0.45, 0.5, 0.2, 0.6, 0.1]
 """Clinical cosine on validation after steps 1 to 8."""

@@ -8,7 +8,7 @@ import pytest
 from mrg_grpo.config import Config, check
 from mrg_grpo.errors import UserError
 from mrg_grpo.run import progress
-from mrg_grpo.run.progress import Progress, Sample, require_tensorboard
+from mrg_grpo.run.progress import Progress, Sample
 from mrg_grpo.terminal import width
 
 METRICS = {
@@ -98,25 +98,6 @@ def test_bar_and_reports_fit_the_terminal_and_nothing_of_a_report_is_lost(monkey
     assert max(map(width, lines)) <= columns and max(map(width, out.split("\n"))) <= 100
     assert "".join(report.split()) in "".join(out.split())
     assert out.count("  sampled   ") == 3 and ("reward 0.5" in bar) == (columns >= 50)
-
-
-def test_tensorboard_missing_is_one_clear_line(monkeypatch):
-    config = Config()
-    require_tensorboard(config)
-    config.run.tensorboard = True
-    monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"\.venv/bin/pip install -c constraints.txt -e '\.\[log\]'"):
-        require_tensorboard(config)
-
-
-def test_tensorboard_holds_every_metric(monkeypatch, tmp_path):
-    pytest.importorskip("tensorboard", reason="needs the extra `log`")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    shown(monkeypatch, terminal=False, tensorboard=True, output_dir=str(tmp_path))
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert set(events.Tags()["scalars"]) == set(METRICS)
-    assert [event.step for event in events.Scalars("kl")] == [1, 2, 3]
 
 
 def test_negative_intervals_are_refused():

@@ -31,6 +31,7 @@ DEV = [
     "import-linter",
     "scikit-learn",
     "bitsandbytes>=0.50,<0.51",
+    "pyarrow>=26,<27",
     "pycocoevalcap",
     "selenium",
     "tensorboard",
@@ -73,6 +74,7 @@ setup(
         "eval": ["pycocoevalcap"],  # METEOR needs Java
         "log": ["tensorboard"],
         "quant": ["bitsandbytes>=0.50,<0.51"],
+        "tables": ["pyarrow>=26,<27"],
         "bench": ["trl>=1.16", "datasets", "matplotlib"],
         "dev": DEV,
     },

@@ -11,6 +11,7 @@ Deliberate choices:
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from mrg_grpo.errors import UserError
 
 FRONTAL = {name.lower() for name in (*FRONTAL_POSITIONS, "frontal", "antero-posterior", "postero-anterior")}
 """Views that are frontal, in lower case."""
+TEXTS = {"report", "findings", "impression"}
 
 
 def read(root: Path, options: LoadOptions) -> Source:
@@ -49,7 +51,7 @@ def read(root: Path, options: LoadOptions) -> Source:
         raise UserError(f"{paths[0]} has no rows behind its header; {table_files.REMEDY}")
     splits = _splits(studies, columns, by_file, source.notes)
     source.records += [
-        Record(name, study.report.value, tuple(study.images)[: _most(options)], split, study.patient.value)
+        Record(name, _report(study, options), tuple(study.images)[: _most(options)], split, study.patient.value)
         for (name, study), split in zip(studies.items(), splits, strict=True)
     ]
     read_as = ", ".join(f"{role} from {name!r}" for role, name in columns.items())
@@ -87,7 +89,7 @@ class Joined:
     """The rows of one study, as far as they have been read."""
 
     where: str
-    report: Shared = field(default_factory=Shared)
+    texts: dict[str, Shared] = field(default_factory=lambda: defaultdict(Shared))  # of the report, or by section
     patient: Shared = field(default_factory=Shared)
     split: Shared = field(default_factory=Shared)
     images: dict[str, str] = field(default_factory=dict)  # name -> where it stands
@@ -107,7 +109,8 @@ def _joined(
             if "study" not in cells and name in studies:
                 raise UserError(f"{row.where} and {studies[name].where} would both be study {name}; rename a file")
             study = studies.setdefault(name, Joined(row.where))
-            study.report.add(_report(cells, row, options), row, "report", name)
+            for role in TEXTS & cells.keys():
+                study.texts[role].add(clean(_text(cells[role], role, row), options.keep_xxxx), row, role, name)
             study.patient.add(_text(cells.get("patient"), "patient", row), row, "patient", name)
             split = _text(cells.get("split"), "split", row) or own_split
             study.split.add(records.split_named(split, row.where) if split else "", row, "split", name)
@@ -132,13 +135,6 @@ def _text(value: Any, what: str, row: Row) -> str:
     if not isinstance(value, str):
         raise UserError(f"{row.where} has a {what} of type {type(value).__name__}; give it as text")
     return records.unicode_text(value, row.where).strip()
-
-
-def _report(cells: dict[str, Any], row: Row, options: LoadOptions) -> str:
-    if "report" in cells:
-        return clean(_text(cells["report"], "report", row), options.keep_xxxx)
-    texts = {section: _text(cells[section], section, row) for section in options.sections}
-    return joined(texts, options.sections, options.keep_xxxx)
 
 
 def _images(cells: dict[str, Any], row: Row, options: LoadOptions) -> Iterator[str]:
@@ -174,6 +170,12 @@ def _items(value: Any, what: str, separators: str, row: Row) -> list[str | Packe
         if not isinstance(item, str | Packed):
             raise UserError(f"{row.where} has an {what} of type {type(item).__name__}; give its name as text")
     return items
+
+
+def _report(study: Joined, options: LoadOptions) -> str:
+    if "report" in study.texts:
+        return study.texts["report"].value
+    return joined({role: shared.value for role, shared in study.texts.items()}, options.sections)
 
 
 def _most(options: LoadOptions) -> int | None:

@@ -168,7 +168,7 @@ def _items(value: Any, what: str, separators: str, row: Row) -> list[str | Packe
     items = value if isinstance(value, list) else [value]
     for item in items:
         if not isinstance(item, str | Packed):
-            raise UserError(f"{row.where} has an {what} of type {type(item).__name__}; give its name as text")
+            raise UserError(f"{row.where} lists a {type(item).__name__} among its {what}s; give names as text")
     return items
 
 

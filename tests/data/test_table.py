@@ -203,6 +203,7 @@ WRONG_ROWS = {
     r"line 2: 4 fields where the header has 5": HEAD + "s1,p1,train,a.png\n",
     r"line 3: 6 fields where the header has 5": HEAD + ROW + "s2,p1,train,b.png,One, two\n",
     r"line 5: 1 fields": HEAD + 's1,p1,train,a.png,"One\nand\ntwo."\ns2\n',
+    r"line 3: 3 fields": HEAD + ROW + 's2,"p\n1",train\n',
     r"line 2: .*(end of data|delimiter)": HEAD + 's1,p1,train,a.png,"One.\n',
     r"line 2 has a blank study id": HEAD + " ,p1,train,a.png,One.\n",
     r"line 2 has the split name 'holdout'": HEAD + ROW.replace("train", "holdout"),

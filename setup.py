@@ -31,6 +31,7 @@ DEV = [
     "import-linter",
     "scikit-learn",
     "bitsandbytes>=0.50,<0.51",
+    "pyarrow>=26,<27",
     "pycocoevalcap",
     "selenium",
     "tensorboard",
@@ -76,6 +77,7 @@ setup(
         "trackio": ["trackio>=0.43,<0.44"],  # it wants pillow below 13
         "wandb": ["wandb>=0.31,<0.32"],
         "quant": ["bitsandbytes>=0.50,<0.51"],
+        "tables": ["pyarrow>=26,<27"],
         "bench": ["trl>=1.16", "datasets", "matplotlib"],
         "dev": DEV,
     },

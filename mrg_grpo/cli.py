@@ -196,7 +196,7 @@ TABLE = (
         "phantom", "write studies of the phantom data set as files, or print its label table",
         "phantom --export my_data --split train --count 100", "mrg_grpo.data.phantom.dataset:run_phantom",
         (
-            arg("--export", dest="folder", metavar="DIR", type=path, help="write studies in R2Gen's form"),
+            arg("--export", dest="folder", metavar="DIR", type=path, help="write images, and a table of their reports"),
             arg("--split", choices=("train", "val", "test"), default="test", help="default test"),
             arg("--count", type=int, default=100, help="number of studies; default 100"),
             arg("--table", action="store_true", help="print the share of each label class in per cent"),

@@ -16,7 +16,8 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.files import at_home
 from mrg_grpo.toml import WEIGHTS, build, check_rules, read_tree, ruled
 
-FORMS = ("phantom", "phantom_rare", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr")
+FORMS = ("phantom", "phantom_rare", "table", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen",
+         "mimic_cxr")  # fmt: skip
 """What data.form can be."""
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "all", "none")
@@ -123,11 +124,40 @@ class LoraSettings:
 
 
 @dataclass
+class ColumnsConfig:
+    study: str = ""
+    """Id of the study; rows of one id are joined. "none" makes every row a study of its own."""
+    patient: str = ""
+    """Id of the patient, who stays in one split."""
+    images: str = ""
+    """Images: a path relative to data.root, several, or in parquet the bytes themselves."""
+    report: str = ""
+    """The whole report. Without such a column: findings and impression, as data.sections says."""
+    findings: str = ""
+    """The section of the findings."""
+    impression: str = ""
+    """The section of the impression."""
+    split: str = ""
+    """Split. "none": a hash of the patient decides, whatever column or file name there is."""
+    view: str = ""
+    """View of each image, such as PA, AP, frontal or lateral, for data.views = "frontal"."""
+    separators: str = ";|"
+    """Characters that divide several images, or views, in one cell of text."""
+
+
+@dataclass
 class DataConfig:
     form: str = ruled("phantom", *FORMS)
     """Layout of the data set on disk. The two phantom sets are rendered on demand."""
     root: str = ""
     """Folder of the data set; the phantom sets have none."""
+    table: str = ""
+    """Of the form "table": its file (.csv, .tsv, .jsonl, or .parquet with the extra `tables`), or a pattern such as
+    "data/*.parquet" for several, relative to data.root."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """Columns of the form "table"; "" is one with a usual name, "none" is no column."""
+    credentialed: bool = False
+    """Mark what a run writes as made from credentialed data. The forms of MIMIC-CXR always are."""
     sections: list[str] = field(default_factory=lambda: ["findings"], metadata={"choices": ("findings", "impression")})
     """Sections of the report that make up the reference, joined in this order."""
     views: str = "all"
@@ -304,8 +334,8 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
 
 
 PATHS = (
-    ("run", "output_dir"), ("model", "path"), ("model", "adapter"), ("data", "root"), ("data", "split_file"),
-    ("labeler", "path"), ("labeler", "tokenizer"),
+    ("run", "output_dir"), ("model", "path"), ("model", "adapter"), ("data", "root"), ("data", "table"),
+    ("data", "split_file"), ("labeler", "path"), ("labeler", "tokenizer"),
 )  # fmt: skip
 """Settings that are paths: ~ is resolved in them, which a shell does not do behind an equals sign."""
 
@@ -371,4 +401,8 @@ def check(config: Config) -> Config:
             )
     if not config.data.rendered and not config.data.root:
         raise UserError(f"data.root: {config.data.form} needs the folder of the data set; add root under [data]")
+    if config.data.form == "table" and not config.data.table:
+        raise UserError("data.table: name the file of the table, or a pattern such as data/*.parquet, under [data]")
+    if config.data.form != "table" and (config.data.table or config.data.columns != ColumnsConfig()):
+        raise UserError(f'data.table and data.columns: {config.data.form} reads neither; set data.form = "table"')
     return config

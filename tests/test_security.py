@@ -179,6 +179,17 @@ def test_no_path_of_a_data_file_leaves_the_data_folder(tmp_path, form, name):
         load_studies(form, root, allow_missing=True)
 
 
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x.png", "a/../../x.png", "..", "a/..", "C:/x.png", "a\\..\\x.png"])
+def test_no_path_of_a_table_leaves_the_data_folder(tmp_path, name):
+    root = tmp_path / "data"
+    root.mkdir()
+    (tmp_path / "x.png").touch()
+    for cell in (name, [name]):
+        (root / "t.jsonl").write_text(json.dumps({"study": "a", "report": "Clear.", "image": cell}))
+        with pytest.raises(UserError, match=r"t\.jsonl line 1 names the image"):
+            load_studies("table", root, files="t.jsonl", allow_missing=True)
+
+
 def test_a_link_inside_the_data_folder_is_the_users_own(tmp_path):
     """Documented in mrg_grpo/data/records.py: links are followed, names that climb out through one are not."""
     root, elsewhere = tmp_path / "data", tmp_path / "elsewhere"

@@ -1,4 +1,5 @@
-"""Credentialed data (MIMIC-CXR): whatever a run writes about single studies says where it came from.
+"""Credentialed data (MIMIC-CXR, and what data.credentialed marks as such): whatever a run writes about single studies
+says where it came from.
 
 A file CREDENTIALED.txt stands in the folder, and every record of rollouts.jsonl and predictions*.jsonl, and the whole
 evaluation.json, carries the field "credentialed". A field and not a first line: a record that is copied out keeps it,
@@ -13,15 +14,18 @@ from mrg_grpo.config import Config
 BANNER = (
     "Derived from MIMIC-CXR, credentialed data: share it only with people who signed PhysioNet's data use agreement."
 )
+OTHER = "Derived from credentialed data: share it only with people who may see the data that it was made from."
 FILE = "CREDENTIALED.txt"
 
 
 def banner(config: Config) -> dict[str, str]:
-    """The field for a record: empty unless the data form is one of MIMIC-CXR's."""
-    return {"credentialed": BANNER} if config.data.form.startswith("mimic") else {}
+    """The field for a record: empty unless the data are MIMIC-CXR's, or data.credentialed says that they are such."""
+    if config.data.form.startswith("mimic"):
+        return {"credentialed": BANNER}
+    return {"credentialed": OTHER} if config.data.credentialed else {}
 
 
 def mark(folder: Path, config: Config) -> None:
     """Write CREDENTIALED.txt into a folder that is about to hold such records."""
-    if banner(config):
-        (folder / FILE).write_text(BANNER + "\n", encoding="utf-8")
+    for text in banner(config).values():
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")

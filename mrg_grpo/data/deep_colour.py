@@ -4,7 +4,9 @@ Pillow's decoders unpack each pixel by a raw mode. Unpacked a second time with t
 same file gives the low bytes. Nothing else is decoded by hand but PPM, whose pixels stand in the file as they are.
 """
 
+import io
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,21 +29,23 @@ def is_deep(image: Image.Image) -> bool:
     return _deep_jpeg2000(image) or any(";16" in _raw_mode(tile) for tile in _tiles(image)) or _deep_planes(image)
 
 
-def deep_values(name: str, formats: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours (H, W, 1 or 3) and alpha (H, W) or None, as uint16. Raises ImageError for what is not decoded."""
-    with Image.open(name, formats=formats) as image:
-        require_read(name, image)
+def deep_values(source: str | io.BytesIO, formats: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours (H, W, 1 or 3) and alpha (H, W) or None, as uint16, of an image that `require_read` lets pass.
+
+    source: its path, or its content.
+    """
+    with Image.open(source, formats=formats) as image:
         tiles, key = _tiles(image), image.info.get("transparency")
         raw = _raw_mode(tiles[0]) if tiles else ""
         if image.format == "PPM":
-            return _ppm(name, image, tiles[0]), None
+            return _ppm(source, image, tiles[0]), None
     if raw.startswith("LA"):  # four bytes a pixel: high and low of grey, high and low of alpha
-        four = _unpacked(name, formats, "RGBA").astype(np.uint16)
+        four = _unpacked(source, formats, "RGBA").astype(np.uint16)
         both = four[..., 0::2] << 8 | four[..., 1::2]
         return both[..., :1], both[..., 1]
     # premultiplied alpha: the colours as they are lie on black
     plain = raw.replace("RGBa", "RGBA")
-    high, low = (_unpacked(name, formats, mode) for mode in (plain, plain[:-1] + OTHER_ORDER[plain[-1]]))
+    high, low = (_unpacked(source, formats, mode) for mode in (plain, plain[:-1] + OTHER_ORDER[plain[-1]]))
     values = high.astype(np.uint16) << 8 | low
     if isinstance(key, tuple):  # the colour that stands for transparent
         return values[..., :3], np.where((values[..., :3] == np.array(key)).all(axis=-1), 0, 65535).astype(np.uint16)
@@ -59,9 +63,9 @@ def require_read(name: str, image: Image.Image) -> None:
         )
 
 
-def _unpacked(name: str, formats: tuple[str, ...], raw: str) -> np.ndarray:
+def _unpacked(source: str | io.BytesIO, formats: tuple[str, ...], raw: str) -> np.ndarray:
     """The file's pixels, unpacked by this raw mode in place of Pillow's choice."""
-    with Image.open(name, formats=formats) as image:
+    with Image.open(source, formats=formats) as image:
         opened: Any = image
         opened.tile = [tile._replace(args=_with_raw(tile.args, raw)) for tile in _tiles(image)]
         image.load()
@@ -97,11 +101,10 @@ def _deep_jpeg2000(image: Any) -> bool:
     return found is not None and (found.group(2)[0] & 0x7F) + 1 > 8
 
 
-def _ppm(name: str, image: Image.Image, tile: Any) -> np.ndarray:
+def _ppm(source: str | io.BytesIO, image: Image.Image, tile: Any) -> np.ndarray:
     """The numbers of a colour PPM, binary or written out."""
-    with open(name, "rb") as file:
-        file.seek(tile.offset)
-        raw = file.read()
+    content = source.getvalue() if isinstance(source, io.BytesIO) else Path(source).read_bytes()
+    raw = content[tile.offset :]
     count = image.width * image.height * 3
     if tile.codec_name == "ppm_plain":
         values = np.array(re.sub(rb"#[^\n]*", b"", raw).split()[:count], dtype=np.uint16)

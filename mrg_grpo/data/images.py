@@ -13,6 +13,7 @@ Deliberate choices:
 5. Of a file of several frames the first is used, and such files are named.
 """
 
+import io
 import os
 import sys
 import warnings
@@ -24,6 +25,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from mrg_grpo.data import packed
 from mrg_grpo.data.deep_colour import deep_values, is_deep, require_read
 from mrg_grpo.errors import ImageError
 from mrg_grpo.files import open_file
@@ -50,7 +52,8 @@ UPRIGHT = {
 
 
 def open_image(path_or_address: str | os.PathLike[str]) -> Image.Image:
-    """The picture at a file path or a `phantom:` address, upright, in RGB, 8 bits a channel, fully decoded.
+    """The picture at a file path, at a `phantom:` address or at one in a parquet file (packed.py), upright, in RGB, 8
+    bits a channel, fully decoded.
 
     Raises ImageError for a file that is missing, empty, truncated, too large, a DICOM file or no image.
     """
@@ -62,7 +65,11 @@ def open_image(path_or_address: str | os.PathLike[str]) -> Image.Image:
     with _opened(name) as image:
         if not _told and _several_frames(image):
             tell_frames([name])
-        deep = deep_to_rgb(*deep_values(name, FORMATS)) if is_deep(image) else None
+        deep = None
+        if is_deep(image):
+            require_read(name, image)
+            source = io.BytesIO(packed.read(name)) if packed.is_packed(name) else name
+            deep = deep_to_rgb(*deep_values(source, FORMATS))
         image.load()
         turn = UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
         picture = to_rgb(image) if deep is None else deep
@@ -168,7 +175,7 @@ def _several_frames(image: Image.Image) -> bool:
 def _image_file(name: str) -> IO[bytes]:
     """The file, opened; ImageError for what no image decoder should be asked to open."""
     try:
-        file = open_file(name)
+        file: IO[bytes] = io.BytesIO(packed.read(name)) if packed.is_packed(name) else open_file(name)
         head = file.read(132)
     except FileNotFoundError as error:
         raise ImageError(f"image {name} is missing", "check the data folder, or leave the study out") from error

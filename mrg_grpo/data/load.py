@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mrg_grpo import distributed
-from mrg_grpo.config import FORMS, Config
-from mrg_grpo.data import iu_xray, mimic_cxr, r2gen, records
+from mrg_grpo.config import FORMS, ColumnsConfig, Config
+from mrg_grpo.data import iu_xray, mimic_cxr, r2gen, records, table
 from mrg_grpo.data.leaks import leaks
 from mrg_grpo.data.records import LoadOptions, Record, Source, first_names
 from mrg_grpo.data.sections import checked_sections
@@ -40,6 +40,8 @@ def load_studies(
     incomplete: str = "keep",
     verify: Sequence[str] = (),
     left_out: Mapping[str, Sequence[int]] | None = None,
+    files: str = "",
+    columns: ColumnsConfig | None = None,
 ) -> Studies:
     """Every study of the data set at `root`, by split name (train, val, test), in the order of its files.
 
@@ -54,6 +56,7 @@ def load_studies(
     verify         splits of whose image files the headers are read too, by many ranks in shares: all must call this
     left_out       of a run that goes on: the images, by study id and place, that it began without. It has all others
                    still, and what can no longer be read is a note
+    files, columns of the form "table": its file or pattern of files, and what its columns are called
 
     Raises UserError, one line with file, record and remedy, for anything the data set is not.
     """
@@ -66,6 +69,8 @@ def load_studies(
         records.checked_views(views),
         keep_xxxx,
         None if split_file is None else Path(split_file),
+        files,
+        columns or ColumnsConfig(),
     )
     if form.startswith("phantom"):
         from mrg_grpo.data.phantom import dataset as phantom  # rendered on demand; runs on real images never import it
@@ -106,6 +111,8 @@ def _read(form: str, root: Path, options: LoadOptions) -> Source:
         return iu_xray.read_xml(root, options)
     if form == "mimic_cxr":
         return mimic_cxr.read_native(root, options)
+    if form == "table":
+        return table.read(root, options)
     notes: list[str] = []
     frontal = None
     if form == "mimic_cxr_r2gen" and options.views == "frontal":
@@ -207,6 +214,8 @@ def read_splits(
         incomplete=data.incomplete,
         verify=verify,
         left_out=left_out,
+        files=data.table,
+        columns=data.columns,
     )
     return studies if left_out is None and not data.allow_missing else with_images(studies, data.root)
 

@@ -45,7 +45,7 @@ def annotation(path: Path, notes: list[str]) -> dict[str, list[Any]]:
     """The three lists of an annotation file, by split name; UserError if it is not JSON or lacks one."""
     text = records.decoded(records.read_bytes(path, REMEDY), path, notes)
     try:
-        tree = json.loads(text, object_pairs_hook=_unique)
+        tree = json.loads(text, object_pairs_hook=records.unique_keys)
     except UserError as error:
         raise UserError(f"{path} {error}; {REMEDY}") from error
     except (ValueError, RecursionError) as error:
@@ -64,14 +64,6 @@ def annotation(path: Path, notes: list[str]) -> dict[str, list[Any]]:
         if split not in lists:
             raise UserError(f"{path} lacks the split {split!r}; add it, as an empty list if there is none")
     return {split: lists[split] for split in records.SPLITS}
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; a key that comes twice would silently lose its first value."""
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise UserError(f"has an object with a key twice (keys: {records.first_names([key for key, _ in pairs])})")
-    return entries
 
 
 def _record(entry: Any, split: str, where: str, options: LoadOptions, frontal: ChooseFrontal | None) -> Record:

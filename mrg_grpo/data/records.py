@@ -19,8 +19,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mrg_grpo import files
+from mrg_grpo.config import ColumnsConfig
+from mrg_grpo.data.packed import split_address
 from mrg_grpo.errors import UserError
 
 MAX_UNPACKED = 2**30
@@ -46,6 +49,10 @@ class LoadOptions:
     """Whether de-identified tokens stay in the report."""
     split_file: Path | None
     """A file that assigns splits by id, or None."""
+    table: str = ""
+    """The file of the form "table", or a pattern of files."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """What its columns are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +120,21 @@ def leaves(plain: str) -> bool:
 
 def inside(path: str, folder: str | None) -> str:
     """A path that a run recorded, `..` and links followed to the end; UserError if that is outside the data folder.
+    Of a picture in a parquet file, the path is the file's.
 
     folder None: the run has none, so no file is inside.
     """
     if folder is None:
         raise UserError(f"image {path} was not opened: the run has no data folder, or one that holds more than data")
+    file, rest = split_address(path)
     try:
-        real = os.path.realpath(path)
+        real = os.path.realpath(file)
         outside = leaves(os.path.relpath(real, os.path.realpath(folder)))
     except ValueError:  # a NUL byte; on Windows, another drive
         outside = True
     if outside:
         raise UserError(f"image {path} lies outside the data folder {folder} and was not opened")
-    return real
+    return real + rest
 
 
 def unicode_text(text: str, where: str) -> str:
@@ -191,24 +200,42 @@ def table_rows(path: Path, columns: Sequence[str], notes: list[str], remedy: str
 
     Raises UserError for a missing file or column, a row of another length, or broken quoting.
     """
-    reader = csv.reader(io.StringIO(decoded(read_bytes(path, remedy), path, notes), newline=""), strict=True)
+    rows = csv_rows(decoded(read_bytes(path, remedy), path, notes), path, remedy)
+    header = [name.strip() for name in next(rows, (1, []))[1]]
+    absent = [name for name in columns if name not in header]
+    if absent:
+        there = first_names(header) or "nothing"
+        raise UserError(f"{path} has no column {absent[0]!r} (it has: {there}); {remedy}")
+    picks = [header.index(name) for name in columns]
+    for _, row in rows:
+        yield tuple(row[pick] for pick in picks)
+
+
+def csv_rows(text: str, path: Path, remedy: str, mark: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV, header first, each with the line of the file, from 1, that it begins in; no blank ones.
+
+    mark: what divides the cells. UserError for a row that is not as long as the header, or broken quoting.
+    """
+    reader, width, following = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True), 0, 1
     try:
-        header = [name.strip() for name in next(reader, [])]
-        absent = [name for name in columns if name not in header]
-        if absent:
-            there = first_names(header) or "nothing"
-            raise UserError(f"{path} has no column {absent[0]!r} (it has: {there}); {remedy}")
-        picks = [header.index(name) for name in columns]
         for row in reader:
+            line, following = following, reader.line_num + 1
             if not row:
                 continue
-            if len(row) != len(header):
-                raise UserError(
-                    f"{path} line {reader.line_num}: {len(row)} fields where the header has {len(header)}; {remedy}"
-                )
-            yield tuple(row[pick] for pick in picks)
+            width = width or len(row)
+            if len(row) != width:
+                raise UserError(f"{path} line {line}: {len(row)} fields where the header has {width}; {remedy}")
+            yield line, row
     except csv.Error as error:
         raise UserError(f"{path} line {reader.line_num}: {error}; {remedy}") from error
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; UserError for a key that comes twice, which would silently lose its first value."""
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise UserError(f"has an object with a key twice (keys: {first_names([key for key, _ in pairs])})")
+    return entries
 
 
 def view_error(form: str, remedy: str) -> UserError:

@@ -74,9 +74,11 @@ def describe_splits(studies: Mapping[str, list[Study]], form: str) -> list[str]:
 
 
 def published_sizes(form: str) -> tuple[dict[str, int], str]:
-    """Studies by split of a form whose data are not at hand, and what that number is, in words."""
+    """Studies by split of a form whose data are not at hand, and what that number is, in words; {} of a user's own."""
     if form in PUBLISHED:
         return PUBLISHED[form], "published size"
+    if form not in PUBLISHED_TOTAL:
+        return {}, "assumed: as many as [run] allows"
     total = PUBLISHED_TOTAL[form]
     return {name: round(share * total) for name, share in SHARES.items()}, "assumed: shares of the published total"
 

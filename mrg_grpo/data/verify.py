@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mrg_grpo import distributed
 from mrg_grpo.data.images import check_header, open_image, tell_frames
+from mrg_grpo.data.packed import is_packed, split_address
 from mrg_grpo.data.prefetch import prefetch
 from mrg_grpo.errors import ImageError
 
@@ -27,7 +28,7 @@ MANY = 10_000
 
 
 def missing_files(folder: Path, names: Iterable[str]) -> set[str]:
-    """Which of these names, relative to the folder, are not there.
+    """Which of these names, relative to the folder, are not there; of a picture in a parquet file, the file counts.
 
     Each folder is listed once. On MIMIC-CXR's tree of one or two images a folder this took as long as asking for each
     file, and on a flat folder of thousands it is one request in place of thousands.
@@ -44,7 +45,7 @@ def missing_files(folder: Path, names: Iterable[str]) -> set[str]:
             present = set(os.listdir(inner))
         except OSError:  # no such folder: then none of its files is there
             present = set()
-        missing.update(prefix + tail for tail in tails if tail not in present)
+        missing.update(prefix + tail for tail in tails if split_address(tail)[0] not in present)
     return missing
 
 
@@ -54,7 +55,8 @@ def image_faults(paths: Sequence[str], whole: bool = False) -> dict[str, str]:
     if len(paths) >= MANY and distributed.is_first():
         print(f"reads the {what}: {len(paths):,}", file=sys.stderr, flush=True)
     own = distributed.share(paths).items
-    size = BLOCK // 16 if whole else BLOCK
+    # pictures of a parquet file in small blocks, so that the threads are in few of its row groups at once
+    size = BLOCK // 16 if whole or any(map(is_packed, own)) else BLOCK
     blocks = [own[start : start + size] for start in range(0, len(own), size)]
 
     def look(block: list[str]) -> tuple[dict[str, str], list[str]]:

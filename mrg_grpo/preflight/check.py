@@ -1,6 +1,7 @@
 """`mrg-grpo check`: the preflight of a long run. Each check is a small function that returns a `Finding`.
 
-    folder  device  splits  images  labeler  references  model  tags  disk  tokens  targets  what the run is given: here
+    folder  device  splits  studies  images  labeler  references
+    model  tags  disk  tokens  targets                                                       what the run is given: here
     log-probabilities  KL  pixels  rewards  longest step                       what the engine does: check_engine.py
     Whether the terms of the reward are there is looked at before the labeler, and told if they are not.
 
@@ -23,6 +24,7 @@ import torch
 
 from mrg_grpo.config import Config
 from mrg_grpo.data import Studies, describe_splits
+from mrg_grpo.data.credentialed import banner
 from mrg_grpo.data.load import read_splits, require_images, studies_of, test_studies, validation_studies
 from mrg_grpo.data.records import SPLITS, first_names
 from mrg_grpo.data.study import Study
@@ -53,6 +55,8 @@ STUDIES = 8
 """Studies that are sampled."""
 SAMPLE = 32
 """Studies whose prompts are counted, and again as many of those with the most images."""
+SHOWN = 100
+"""Characters of a report that are shown."""
 ANSWERS = (
     ("Large right pleural effusion.", "Pleural Effusion", POSITIVE),
     ("There is no pneumothorax.", "Pneumothorax", NEGATIVE),
@@ -109,7 +113,27 @@ def check_splits(config: Config) -> tuple[Studies | None, CheckResult]:
     if not splits.get("val") and config.run.eval_every:
         warnings.append("there is no val split: no periodic evaluation")
     remedy = "results are not comparable with the published split unless you know why it differs"
+    if config.data.form == "table":
+        remedy = "mend the table or [data.columns], or go on if you know why"
     return splits, result_of("splits", "; ".join([sizes, *warnings]), False, bool(warnings), remedy)
+
+
+def check_studies(config: Config, splits: Studies) -> CheckResult:
+    """The first study of each split as it was read, for the eye: a column that was taken for another shows here."""
+    first = [part[0] for part in splits.values() if part]
+    more = [study for part in splits.values() for study in part[1:]]
+    bare = bool(banner(config)) or not config.run.keep_text
+    return CheckResult("studies", "pass", "; ".join(shown(config, one, bare) for one in [*first, *more][:3]))
+
+
+def shown(config: Config, study: Study, bare: bool) -> str:
+    """A study in a few words; bare: without its text and the names of its images."""
+    head = f"{study.id} ({study.split}): {len(study.images)} image{'s' if len(study.images) != 1 else ''}"
+    if bare:
+        return head
+    names = [image.removeprefix(str(Path(config.data.root))).lstrip("/") for image in study.images]
+    report = study.report if len(study.report) <= SHOWN else f"{study.report[:SHOWN]}..."
+    return f"{head}{f' ({first_names(names, 3)})' if names else ''}, report {report!r}"
 
 
 def check_images(config: Config, splits: Studies, whole: bool) -> CheckResult:
@@ -251,6 +275,8 @@ def preflight(config: Config, images: bool = False) -> Iterator[CheckResult]:
     splits, finding = check_splits(config)
     yield finding
     if splits is not None:
+        if not config.data.rendered:
+            yield check_studies(config, splits)
         yield check_images(config, splits, images)
     if device.status == "fail":
         yield CheckResult("all others", "skip", "there is no device to run them on")

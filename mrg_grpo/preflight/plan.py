@@ -172,7 +172,8 @@ def counts_of(config: Config, given: float | None) -> Counts:
         most = mean = int(data.views) if data.views.isdigit() else 2
         how = "data.views" if data.views.isdigit() else f"assumed: {data.root} is not here, say --images"
         sizes, source = published_sizes(data.form)
-        test, val = min(run.test_studies or sizes["test"], sizes["test"]), min(run.eval_studies, sizes["val"])
+        most_test, most_val = sizes.get("test", run.test_studies), sizes.get("val", run.eval_studies)
+        test, val = min(run.test_studies or most_test, most_test), min(run.eval_studies, most_val)
     if given is not None:
         return Counts(given, given, "given", test, val, source)
     return Counts(most, mean, how, test, val, source)

@@ -100,7 +100,7 @@ def test_choices_that_are_none(tmp_path):
     ):
         with pytest.raises(UserError, match=reason):
             load_studies("iu_xray_r2gen", tmp_path, **options)
-    with pytest.raises(UserError, match="use one of phantom, phantom_rare, iu_xray_r2gen"):
+    with pytest.raises(UserError, match="use one of phantom, phantom_rare, table, iu_xray_r2gen"):
         load_studies("chexpert", tmp_path)
     with pytest.raises(UserError, match="does not exist; name the folder"):
         load_studies("iu_xray_r2gen", tmp_path / "no")

@@ -6,12 +6,15 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
+import tomllib
 
 import pytest
 from command import in_a_child
 
 from mrg_grpo.cli import main
-from mrg_grpo.config import load_config
+from mrg_grpo.config import ColumnsConfig, load_config
+from mrg_grpo.data import load_studies
 
 pytestmark = pytest.mark.slow
 PAGES = ("own-data", "own-reward", "gpus")
@@ -64,24 +67,25 @@ def test_every_command_runs_and_leaves_what_the_page_says(followed):
     assert (run / "evaluation.json").exists()
 
 
-def test_a_table_becomes_a_data_set_split_by_patient(followed):
-    from mrg_grpo.data import load_studies
-
+def test_the_columns_that_the_page_names_are_read(request, followed, tmp_path):
+    """Its example of [data.columns] on a table with such columns, split by patient as the page says."""
+    page = (request.config.rootpath / "docs" / "guides" / "own-data.md").read_text(encoding="utf-8")
+    block = re.search(r"^    \[data\.columns\]\n(    .*\n)+", page, re.MULTILINE).group()
+    columns = ColumnsConfig(**tomllib.loads(textwrap.dedent(block))["data"]["columns"])
     folder, _ = followed
     images = sorted((folder / "my_data" / "images").iterdir())
-    (folder / "hospital" / "images").mkdir(parents=True)
-    with (folder / "reports.csv").open("w", newline="") as file:
+    with (tmp_path / "hospital.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["study", "patient", "image", "report"])
+        table.writerow(["accession", "mrn", "files", "befund"])
         for number, image in enumerate(images):  # two images a study, two studies a patient
-            (folder / "hospital" / "images" / image.name).symlink_to(image)
+            (tmp_path / image.name).symlink_to(image)
             table.writerow([f"s{number // 2}", f"p{number // 4}", image.name, 'Clear, "quoted", lungs.'])
-    subprocess.run([sys.executable, "to_r2gen.py", "reports.csv", "hospital/annotation.json"], cwd=folder, check=True)
-    splits = load_studies("iu_xray_r2gen", folder / "hospital")
+    splits = load_studies("table", tmp_path, files="hospital.csv", columns=columns)
     where = {study.id: split for split, studies in splits.items() for study in studies}
     assert len(where) == len(images) // 2 and len(set(where.values())) > 1
     assert all(where[f"s{n}"] == where[f"s{n + 1}"] for n in range(0, len(where) - 1, 2))
     assert all(len(study.images) == 2 for studies in splits.values() for study in studies)
+    assert all(study.report == 'Clear, "quoted", lungs.' for studies in splits.values() for study in studies)
 
 
 def test_the_hours_in_the_table_of_cards_are_the_plans(request, capsys):

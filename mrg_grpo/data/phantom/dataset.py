@@ -6,6 +6,7 @@ they are asked for. A test bench, no medical data: docs/results/built-in.md says
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections import Counter
@@ -77,7 +78,8 @@ def wording(split: str = "train", count: int = 8000) -> str:
 
 
 def export(folder: Path, split: str, count: int, rare: bool = False) -> None:
-    """Write studies as files in R2Gen's form: annotation.json and images/. Other splits that are there stay."""
+    """Write studies as files: images/, and what belongs to them twice, as the table reports.csv and in R2Gen's form as
+    annotation.json. Other splits that are there stay."""
     studies = load(sizes={split: count}, rare=rare)[split]
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records = []
@@ -89,7 +91,13 @@ def export(folder: Path, split: str, count: int, rare: bool = False) -> None:
     whole: dict[str, list] = {"train": [], "val": [], "test": []}
     if path.exists():
         whole = json.loads(path.read_text())
-    path.write_text(json.dumps(whole | {split: records}, indent=1))
+    whole = whole | {split: records}
+    path.write_text(json.dumps(whole, indent=1))
+    with (folder / "reports.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["study", "split", "image", "report"])
+        for record in (one for part in whole.values() for one in part):
+            table.writerow([record["id"], record["split"], f"images/{record['image_path'][0]}", record["report"]])
 
 
 def run_phantom(

@@ -14,7 +14,7 @@ import torch
 
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import at_home
-from mrg_grpo.toml import WEIGHTS, build, check_rules, read_tree, ruled
+from mrg_grpo.toml import build, check_rules, keys_of, read_tree, ruled
 
 FORMS = ("phantom", "phantom_rare", "table", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen",
          "mimic_cxr")  # fmt: skip
@@ -361,12 +361,6 @@ def apply_override(tree: dict, override: str) -> None:
         if not isinstance(tree, dict):
             raise UserError(f"--set {override}: {table} is not a table")
     tree[key] = value
-
-
-def keys_of(name: str) -> list[str]:
-    """`grpo.group_size` -> its tables and its key. A term of the reward may have dots, and quotes around it."""
-    term = name.removeprefix(f"{WEIGHTS}.")
-    return name.split(".") if term == name else [*WEIGHTS.split("."), term.strip("\"' ")]
 
 
 def check(config: Config) -> Config:

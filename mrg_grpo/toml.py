@@ -210,3 +210,9 @@ def merged(whole: dict[str, Any], change: dict[str, Any], table: str = "") -> di
         by_key = isinstance(value, dict) and isinstance(both.get(key), dict) and name != WEIGHTS
         both[key] = merged(both[key], value, name) if by_key else value
     return both
+
+
+def keys_of(name: str) -> list[str]:
+    """`grpo.group_size` -> its tables and its key. A term of the reward may have dots, and quotes around it."""
+    term = name.removeprefix(f"{WEIGHTS}.")
+    return name.split(".") if term == name else [*WEIGHTS.split("."), term.strip("\"' ")]

@@ -31,6 +31,7 @@ DEV = [
     "import-linter",
     "scikit-learn",
     "bitsandbytes>=0.50,<0.51",
+    "openpyxl>=3.1,<3.2",
     "pycocoevalcap",
     "selenium",
     "tensorboard",
@@ -73,6 +74,7 @@ setup(
         "eval": ["pycocoevalcap"],  # METEOR needs Java
         "log": ["tensorboard"],
         "quant": ["bitsandbytes>=0.50,<0.51"],
+        "xlsx": ["openpyxl>=3.1,<3.2"],
         "bench": ["trl>=1.16", "datasets", "matplotlib"],
         "dev": DEV,
     },

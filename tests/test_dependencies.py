@@ -212,7 +212,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 def test_every_import_is_declared(declared):
     core = packages(declared["install_requires"]) | {"mrg_grpo"} | set(sys.stdlib_module_names)
-    extras = packages(r for name in ("eval", "log", "quant") for r in declared["extras_require"][name])
+    extras = packages(r for name in ("eval", "log", "quant", "xlsx") for r in declared["extras_require"][name])
     for user, tree in sources().items():
         for name in imports(tree):
             assert name.partition(".")[0].lower() in core | extras, f"mrg_grpo/{user} imports {name}, undeclared"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mrg_grpo.evaluation.clinical import AVERAGES, LABEL_SETS, PRESETS, QUANTITIES, RATES, READINGS, preset_metrics
+from mrg_grpo.evaluation.distinct import Variety
 from mrg_grpo.evaluation.table import UNDEFINED, Number, format_table, of
 from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.rewards.external import is_path
@@ -91,6 +92,8 @@ class Evaluation:
     """Whose labels were counted, see `mrg_grpo.labelers.labeler_name`; "" where that is not known."""
     margin: float | None = None
     """m of the MCCS."""
+    variety: Variety | None = None
+    """How many different reports there are."""
 
     def preset(self, name: str) -> dict[str, Number]:
         """The numbers that one code prints, under its own names."""
@@ -103,6 +106,7 @@ class Evaluation:
             "labeler": self.labeler,
             "mccs_margin": self.margin,
             "interval": f"95% percentile bootstrap over studies, {self.resamples} resamples",
+            **({"distinct": self.variety.to_json()} if self.variety else {}),
             "metrics": _as_json(self.metrics),
             "conditions": {name: _as_json(numbers) for name, numbers in self.conditions.items()},
             "presets": {name: _as_json(self.preset(name)) for name in PRESETS},
@@ -153,7 +157,7 @@ class Evaluation:
         return UNDEFINED if self._of_nothing(name) else Number(self.metrics[name].value)
 
     def _headline(self) -> str:
-        """Metrics beside the baselines, those of others last."""
+        """Metrics beside the baselines, those of others last; above them a warning of reports that are all one."""
         external = [name for name in self.metrics if is_path(name)]
         rows = [
             (
@@ -165,7 +169,8 @@ class Evaluation:
             if name in self.metrics and not math.isnan(self.metrics[name].value)
             if name not in HEADLINE or not self._of_nothing(name)
         ]
-        return format_table(("metric", "system [95% interval]", *self.baselines), rows)
+        warning = self.variety.warning() if self.variety else ""
+        return format_table(("metric", "system [95% interval]", *self.baselines), rows, warning)
 
     def _condition_table(self) -> str:
         columns = ("reference", "generated", "precision", "recall", "f1")

@@ -136,7 +136,7 @@ def test_a_path_that_leads_nowhere(tmp_path, path, message):
 
 
 def test_a_key_with_dots_is_no_path(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps([{"id": "s", "a.b": "Clear.", "a_b": "y", "a": {"b": "x"}, "pred": "p"}]))
+    (tmp_path / "a.json").write_text(json.dumps([{"id": "s", "a.b": "Clear.", "a_b": "", "a": {"b": ""}, "pred": "p"}]))
     assert triples(read_predictions([tmp_path / "a.json"], columns=ColumnNames(reference="a.b")))[0][1] == "Clear."
 
 

@@ -89,6 +89,11 @@ METRIC = arg(
     "--metric", dest="metrics", action="append", default=[], metavar="PATH",
     help="a metric of your own: the path of a function of TRL's signature",
 )  # fmt: skip
+COLUMNS = arg(
+    "--columns", action="append", default=[], metavar="KEY=NAME",
+    help="the column NAME holds KEY: id, reference or prediction; a path into JSON has dots; repeat it, or divide by "
+    "commas. Of two files the reference is in the first, the prediction in the second; other files may have them",
+)  # fmt: skip
 STEP = "grpo.micro_batch, grpo.studies_per_step, sampling.batch, run.decode_batch or data.max_pixels"
 
 TABLE = (
@@ -163,6 +168,7 @@ TABLE = (
         (
             arg("paths", nargs="+", metavar="PREDICTIONS", type=path,
                 help="one file with both sides, or references and then predictions"),
+            COLUMNS,
             LABELER, TOKENIZER,
             COMPARE,
             arg("--preset", help="r2gencmn, f1chexbert, promptmrg or cxrmate: print that code's numbers"),

@@ -6,7 +6,6 @@ each came from. toml.py turns tables into dataclasses and back.
 """
 
 import os
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import at_home
-from mrg_grpo.toml import build, check_rules, keys_of, read_tree, ruled
+from mrg_grpo.toml import build, check_rules, parsed_override, read_tree, ruled
 
 FORMS = ("phantom", "phantom_rare", "table", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen",
          "mimic_cxr")  # fmt: skip
@@ -346,16 +345,7 @@ def apply_override(tree: dict, override: str) -> None:
     What follows `reward.weights.` is one key, the name of a term, dots and quotes included. As it changes one weight,
     a file without that table keeps the other terms of the defaults.
     """
-    name, equals, text = override.partition("=")
-    if not equals or not name:
-        raise UserError(f"--set {override}: write it as table.key=value, for example grpo.group_size=16")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except (ValueError, RecursionError):
-        value = text
-    *tables, key = keys_of(name.strip())
-    if not key:
-        raise UserError(f"--set {override}: the key before = is empty")
+    tables, key, value = parsed_override(override)
     for table in tables:
         tree = tree.setdefault(table, RewardConfig().weights if table == "weights" else {})
         if not isinstance(tree, dict):

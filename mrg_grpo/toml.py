@@ -212,6 +212,21 @@ def merged(whole: dict[str, Any], change: dict[str, Any], table: str = "") -> di
     return both
 
 
+def parsed_override(override: str) -> tuple[list[str], str, Any]:
+    """`grpo.group_size=16` -> its tables, its key and its value; UserError for what is no setting."""
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise UserError(f"--set {override}: write it as table.key=value, for example grpo.group_size=16")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except (ValueError, RecursionError):
+        value = text
+    *tables, key = keys_of(name.strip())
+    if not key:
+        raise UserError(f"--set {override}: the key before = is empty")
+    return tables, key, value
+
+
 def keys_of(name: str) -> list[str]:
     """`grpo.group_size` -> its tables and its key. A term of the reward may have dots, and quotes around it."""
     term = name.removeprefix(f"{WEIGHTS}.")

@@ -49,6 +49,7 @@ NEGATED = "negated"
 AVERAGES = {
     "micro": "of the counts of all studies and labels together",
     "macro": "the mean over labels",
+    "weighted": "the mean over labels, each weighted by how many references have it; 0 where none has any",
     "example": "the mean over studies, each scored alone; a study without a positive label on either side scores 0",
 }
 QUANTITIES = ("precision", "recall", "f1")
@@ -108,9 +109,10 @@ PRESETS: dict[str, dict[str, str]] = {
     "f1chexbert": {
         "accuracy": "exact_match_5_uncertain_positive",
         **{
-            f"{average} avg {labels} {quantity}": f"{quantity}_{average}_{labels}_uncertain_positive"
+            f"{theirs} avg {labels} {quantity}": f"{quantity}_{average}_{labels}_uncertain_positive"
             for labels in ("14", "5")
-            for average in ("micro", "macro")
+            for theirs, average in {**{name: name for name in AVERAGES}, "samples": "example"}.items()
+            if theirs != "example"
             for quantity in QUANTITIES
         },
     },
@@ -210,10 +212,13 @@ def metrics_from_sums(sums: Tensor) -> dict[str, Tensor]:
         for reading in READINGS:
             tp, fp, fn = (at[f"{count}_{reading}"][..., index] for count in COUNTS)  # (..., labels)
             micro = _precision_recall_f1(tp.sum(dim=-1), fp.sum(dim=-1), fn.sum(dim=-1))
-            macro = _precision_recall_f1(tp, fp, fn)
+            each = _precision_recall_f1(tp, fp, fn)
+            support = tp + fn
+            weights = support / support.sum(dim=-1, keepdim=True).clamp(min=1)
             for quantity in QUANTITIES:
                 metrics[f"{quantity}_micro_{labels}_{reading}"] = micro[quantity]
-                metrics[f"{quantity}_macro_{labels}_{reading}"] = macro[quantity].mean(dim=-1)
+                metrics[f"{quantity}_macro_{labels}_{reading}"] = each[quantity].mean(dim=-1)
+                metrics[f"{quantity}_weighted_{labels}_{reading}"] = (each[quantity] * weights).sum(dim=-1)
                 example = at[f"{quantity}_example_{labels}_{reading}"][..., 0]
                 metrics[f"{quantity}_example_{labels}_{reading}"] = example / studies
             metrics[f"exact_match_{labels}_{reading}"] = at[f"exact_match_{labels}_{reading}"][..., 0] / studies

@@ -15,7 +15,8 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.decode import judge, predict, tell_unread, write_decoded
 from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, read_predictions
-from mrg_grpo.evaluation.score import OWN, evaluation_of, require_metrics, require_same_references, require_same_studies
+from mrg_grpo.evaluation.same_studies import require_same_references, require_same_studies
+from mrg_grpo.evaluation.score import OWN, evaluation_of, require_metrics
 from mrg_grpo.files import read_text, write_whole, writing
 from mrg_grpo.labelers import config_labeler, labeler_name, unread_references
 from mrg_grpo.model.policy import Policy
@@ -79,8 +80,9 @@ def evaluate_split(
     everyone = distributed.SharedLabeler(labeler)  # the training references, for the baselines
     margin, name = config.reward.mccs.margin, labeler_name(config.labeler.path)
     evaluation = evaluation_of(
-        judged, splits.get("train"), everyone, language, margin=margin, labeled_by=name, metrics=metrics, others=others
-    )
+        judged, splits.get("train"), everyone, language, margin=margin, labeled_by=name, metrics=metrics, others=others,
+        keep_text=config.run.keep_text and not banner(config),
+    )  # fmt: skip
     if distributed.is_first():
         left_out = {"left_out": list(decoded.unread)} if decoded.unread else {}
         record = {**banner(config), **what, **left_out, **evaluation.to_json()}

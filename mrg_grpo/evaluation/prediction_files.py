@@ -7,9 +7,11 @@ Layouts read, each recognised by its columns and named in what is printed:
     ReXrank           json of records with `report` ("Findings: ... Impression: ...") and `model_prediction`
     two files         references, then predictions: CXR-Report-Metric's CSVs (study_id, report), R2GenCMN's gts.csv
                       and res.csv (no header), CheXbert's ("Report Impression"); without study_id matched by order
-    other names       id, filename, dicom_id ...; ground_truth, gt ...; text, output ...: see columns.py
+    other names       id, filename, dicom_id ...; ground_truth, gt ...; text, output ...: see columns.py; any with
+                      `--columns`
+    chat models       messages, batch outputs and what ms-swift, LLaMA-Factory and lm-eval write: see messages.py
     both, without id  a file of references and predictions: each row is a study, called by its number
-    other forms       semicolons and tabs, texts by study, a file or a line a report ...: see record_files.py
+    other forms       semicolons, tabs, Excel, texts by study, a file or a line a report ...: see record_files.py
 
 Deliberate choices: nothing is dropped without a word. A duplicated study is an error until `duplicates` says which one
 counts. A missing or empty prediction is scored as an empty report. A prediction without a reference cannot be scored:
@@ -18,13 +20,24 @@ that would be a page of zeros. Predictions read whole texts, so tags of a comple
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mrg_grpo.data.records import first_names
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.columns import OF_ONE_FILE, OF_TWO_FILES, column_names, id_columns, shown, text_column
+from mrg_grpo.evaluation.columns import (
+    KEYS,
+    OF_ONE_FILE,
+    OF_TWO_FILES,
+    ColumnNames,
+    column_names,
+    id_columns,
+    named_column,
+    shown,
+    text_column,
+)
+from mrg_grpo.evaluation.messages import answer
 from mrg_grpo.evaluation.record_files import RecordFile, is_nothing, read_records
 
 _HEADING = re.compile(r"\b(findings|impression)\s*:\s*", re.IGNORECASE)
@@ -57,6 +70,8 @@ class Predictions:
     empty_references: list[str] = field(default_factory=list)
     without_reference: list[str] = field(default_factory=list)
     duplicates: str = "error"
+    credentialed: bool = False
+    """Whether a record says that it comes from credentialed data, so that no text of it may be shown."""
 
     @property
     def has_text(self) -> bool:
@@ -76,33 +91,38 @@ class Predictions:
         return lines + [f"{len(ids)} {what} ({first_names(ids)})" for ids, what in kinds if ids]
 
 
-def read_predictions(paths: list[str | Path], duplicates: str = "error") -> Predictions:
+def read_predictions(
+    paths: list[str | Path], duplicates: str = "error", columns: ColumnNames | None = None
+) -> Predictions:
     """One prediction file, or references and predictions in two -> Predictions.
 
-    duplicates: "error", "first" or "last". Raises UserError for a file that cannot be read, whose columns are not
-    known, or that holds a study twice.
+    duplicates: "error", "first" or "last". columns: names that come before the known ones; of two files the reference
+    is in the first, the prediction in the second, and the id in either or both. Raises UserError for a file that cannot
+    be read, whose columns are not known, or that holds a study twice.
     """
+    named = columns or ColumnNames()
     if duplicates not in ("error", "first", "last"):
         raise UserError(f'duplicates is "{duplicates}"; it must be error, first or last')
     if len(paths) not in (1, 2):
         raise UserError(f"{len(paths)} prediction files given; give one, or two: references, then predictions")
     if len(paths) == 2:
-        return _pair([Path(path) for path in paths], duplicates)
+        return _pair([Path(path) for path in paths], duplicates, named)
     path = Path(paths[0])
-    file = read_records(path)
+    file = read_records(path, named.folded(*KEYS))
     if not file.records:
         raise UserError(f"{path} holds no predictions")
-    columns = _columns(file.records, path)
-    rexrank = columns["reference"] == "report" and columns["prediction"] == "model_prediction"
+    found = _columns(file.records, path, named)
+    rexrank = found["reference"] == "report" and found["prediction"] == "model_prediction"
     rows, missing = [], []
     for number, record in enumerate(file.records, start=1):
-        row = _row(record, columns, path, number, rexrank)
-        if columns["prediction"] and _string(record, columns["prediction"], path, number) is None:
+        row = _row(record, found, path, number, rexrank)
+        if found["prediction"] and _string(record, found["prediction"], path, number) is None:
             missing.append(row.study_id)
         rows.append(row)
     kept, twice = _unique([(row.study_id, row) for row in rows], duplicates, path)
-    layout = _layout(path, file, columns, rexrank)
+    layout = _layout(path, file, found, rexrank)
     result = Predictions(list(kept.values()), layout, duplicated=list(dict.fromkeys(twice)), duplicates=duplicates)
+    result.credentialed = _credentialed(file)
     gone = set(missing)
     result.missing = [row.study_id for row in result.rows if row.study_id in gone]
     return _count_empty(result, path)
@@ -121,19 +141,27 @@ def _layout(path: Path, file: RecordFile, columns: dict[str, str | None], rexran
     return f"{kind} with study_id, reference, prediction" + (f" ({', '.join(odd)})" if odd else "")
 
 
-def _pair(paths: list[Path], duplicates: str) -> Predictions:
+def _credentialed(file: RecordFile) -> bool:
+    return any(record.get("credentialed") for record in file.records)
+
+
+def _pair(paths: list[Path], duplicates: str, named: ColumnNames) -> Predictions:
     """References and predictions in two files, matched by id where both have one, else by order."""
     files, texts = [], []
-    for path, brackets in zip(paths, OF_TWO_FILES, strict=True):
-        file = read_records(path)
+    for path, brackets, side in zip(paths, OF_TWO_FILES, OF_ONE_FILE, strict=True):
+        file = read_records(path, named.folded("id", side))
         if not file.records:
             raise UserError(f"{path} holds no reports")
-        text = text_column(file.records, brackets, path)
+        records = file.records
+        text = named_column(records, side, named, path) or text_column(records, brackets, path)
         if text is None:
-            raise UserError(f"{path} has no column report (it has {shown(column_names(file.records))})")
+            raise UserError(
+                f"{path} has no column report (it has {shown(column_names(records))}); say which it is with "
+                f"--columns {side}=NAME"
+            )
         files.append(file)
         texts.append(text)
-    keys = _matching_ids(files, paths)
+    keys = _matching_ids(files, paths, named)
     sides = [
         [(_id(record, key, path, n), _string(record, text, path, n)) for n, record in enumerate(file.records, 1)]
         for file, key, text, path in zip(files, keys, texts, paths, strict=True)
@@ -160,6 +188,7 @@ def _pair(paths: list[Path], duplicates: str) -> Predictions:
             missing=missing,
             without_reference=without_reference,
             duplicates=duplicates,
+            credentialed=any(map(_credentialed, files)),
         ),
         paths[0],
     )
@@ -171,14 +200,20 @@ def _named_side(path: Path, file: RecordFile, text: str, key: str | None) -> str
     return path.name + (f" ({', '.join(filter(None, known))})" if any(known) else "")
 
 
-def _matching_ids(files: list[RecordFile], paths: list[Path]) -> list[str | None]:
+def _matching_ids(files: list[RecordFile], paths: list[Path], named: ColumnNames) -> list[str | None]:
     """The id columns by which two files have the most studies in common; [None, None] where a file has no id.
 
-    Raises UserError that names an id of each side where none is common: a page of zeros would be no result.
+    named: the one of `--columns`, in the files that have it. Raises UserError that names an id of each side where none
+    is common: a page of zeros would be no result.
     """
+    either = replace(named, optional=True)
+    found = [named_column(file.records, "id", either, path) for file, path in zip(files, paths, strict=True)]
+    if not any(found):
+        named_column(files[1].records, "id", named, paths[1])  # says what there is
+    columns = [[name] if name else id_columns(file.records) for name, file in zip(found, files, strict=True)]
     first, second = (
-        {name: {str(record.get(name)).strip() for record in file.records} for name in id_columns(file.records)}
-        for file in files
+        {name: {str(record.get(name)).strip() for record in file.records} for name in names}
+        for file, names in zip(files, columns, strict=True)
     )
     if not first or not second:
         return [None, None]
@@ -245,19 +280,24 @@ def _count_empty(result: Predictions, path: Path) -> Predictions:
     return result
 
 
-def _columns(records: list[dict[str, Any]], path: Path) -> dict[str, str | None]:
-    """Which column holds what; a column counts where any record has it."""
+def _columns(records: list[dict[str, Any]], path: Path, named: ColumnNames) -> dict[str, str | None]:
+    """Which column holds what, by `--columns` or by its name; a column counts where any record has it."""
+    found: dict[str, str | None] = {
+        "study_id": named_column(records, "id", named, path) or next(iter(id_columns(records)), None)
+    }
+    for side, brackets in OF_ONE_FILE.items():
+        found[side] = named_column(records, side, named, path) or text_column(records, brackets, path)
     names = column_names(records)
-    found: dict[str, str | None] = {"study_id": next(iter(id_columns(records)), None)}
-    found |= {side: text_column(records, brackets, path) for side, brackets in OF_ONE_FILE.items()}
     has_labels = "labels" in names and "reference_labels" in names
     lacking = [side for side in OF_ONE_FILE if found[side] is None and not has_labels]
     if found["study_id"] is None and not all(found[side] for side in OF_ONE_FILE):  # of one row its number is an id
         lacking.append("study_id")
     if lacking:
+        key = "id" if lacking[0] == "study_id" else lacking[0]
         two = ", or give references and predictions as two files" if lacking[0] in OF_ONE_FILE else ""
         raise UserError(
-            f"{path} has no column for {lacking[0]} (it has {shown(names)}); rename one to {lacking[0]}{two}"
+            f"{path} has no column for {lacking[0]} (it has {shown(names)}); say which it is with --columns {key}=NAME"
+            f"{two}"
         )
     return found
 
@@ -273,7 +313,6 @@ def _row(
     if rexrank:
         reference, prediction = (_HEADING.sub("", text).strip() for text in (reference, prediction))
     study_id = _id(record, columns["study_id"], path, number)
-    images = record.get("images") or ()
     compliant = record.get("compliant")
     return PredictionRow(
         study_id,
@@ -282,10 +321,16 @@ def _row(
         generated=generated,
         think=think,
         compliant=compliant if isinstance(compliant, bool) else None,
-        images=tuple(images) if isinstance(images, list | tuple) else (str(images),),
-        labels=_labels(record.get("labels"), path, study_id),
+        images=_images(record.get("images")),
+        labels=None if columns["reference"] == "labels" else _labels(record.get("labels"), path, study_id),
         reference_labels=_labels(record.get("reference_labels"), path, study_id),
     )
+
+
+def _images(value: Any) -> tuple[str, ...]:
+    """Paths of the images; ms-swift writes each as an object with its path."""
+    images = value if isinstance(value, list) else [value] if value else []
+    return tuple(str(image.get("path") or "") if isinstance(image, dict) else str(image) for image in images)
 
 
 def _labels(value: Any, path: Path, study_id: str) -> tuple[int, ...] | None:
@@ -319,5 +364,13 @@ def _string(record: dict[str, Any], column: str | None, path: Path, number: int)
     if is_nothing(value):
         return None
     if isinstance(value, list | dict):
-        raise UserError(f"{path}, record {number}: {column} is a {type(value).__name__}, not a text; write one text")
+        try:
+            value = answer(value)
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}, record {number}: {column} {error}; write one text, or name the one that counts with "
+                f"--columns, such as {column}.0"
+            ) from error
+        if value is None:
+            return None
     return str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")

@@ -5,9 +5,8 @@ are measured by the same ruler. S studies, K statistics.
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,12 @@ from mrg_grpo.evaluation.clinical import (
     conditions_from_sums,
     metrics_from_sums,
 )
+from mrg_grpo.evaluation.columns import parse_columns
+from mrg_grpo.evaluation.distinct import Variety, variety
 from mrg_grpo.evaluation.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
 from mrg_grpo.evaluation.language import language_from_sums, language_statistics
-from mrg_grpo.evaluation.prediction_files import PredictionRow, Predictions, read_predictions
+from mrg_grpo.evaluation.prediction_files import Predictions, read_predictions
+from mrg_grpo.evaluation.same_studies import require_same_references, require_same_studies
 from mrg_grpo.evaluation.summary import LANGUAGE_METRICS, RESAMPLES, Comparison, Evaluation
 from mrg_grpo.evaluation.table import Number
 from mrg_grpo.files import require_output, write_whole
@@ -50,6 +52,7 @@ class Scored:
     statistics: Tensor  # (S, K), float64, on the CPU
     metric: Callable[[Tensor], dict[str, Tensor]]
     notes: list[str]
+    variety: Variety | None = None
 
 
 def evaluation_of(
@@ -63,10 +66,11 @@ def evaluation_of(
     labeled_by: str = "",
     metrics: Sequence[str] = (),
     others: Sequence[tuple[str, Predictions]] = (),
+    keep_text: bool = True,
 ) -> Evaluation:
     """`mrg_grpo.evaluation.decode.Judged` -> Evaluation. train gives the baselines their reports, labeler labels them;
     margin is that of the judged statistics, for the baselines' MCCS; labeled_by names the labeler. metrics are dotted
-    paths, others the systems to compare with, by name."""
+    paths, others the systems to compare with, by name; keep_text: whether a report may be shown in it."""
     predictions, studies = judged.predictions, judged.predictions.studies
     references = [study.report for study in studies]
     externals = {}
@@ -79,6 +83,7 @@ def evaluation_of(
     scored = score_labels(
         [study.id for study in studies], judged.statistics, predictions.reports, references, language, externals
     )
+    scored.variety = variety(predictions.reports, references, judged.labels, judged.reference_labels, keep_text)
     beside: dict[str, Baseline] = {}
     if train:
         reports = [study.report for study in train]  # all of one judge: not the labels that studies may bring
@@ -176,10 +181,12 @@ def evaluate_scored(
             f"{len(never)} of 14 conditions are in no reference and count as 0 in macro averages: "
             f"{first_names(never, 14)}"
         )
-    notes = [f"labels: {labeled_by}; MCCS with margin {margin:g}", *scored.notes] if labeled_by else scored.notes
+    first = [f"labels: {labeled_by}; MCCS with margin {margin:g}"] if labeled_by else []
+    notes = [*first, *([scored.variety.note()] if scored.variety else []), *scored.notes]
     return Evaluation(
-        len(scored.ids), metrics, per_condition, rows, notes, resamples=resamples, labeler=labeled_by, margin=margin
-    )
+        len(scored.ids), metrics, per_condition, rows, notes, resamples=resamples, labeler=labeled_by, margin=margin,
+        variety=scored.variety,
+    )  # fmt: skip
 
 
 def compare_systems(first: Scored, second: Scored, names: tuple[str, str], resamples: int = RESAMPLES) -> Comparison:
@@ -192,32 +199,6 @@ def compare_systems(first: Scored, second: Scored, names: tuple[str, str], resam
     difference = _scalars(bootstrap_difference(a, b, first.metric, resamples))
     p_values = randomisation_test(a, b, first.metric, resamples)
     return Comparison(names, difference, {name: p_values[name].item() for name in difference})
-
-
-def require_same_studies(first: list[str], second: list[str], names: tuple[str, str]) -> None:
-    """UserError that names the studies only one side has."""
-    here, there = set(first), set(second)
-    only = [key for key in first if key not in there] + [key for key in second if key not in here]
-    if only:
-        raise UserError(
-            f"{names[0]} and {names[1]} differ in {len(only)} studies ({first_names(only)}): score the same ones"
-        )
-
-
-def require_same_references(first: Predictions, second: Predictions, paths: tuple[str, str]) -> None:
-    """UserError that names the studies both have with references of other words; case and punctuation do not count."""
-
-    def truth(row: PredictionRow) -> object:
-        return re.findall(r"\w+", row.reference.lower()) or row.reference_labels
-
-    other = {row.study_id: truth(row) for row in second.rows}
-    differ = [row.study_id for row in first.rows if row.study_id in other and truth(row) != other[row.study_id]]
-    if differ:
-        raise UserError(
-            f"{paths[0]} and {paths[1]} hold other references for {len(differ)} studies ({first_names(differ)}), so "
-            "their scores cannot be compared; give references that are right for both as a file of their own, before "
-            "them"
-        )
 
 
 def score_predictions(
@@ -272,6 +253,7 @@ def score_predictions(
     statistics = clinical_statistics(labels, reference_labels, margin=margin, **options)  # type: ignore[arg-type]
     scored = score_labels(ids, statistics, reports, references, language, externals)
     scored.notes = notes + scored.notes
+    scored.variety = variety(reports, references, labels, reference_labels, not predictions.credentialed)
     return scored, reference_labels
 
 
@@ -288,10 +270,12 @@ def run_score(
     resamples: int = RESAMPLES,
     margin: float | None = None,
     allow_unlabeled: bool = False,
+    columns: Sequence[str] = (),
 ) -> int:
     """`mrg-grpo score`: print the table, write the JSON. Returns the exit code.
 
-    margin: of MCCS, None is MARGIN. compare: one or more other systems, each compared with the first.
+    margin: of MCCS, None is MARGIN. compare: one or more other systems, each compared with the first. columns: see
+    `columns.parse_columns`.
     """
     from mrg_grpo.labelers import labeler_name, load_labeler
 
@@ -304,7 +288,8 @@ def run_score(
     if output:
         require_output(output, [*paths, *others])
     require_metrics(metrics)
-    predictions = read_predictions(list(paths), duplicates)
+    named = parse_columns(columns)
+    predictions = read_predictions(list(paths), duplicates, named)
     labeler = load_labeler(labeler_path or "", tokenizer or "", torch.device("cpu"))
     scored, reference_labels = score_predictions(predictions, labeler, language, metrics, margin, allow_unlabeled)
     references = [row.reference for row in predictions.rows]
@@ -319,11 +304,15 @@ def run_score(
     short = short_names([paths[-1], *others])
     for path in others:
         # references and predictions in two files: the other system may bring its predictions alone
-        other = read_predictions([*paths[:-1], path], duplicates)
+        other = read_predictions([*paths[:-1], path], duplicates, replace(named, optional=True))
+        if columns:
+            evaluation.notes.append(f"{short[path]}: layout: {other.layout}")
         require_same_references(predictions, other, (paths[-1], path))
         second, _ = score_predictions(other, labeler, language, metrics, margin, allow_unlabeled)
         names = (short[paths[-1]], short[path])
         evaluation.comparisons.append(compare_systems(scored, second, names, resamples))
+        if second.variety and (warning := second.variety.warning()):
+            evaluation.notes.append(f"{short[path]}: {warning}")
     print(evaluation.table(preset))
     if output:
         write_whole(Path(output), json.dumps(evaluation.to_json(), indent=1) + "\n", "name another file with -o")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mrg_grpo.evaluation.clinical import AVERAGES, LABEL_SETS, PRESETS, QUANTITIES, RATES, READINGS, preset_metrics
+from mrg_grpo.evaluation.distinct import Variety
 from mrg_grpo.evaluation.table import UNDEFINED, Number, format_table, of
 from mrg_grpo.labels import CONDITIONS
 from mrg_grpo.rewards.external import is_path
@@ -24,6 +25,9 @@ HEADLINE = (
     "f1_micro_5_uncertain_positive",
 )
 """The F1 that stand beside the baselines in the console table; the JSON has all."""
+
+IN_GRID = tuple(average for average in AVERAGES if average != "weighted")
+"""Averages of the console's grid: papers compare these, and a grid of twelve columns fits no terminal."""
 
 LANGUAGE_METRICS = {
     **{f"bleu_{n}": f"corpus BLEU-{n}" for n in (1, 2, 3, 4)},
@@ -88,6 +92,8 @@ class Evaluation:
     """Whose labels were counted, see `mrg_grpo.labelers.labeler_name`; "" where that is not known."""
     margin: float | None = None
     """m of the MCCS."""
+    variety: Variety | None = None
+    """How many different reports there are."""
 
     def preset(self, name: str) -> dict[str, Number]:
         """The numbers that one code prints, under its own names."""
@@ -100,6 +106,7 @@ class Evaluation:
             "labeler": self.labeler,
             "mccs_margin": self.margin,
             "interval": f"95% percentile bootstrap over studies, {self.resamples} resamples",
+            **({"distinct": self.variety.to_json()} if self.variety else {}),
             "metrics": _as_json(self.metrics),
             "conditions": {name: _as_json(numbers) for name, numbers in self.conditions.items()},
             "presets": {name: _as_json(self.preset(name)) for name in PRESETS},
@@ -126,7 +133,7 @@ class Evaluation:
         return {"comparisons": by_name} if by_name else {}
 
     def _grid(self) -> str:
-        keys = [(average, quantity) for average in AVERAGES for quantity in QUANTITIES]
+        keys = [(average, quantity) for average in IN_GRID for quantity in QUANTITIES]
         rows = [
             (
                 f"{labels} labels, {reading.replace('_', ' ')}",
@@ -150,7 +157,7 @@ class Evaluation:
         return UNDEFINED if self._of_nothing(name) else Number(self.metrics[name].value)
 
     def _headline(self) -> str:
-        """Metrics beside the baselines, those of others last."""
+        """Metrics beside the baselines, those of others last; above them a warning of reports that are all one."""
         external = [name for name in self.metrics if is_path(name)]
         rows = [
             (
@@ -162,7 +169,8 @@ class Evaluation:
             if name in self.metrics and not math.isnan(self.metrics[name].value)
             if name not in HEADLINE or not self._of_nothing(name)
         ]
-        return format_table(("metric", "system [95% interval]", *self.baselines), rows)
+        warning = self.variety.warning() if self.variety else ""
+        return format_table(("metric", "system [95% interval]", *self.baselines), rows, warning)
 
     def _condition_table(self) -> str:
         columns = ("reference", "generated", "precision", "recall", "f1")

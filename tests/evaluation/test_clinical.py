@@ -23,6 +23,8 @@ from mrg_grpo.labels import CONDITIONS, FIVE
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs
 
 SIGN = {0: 0, 1: 1, 2: -1, 3: 1}
+PAIRS = (("micro", "micro"), ("macro", "macro"), ("weighted", "weighted"), ("example", "samples"))
+"""Our averages and scikit-learn's."""
 
 
 def draw(studies=300, seed=0):
@@ -51,7 +53,7 @@ def test_the_grid_against_scikit_learn(labels, reading):
     got = clinical_metrics(a, b)
     columns = {"14": list(range(14)), "13": list(range(13)), "5": [CONDITIONS.index(name) for name in FIVE]}[labels]
     ours, theirs = positive(a, reading)[:, columns], positive(b, reading)[:, columns]
-    for average, sklearn_name in (("micro", "micro"), ("macro", "macro"), ("example", "samples")):
+    for average, sklearn_name in PAIRS:
         expected = precision_recall_fscore_support(theirs, ours, average=sklearn_name, zero_division=0)[:3]
         for quantity, value in zip(("precision", "recall", "f1"), expected):
             assert got[f"{quantity}_{average}_{labels}_{reading}"] == pytest.approx(value, abs=1e-12)
@@ -62,7 +64,7 @@ def test_the_grid_against_scikit_learn(labels, reading):
 def test_the_readings_differ_and_the_sets_differ():
     metrics = clinical_metrics(*draw())
     f1 = {name: value for name, value in metrics.items() if name.startswith("f1_")}
-    assert len(f1) == 18 and len({round(value, 12) for value in f1.values()}) == 18
+    assert len(f1) == 24 and len({round(value, 12) for value in f1.values()}) == 24
 
 
 def test_per_condition_against_scikit_learn():
@@ -188,11 +190,50 @@ def test_preset_f1chexbert():
         columns = list(LABEL_SETS[labels])
         ours, theirs = (positive(x, "uncertain_positive")[:, columns] for x in (a, b))
         report = classification_report(theirs, ours, output_dict=True, zero_division=0)
-        for average in ("micro", "macro"):
+        for average in ("micro", "macro", "weighted", "samples"):
             for key, quantity in (("precision", "precision"), ("recall", "recall"), ("f1-score", "f1")):
                 expected = report[f"{average} avg"][key]
                 assert got[f"{average} avg {labels} {quantity}"] == pytest.approx(expected, abs=1e-12)
     assert got["accuracy"] == pytest.approx(accuracy_score(theirs, ours), abs=1e-12)
+
+
+def test_preset_f1chexbert_is_what_that_code_printed():
+    """The classification report of RadEval's own test of F1CheXbert, for five reports whose labels it implies."""
+    names = {name: place for place, name in enumerate(CONDITIONS)}
+    said = [["No Finding"], ["No Finding"], ["Edema", "Atelectasis"], ["Consolidation"], []]
+    truth = [["No Finding"], ["Cardiomegaly"], ["Cardiomegaly"], ["Consolidation"], ["Lung Opacity", "Lung Lesion"]]
+    a, b = (torch.zeros(5, 14, dtype=torch.long) for _ in range(2))
+    for rows, labels in ((said, a), (truth, b)):
+        for row, own in zip(rows, labels):
+            own[[names[name] for name in row]] = 1
+    got = preset_metrics(clinical_metrics(a, b), "f1chexbert")
+    printed = {
+        "micro avg 14": (0.4, 1 / 3, 4 / 11), "macro avg 14": (1.5 / 14, 2 / 14, 0.11904761904761904),
+        "weighted avg 14": (0.25, 1 / 3, 0.27777777777777773), "samples avg 14": (0.4, 0.4, 0.4),
+        "micro avg 5": (1 / 3, 1 / 3, 1 / 3), "macro avg 5": (0.2, 0.2, 0.2),
+        "weighted avg 5": (1 / 3, 1 / 3, 1 / 3), "samples avg 5": (0.2, 0.2, 0.2),
+    }  # fmt: skip
+    for name, numbers in printed.items():
+        found = [got[f"{name} {quantity}"] for quantity in ("precision", "recall", "f1")]
+        assert found == pytest.approx(numbers, abs=1e-12), name
+    assert got["accuracy"] == 0.6 and len(got) == 1 + 3 * len(printed)
+
+
+@pytest.mark.parametrize("side", ["generated", "reference", "both"])
+def test_weighted_of_labels_that_nobody_has(side):
+    """scikit-learn's weights are then all 0 and its answer 0; resamples of a bootstrap meet this too."""
+    a, b = draw(seed=9)
+    for name, labels in (("generated", a), ("reference", b)):
+        if side in (name, "both"):
+            labels[:] = 0
+    got = clinical_metrics(a, b)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = precision_recall_fscore_support(
+            positive(b, "uncertain_positive"), positive(a, "uncertain_positive"), average="weighted", zero_division=0
+        )
+    for quantity, value in zip(("precision", "recall", "f1"), expected):
+        assert got[f"{quantity}_weighted_14_uncertain_positive"] == value == 0
 
 
 def test_presets_promptmrg_and_cxrmate():

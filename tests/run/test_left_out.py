@@ -77,13 +77,13 @@ def test_a_damaged_picture_is_skipped_counted_and_named_once(root, capsys, comma
         assert [one["study_id"] for one in lines(folder / name)] == ["test0", "test1"]
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert evaluation["left_out"] == ["test2"] and evaluation["sides"]["test split"]["studies"] == 2
-    assert [one["studies"] for one in lines(folder / "validation.jsonl")] == [1]
+    assert [one["studies"] for one in lines(folder / "validation.jsonl")] == [1, 1]  # after step 2, and the last
     assert lines(folder / "followed.jsonl") == []  # val0 alone is followed, and another never takes its place
 
 
 def test_a_resumed_run_leaves_out_what_one_that_never_stopped_does(root, capsys):
     cut(root, "train1", "val1", "test2")
-    often = "run.eval_every=3"  # a run of two steps has no validation after its last
+    often = "run.eval_every=3"
     assert run(root, "whole", 4, often) == 0
     assert run(root, "run", 2, often) == 0
     assert run(root, "run", 4, often, "--resume") == 0

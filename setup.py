@@ -77,6 +77,7 @@ setup(
         "tensorboard": ["tensorboard"],
         "trackio": ["trackio>=0.43,<0.44"],  # it wants pillow below 13
         "wandb": ["wandb>=0.31,<0.32"],
+        "hub": ["huggingface_hub>=2,<3"],  # of `export`; transformers brings it
         "quant": ["bitsandbytes>=0.50,<0.51"],
         "tables": ["pyarrow>=26,<27"],
         "xlsx": ["openpyxl>=3.1,<3.2"],

@@ -163,6 +163,24 @@ TABLE = (
         ),
     ),
     Command(
+        "export", "write a checkpoint with the adapter merged, or the adapter alone, with a model card",
+        "export runs/phantom --to phantom_model", "mrg_grpo.export:run_export",
+        (
+            arg("run_dir", metavar="RUN", type=path, help="run.output_dir of a run"),
+            arg("--to", required=True, type=path, metavar="FOLDER", help="the new folder to write"),
+            arg("--dtype", choices=("bfloat16", "float32"), default="bfloat16",
+                help="type of the stored weights; default bfloat16"),
+            arg("--adapter-only", action="store_true", help="the adapter as PEFT loads it, without the base"),
+            BEST,
+            arg("--base-id", default="", metavar="ORG/NAME", help="the base on the hub, where the run had a folder"),
+            arg("--push", metavar="ORG/NAME", help="upload the folder to this private repository of the hub"),
+            arg("--lossy", action="store_true", help="store the weights even if rounding takes what was trained"),
+            arg("--credentialed", action="store_true", help="with --push: the terms of the credentialed data allow it"),
+            SET,
+        ),
+        lower="nothing, and take --set model.device=cpu or a machine with 5 bytes a parameter",
+    ),
+    Command(
         "score", "score any system's prediction files", "score predictions.csv --labeler chexbert.pth",
         "mrg_grpo.evaluation.score:run_score",
         (

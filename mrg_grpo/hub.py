@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from transformers.utils import logging as transformers_log
 from transformers.utils.hub import (
@@ -23,7 +24,7 @@ from transformers.utils.hub import (
     is_offline_mode,
 )
 
-from mrg_grpo.errors import UserError
+from mrg_grpo.errors import UserError, first_line
 
 SECONDS = 10.0
 """The hub is not there if it has not answered by then."""
@@ -37,11 +38,37 @@ def require_there(path: str, name: str, revision: str | None = None) -> None:
     """
     if os.path.exists(path):
         return
-    first, *rest = path.replace(os.sep, "/").split("/")
-    is_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path, re.ASCII) and not (rest and os.path.exists(first))
-    if not is_id:
+    if not is_hub_id(path):
         raise UserError(f"{name} {path}: no such file or folder; name one that is there, or a hub id (org/name)")
     ask_hub(path, name, revision)
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether this looks like a name on the hub, or org/name, and not like a place on this machine."""
+    first, *rest = path.replace(os.sep, "/").split("/")
+    named = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path, re.ASCII)
+    return bool(named) and not os.path.exists(path) and not (rest and os.path.exists(first))
+
+
+def upload(folder: Path, repository: str) -> str:
+    """Put a folder into a private repository of the hub, made where it is not there; its address.
+
+    UserError where that fails, and for one that everybody can read: who wants that makes it public there.
+    """
+    hub = HfApi()
+    try:
+        hub.create_repo(repository, private=True, exist_ok=True)
+        if not hub.model_info(repository).private:
+            raise UserError(f"--push {repository}: is public; name another repository, or make it private first")
+        hub.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="mrg-grpo export")
+    except UserError:
+        raise
+    except Exception as error:  # of several libraries: no network, no login, no right to write there
+        raise UserError(
+            f"--push {repository}: {first_line(error)}; the export lies in {folder}, and hf auth login and hf upload "
+            "put it there too"
+        ) from error
+    return f"https://huggingface.co/{repository}"
 
 
 def ask_hub(path: str, name: str, revision: str | None) -> None:

@@ -40,7 +40,8 @@ def write_run(folder: Path, steps=6, studies=2, group=4, tests=5, every=1, hosti
     number = {"value": 0.5, "low": 0.4, "high": 0.6}
     side = {"studies": tests, "metrics": {"clinical_cosine": {"before": number, "after": number, "difference": number}}}
     conditions = {name: {"before": 0.25, "after": 0.5} for name in CONDITIONS}
-    (folder / "evaluation.json").write_text(json.dumps({"sides": {"test split": side}, "conditions": conditions}))
+    evaluation = {"step": steps, "sides": {"test split": side}, "conditions": conditions}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
     return config
 
 

@@ -114,8 +114,24 @@ def unfit_tensors(model: PeftModel, adapter: str, trainable: bool) -> list[str]:
     return [*result.unexpected_keys, *(key for key in result.missing_keys if any(part in key for part in parts))]
 
 
+README = """\
+# A LoRA adapter of mrg_grpo
+
+It makes a vision-language model write chest X-ray reports. **Not for clinical use.**
+
+`adapter_config.json` names the base that it belongs to, as the machine called it on which it was trained. The
+configuration of the run lies one or two folders up, in `config.toml`, with the question in [prompt].
+
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(base, "THIS_FOLDER")
+
+To share it, let `mrg-grpo export RUN --to FOLDER --adapter-only` write it with a full model card.
+"""
+
+
 def save(model: PeftModel, folder: Path) -> None:
-    """The adapter in PEFT's own form, of the same bytes in every process: PEFT writes sets in the order of a hash.
+    """The adapter in PEFT's own form, of the same bytes in every process: PEFT writes sets in the order of a hash, and
+    an empty model card with the path of the base.
 
     All its files have the rights that a new file has here: safetensors keeps the weights from everybody else.
     """
@@ -126,6 +142,7 @@ def save(model: PeftModel, folder: Path) -> None:
         if isinstance(getattr(config, name, None), set):
             written[name] = sorted(written[name])
     path.write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
+    (folder / "README.md").write_text(README, encoding="utf-8")
     for other in folder.iterdir():
         shutil.copymode(path, other)
 

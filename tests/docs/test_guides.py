@@ -13,8 +13,9 @@ import pytest
 from command import in_a_child
 
 from mrg_grpo.cli import main
-from mrg_grpo.config import ColumnsConfig, load_config
+from mrg_grpo.config import ColumnsConfig, RunConfig, load_config
 from mrg_grpo.data import load_studies
+from mrg_grpo.evaluation.clinical import ranked_metric
 
 pytestmark = pytest.mark.slow
 PAGES = ("own-data", "own-reward", "gpus")
@@ -105,3 +106,16 @@ def test_the_hours_in_the_table_of_cards_are_the_plans(request, capsys):
         printed = capsys.readouterr().out
         assert f"hours to expect of train: {training} for" in printed and f"steps, {decoding} to decode" in printed
         assert f"fits in {gpu} GB" in printed
+
+
+def test_the_table_of_the_best_adapter_is_that_of_the_record(request):
+    root = request.config.rootpath
+    record = json.loads((root / "experiments" / "results" / "best_checkpoint.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "guides" / "during-and-after.md").read_text(encoding="utf-8")
+    f1, cosine = "f1_micro_13_uncertain_positive", "clinical_cosine"
+    for seed, found in record["seeds"].items():
+        numbers = (f"{found[side][name]['value']:.3f}" for name in (f1, cosine) for side in ("last", "best"))
+        assert f"| {seed} | {found['step']['best']} | {' | '.join(numbers)} |\n" in page
+    regrets = [sum(record["regret"][name]) / len(record["regret"][name]) for name in (cosine, f1)]
+    assert "was {:.3f} of a run's range for the clinical cosine, {:.3f} for the micro F1".format(*regrets) in page
+    assert record["metric"] == ranked_metric(RunConfig().keep_best)[0]

@@ -1,6 +1,6 @@
 """`mrg-grpo check`: the preflight of a long run. Each check is a small function that returns a `Finding`.
 
-    folder  device  splits  studies  images  labeler  references
+    folder  device  splits  studies  images  following  labeler  references
     model  tags  disk  tokens  targets                                                       what the run is given: here
     log-probabilities  KL  pixels  rewards  longest step                       what the engine does: check_engine.py
     Whether the terms of the reward are there is looked at before the labeler, and told if they are not.
@@ -30,6 +30,7 @@ from mrg_grpo.data.records import SPLITS, first_names
 from mrg_grpo.data.study import Study
 from mrg_grpo.data.verify import image_faults
 from mrg_grpo.errors import UserError, first_line
+from mrg_grpo.evaluation.clinical import ranked_metric
 from mrg_grpo.labelers import config_labeler, unread_references
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.labels import CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
@@ -49,6 +50,7 @@ from mrg_grpo.prompt import parse_completion, question, target_text
 from mrg_grpo.rewards import require_terms
 from mrg_grpo.run.checkpoint import KEEP
 from mrg_grpo.run.folder import holds_run, require_no_strangers
+from mrg_grpo.run.trackers import trackers_of
 from mrg_grpo.sft import encode_targets, targets
 
 STUDIES = 8
@@ -95,6 +97,18 @@ def check_device(config: Config) -> CheckResult:
         return CheckResult("device", "fail", found, 'set model.device to "auto", "cpu" or a GPU of this machine')
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     return CheckResult("device", "pass", f"{device} ({name}), base weights in {str(config.model.resolved_dtype())[6:]}")
+
+
+def check_following(config: Config) -> CheckResult:
+    """The trackers are installed, and the metric that is to choose the best adapter is one."""
+    run = config.run
+    try:
+        names = trackers_of(config)
+        chooses = ranked_metric(run.keep_best)[0] if run.keep_best and run.eval_every else ""
+    except UserError as error:
+        return CheckResult("following", "fail", first_line(error), "mend run.report_to or run.keep_best")
+    kept = f"the best adapter by {chooses}" if chooses else "the last adapter alone"
+    return CheckResult("following", "pass", f"keeps {kept}; reports to {', '.join(names) or 'no tracker'}")
 
 
 def check_splits(config: Config) -> tuple[Studies | None, CheckResult]:
@@ -212,7 +226,9 @@ def check_model(config: Config) -> tuple[Policy | None, CheckResult]:
 def check_disk(config: Config, policy: Policy, studies: int, free: int | None = None) -> CheckResult:
     """Room for checkpoints and logs. studies: how many the test split decodes; free: bytes, else asked of the disk."""
     adapter = sum(p.numel() * p.element_size() for p in policy.trainable())
-    checkpoints = (KEEP + 1) * 3 * adapter + adapter  # adapter, AdamW's two moments; one more while it is written
+    best = KEEP + 2 if config.run.keep_best and config.run.eval_every else 0  # one a checkpoint, the newest, the copy
+    # a checkpoint has adapter and AdamW's two moments; there is one more while it is written
+    checkpoints = (KEEP + 1) * 3 * adapter + (1 + best) * adapter
     report = 6 * config.sampling.max_tokens + 600  # text, think, labels, numbers of one report
     per_step = config.grpo.studies_per_step * config.grpo.group_size * report / config.run.rollouts_every + 2000
     need = int(checkpoints + config.run.steps * per_step + 2 * studies * 2 * report)
@@ -281,6 +297,7 @@ def preflight(config: Config, images: bool = False) -> Iterator[CheckResult]:
     if device.status == "fail":
         yield CheckResult("all others", "skip", "there is no device to run them on")
         return
+    yield check_following(config)
     try:
         require_terms(config.reward)
     except UserError as error:

@@ -50,7 +50,7 @@ def test_the_embedded_default_passes(config, tmp_path, capsys, request):
     path = str(request.config.rootpath / "experiments" / "phantom.toml")
     assert main(["check", path, *[part for setting in settings for part in ("--set", setting)]]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "16 pass"
+    assert lines[-1] == "17 pass"
     names = [line[6:24].strip() for line in lines[:-1]]
     assert names == [
         "folder", "device", "splits", "images", "labeler", "references", "model", "tags", "disk", "tokens", "targets",
@@ -241,3 +241,18 @@ def test_a_bad_image_in_a_later_check_is_a_finding(config):
         raise UserError("image x.png is empty")
 
     assert check.guarded("pixels", bad).status == "fail"
+
+
+def test_trackers_and_the_metric_of_the_best_adapter_are_looked_at(monkeypatch):
+    config = Config()
+    assert (
+        "keeps the best adapter by f1_micro_13_uncertain_positive; reports to no tracker"
+        in check.check_following(config).found
+    )
+    config.run.keep_best, config.run.report_to = "", ["tensorboard"]
+    assert "keeps the last adapter alone; reports to tensorboard" in check.check_following(config).found
+    config.run.keep_best = "f1_micro"
+    assert check.check_following(config).status == "fail"
+    config.run.keep_best = ""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "not installed" in check.check_following(config).found

@@ -62,7 +62,7 @@ def test_report_and_evaluate_take_the_adapter_that_lies_there(moved, begun, caps
     Image.effect_noise((64, 64), 60).save("x.png")
     for config in ("b", "b/config.toml"):
         assert main(["report", "x.png", "--config", config]) == 0
-        assert capsys.readouterr().err.startswith("policy: b/adapter\n")
+        assert capsys.readouterr().err.startswith("policy: b/adapter (the last, after step 1)\n")
     assert main(["evaluate", "b"]) == 0
     assert "predictions and evaluation: b/evaluate-test\n" in capsys.readouterr().out
     assert json.loads((moved / "evaluate-test" / "evaluation.json").read_text())["adapter"] == "b/adapter"

@@ -104,7 +104,7 @@ function chart(curve, index) {
     svg("text", { class: "tick", x: LEFT - 6, y: y(tick) + 3.5, "text-anchor": "end" }, name),
   ]),
   [...new Set([first, last])].map((step, i) => svg("text", { class: "tick", x: x(step), y: TALL - 5, "text-anchor": last === first ? "middle" : i ? "end" : "start" }, String(step))),
-  curve.chosen === null ? null : [
+  !isNumber(curve.chosen) ? null : [
     svg("line", { class: "chosen", x1: x(curve.chosen), x2: x(curve.chosen), y1: TOP, y2: TALL - BOTTOM }),
     svg("text", { class: "tick", x: x(curve.chosen) + (x(curve.chosen) > WIDE / 2 ? -4 : 4), y: TALL - BOTTOM - 5, "text-anchor": x(curve.chosen) > WIDE / 2 ? "end" : "start" }, `best: step ${curve.chosen}`),
   ],

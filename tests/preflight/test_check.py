@@ -53,7 +53,8 @@ def test_the_embedded_default_passes(config, tmp_path, capsys, request):
     assert lines[-1] == "17 pass"
     names = [line[6:24].strip() for line in lines[:-1]]
     assert names == [
-        "folder", "device", "splits", "images", "following", "labeler", "references", "model", "tags", "disk", "tokens", "targets",
+        "folder", "device", "splits", "images", "following", "labeler", "references",
+        "model", "tags", "disk", "tokens", "targets",
         "log-probabilities", "KL", "pixels", "rewards", "longest step",
     ]  # fmt: skip
     assert not (tmp_path / "run").exists()  # looking leaves nothing behind

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from unittest.mock import patch
 
@@ -71,6 +72,7 @@ def validated_run(seed: int, folder: Path) -> Tensor:
 
 
 def take(seed: int, folder: Path, changes: list[str]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
     assert train.train(load_config(CONFIG, [f"run.seed={seed}", f"run.output_dir={folder}", *changes])) == 0
 
 

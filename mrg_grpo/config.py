@@ -5,19 +5,22 @@ docs/reference/commands.md is made from both. Values the paper does not state ar
 each came from. toml.py turns tables into dataclasses and back.
 """
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from mrg_grpo.device import device_named
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import at_home
 from mrg_grpo.toml import build, check_rules, parsed_override, read_tree, ruled
 
 FORMS = ("phantom", "phantom_rare", "table", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen",
-         "mimic_cxr")  # fmt: skip
+         "mimic_cxr", "rexgradient", "chexpert_plus", "padchest_gr")  # fmt: skip
 """What data.form can be."""
+
+CONTEXT = ("age", "sex", "indication", "history", "comparison", "prior_report", "prior_images")
+"""What prompt.context can name, in the order in which the question says it."""
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "all", "none")
 """What run.report_to can name, as in transformers."""
@@ -87,22 +90,7 @@ class ModelConfig:
         return str(base_path())
 
     def resolved_device(self) -> torch.device:
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
-            raise UserError(f'model.device: {self.device} is one GPU for all ranks; set "cuda", each then has its own')
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise UserError(f'model.device: {self.device!r} is none; "auto", "cpu" or "cuda"') from error
-        try:
-            if device.type not in ("cpu", "cuda"):
-                torch.zeros(1, device=device).item()
-        except (RuntimeError, AssertionError, ImportError) as error:  # torch was built without it, or it is meta
-            raise UserError(f'model.device: {self.device!r} holds no numbers here; "auto", "cpu" or "cuda"') from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f'model.device: {self.device}, but torch {torch.__version__} sees no GPU here; take "cpu"')
-        return device
+        return device_named(self.device)
 
     def resolved_dtype(self) -> torch.dtype:
         if self.dtype == "auto":
@@ -187,6 +175,8 @@ class PromptConfig:
     """The question; "" is the built-in one. Instructions for the form of the answer are added to it."""
     think: bool = True
     """Ask for a <think> block before the report."""
+    context: list[str] = field(default_factory=list, metadata={"choices": CONTEXT, "empty": True})
+    """What is known of a study beside its pictures and goes in front of the question, where the data set has it."""
 
 
 @dataclass

@@ -24,6 +24,7 @@ from typing import Any
 from mrg_grpo import files
 from mrg_grpo.config import ColumnsConfig
 from mrg_grpo.data.packed import split_address
+from mrg_grpo.data.study import NOTHING, Context
 from mrg_grpo.errors import UserError
 
 MAX_UNPACKED = 2**30
@@ -53,6 +54,8 @@ class LoadOptions:
     """The file of the form "table", or a pattern of files."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """What its columns are called."""
+    context: tuple[str, ...] = ()
+    """What of `Context` is asked for. A reader gives what its files hold anyway, and opens another file only for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,10 @@ class Record:
     """None where the form has no split of its own."""
     subject: str = ""
     """The patient, where the form says who it is."""
+    context: Context = NOTHING
+    """Without the prior study, which `load_studies` fills in."""
+    prior: str = ""
+    """The id of the patient's study before this one, where that is known and asked for."""
 
 
 @dataclass

@@ -4,6 +4,29 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Context:
+    """What was known when a report was written, beside the pictures; "" and () where the data do not say.
+
+    Never a word of the study's own findings or impression.
+    """
+
+    age: str = ""
+    sex: str = ""
+    indication: str = ""
+    history: str = ""
+    comparison: str = ""
+    """What the pictures were compared with, in the report's words."""
+    prior_report: str = ""
+    """The report of the patient's study before this one, in the wanted sections."""
+    prior_images: tuple[str, ...] = ()
+    """Its images, as `Study.images`."""
+
+
+NOTHING = Context()
+"""Of a study beside whose pictures nothing is known."""
+
+
+@dataclass(frozen=True)
 class Study:
     """One chest X-ray study.
 
@@ -18,3 +41,4 @@ class Study:
     report: str
     split: str
     labels: tuple[int, ...] | None = None
+    context: Context = NOTHING

@@ -160,6 +160,10 @@ class DataConfig:
     """Keep XXXX, which stands for de-identified words in IU X-Ray."""
     workers: int = ruled(2, above=0)
     """Threads that read and encode pictures ahead of the step."""
+    keep: str = ""
+    """Train on the studies that `mrg-grpo probe` found to fit, for example "spread > 0.05"; "" trains on all."""
+    probe: str = ""
+    """The file of `mrg-grpo probe`; "" is the one that it writes for run.output_dir."""
     incomplete: str = ruled("drop", "keep", "drop")
     """Studies without a report or without an image of the wanted views: "drop" leaves them out, counted and named."""
 
@@ -234,6 +238,9 @@ class GrpoConfig:
     """G, reports per study. A group of one has no advantage."""
     studies_per_step: int = ruled(8, above=0)
     """N, studies per step over all ranks."""
+    resample_flat: int = ruled(0, least=0)
+    """Replace groups whose rewards are all equal by groups of other studies, at most so many times a step; 0 does not.
+    Each time costs the sampling of as many reports."""
     inner_passes: int = ruled(1, above=0)
     """mu, optimiser updates on the same rollouts."""
     clip_low: float = ruled(0.2, least=0, below=1)
@@ -352,6 +359,11 @@ def check(config: Config) -> Config:
         raise UserError(
             "run.patience: counts validations that are not better, so it needs run.keep_best and run.eval_every; set "
             "both, or run.patience = 0"
+        )
+    if config.grpo.resample_flat and config.model.shard:
+        raise UserError(
+            "grpo.resample_flat: over a base in shards all ranks must take the same passes, and replaced groups add "
+            "some; set it to 0, or model.shard = false"
         )
     if config.model.quantize != "none" and config.model.shard:
         raise UserError('model.quantize: a base in 4 bits is not spread over ranks; set model.shard = false, or "none"')

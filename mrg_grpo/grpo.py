@@ -22,6 +22,7 @@ Deliberate choices:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ from torch import Tensor
 
 from mrg_grpo import distributed
 from mrg_grpo.config import Config
+from mrg_grpo.errors import ImageError
+from mrg_grpo.groups import Groups, Spares, replace_flat
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy, Prefix
 from mrg_grpo.model.rollout import MicroBatch, Rollout, sample_groups
@@ -45,6 +48,7 @@ class StepResult:
     table: RewardTable
     advantages: Tensor  # (N, G)
     filler: int = 0  # of this rank's N studies, those at the end that count for nothing
+    unread: dict[str, ImageError] = field(default_factory=dict)  # spare studies that could not be shown: id -> why
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -85,25 +89,19 @@ class Grpo:
         self.config, self.policy, self.rewards = config, policy, rewards
         self.optimizer = adamw(policy, config.grpo.learning_rate)
 
-    def step(self, prompts: PromptBatch, number: int) -> StepResult:
-        """Step `number`, counted from 1, on N studies."""
+    def step(self, prompts: PromptBatch, number: int, spares: Spares | None = None) -> StepResult:
+        """Step `number`, counted from 1, on N studies; with spares, groups without spread are replaced."""
         grpo, policy, timer = self.config.grpo, self.policy, PhaseTimer(self.policy.device)
-        held = prompts.split(grpo.studies_per_pass)
+        groups = self.sample(prompts, number, timer)
+        if spares:
+            groups = replace_flat(groups, spares, policy, partial(self.sample, number=number, timer=timer), grpo)
+        held, rollout, table, filler = groups.held, groups.rollout, groups.table, groups.filler
+        mask = rollout.trained_mask(self.config.sampling.mask_truncated)  # (B, T)
+        mask = mask & groups.counts.repeat_interleave(grpo.group_size).unsqueeze(1)
 
-        with timer("prefill"):  # vision and prompt, once per study
-            prefix = self.prefill(held)
-
-        with timer("sample"):  # G reports of each study, from that prefix
-            rollout = sample_groups(policy, prefix, prompts.keys, self.config, number)
-            through = prefix if len(held) == 1 else None  # can be trained through; else it makes room now
-            del prefix
-            mask = rollout.trained_mask(self.config.sampling.mask_truncated)  # (B, T)
-            mask = mask & prompts.counts.repeat_interleave(grpo.group_size).unsqueeze(1)
-
-        with timer("reward"):  # label, compare, weigh; then each report against its own group
-            table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists(), rollout.special_counts())
-            rewards = distributed.gather_rows(table.total.view(-1, grpo.group_size), prompts.filler)  # of all ranks
-            advantages = distributed.own_rows(group_advantages(rewards, grpo.scale), len(prompts.studies))  # (N, G)
+        with timer("reward"):  # each report against its own group
+            rewards = groups.rewards()  # of all ranks
+            advantages = distributed.own_rows(group_advantages(rewards, grpo.scale), len(groups.studies))  # (N, G)
             parts = self.parts(held, rollout, advantages)
             advantages = advantages.to(policy.device)
 
@@ -111,8 +109,9 @@ class Grpo:
             ref_logps = self.reference_logps(parts, rollout, mask) if grpo.beta > 0 else None
 
         batch = TrainBatch(rollout, mask, advantages.flatten(), ref_logps, parts, self.normalizer(mask, len(rewards)))
-        result = StepResult(rollout, table, advantages, prompts.filler)
-        log = StepLog(rollout, table, advantages, prompts.filler, grpo.ratio)
+        result = StepResult(rollout, table, advantages, filler, groups.unread)
+        log = StepLog(rollout, table, advantages, filler, grpo.ratio)
+        through = groups.prefix
         first = None  # the first pass: its log-probabilities are those of the policy that sampled
         for _ in range(grpo.inner_passes):
             with timer("train"):
@@ -121,7 +120,26 @@ class Grpo:
                 grad_norm = self.update(number, result, found, first)
         assert first  # there is one inner pass at least
         result.metrics = log.summary(first.loss, first.logps, first.entropy, first.trained, grad_norm, timer)
+        if spares:
+            counts = {"sampled": float(groups.sampled), "replaced": float(groups.replaced)}
+            result.metrics |= distributed.sum_by_name(counts)
         return result
+
+    def sample(self, prompts: PromptBatch, number: int, timer: PhaseTimer) -> Groups:
+        """G reports of each of N studies, scored."""
+        held = prompts.split(self.config.grpo.studies_per_pass)
+
+        with timer("prefill"):  # vision and prompt, once per study
+            prefix = self.prefill(held)
+
+        with timer("sample"):  # G reports of each study, from that prefix
+            rollout = sample_groups(self.policy, prefix, prompts.keys, self.config, number)
+            through = prefix if len(held) == 1 else None  # can be trained through; else it makes room now
+            del prefix
+
+        with timer("reward"):  # label, compare, weigh
+            table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists(), rollout.special_counts())
+        return Groups(held, rollout, table, through, sampled=int(prompts.counts.sum()) * self.config.grpo.group_size)
 
     def prefill(self, held: list[PromptBatch]) -> Prefix:
         """The prefix of all studies of the step; where they are held in parts, without gradient."""
@@ -183,6 +201,7 @@ class Grpo:
             "training logits": found.logps, "loss": found.loss,
         }  # fmt: skip
         evidence = {
+            "study_ids": [study.id for study in table.reports.studies[:: self.config.grpo.group_size]],
             "tokens": rollout.tokens, "mask": rollout.mask, "sampling_logps": rollout.logps, "logps": first.logps,
             "rewards": table.terms, "reward": table.total, "advantages": result.advantages,
         }  # fmt: skip

@@ -20,6 +20,11 @@ import torch
 from torch import Tensor
 
 
+def without_spread(rewards: Tensor) -> Tensor:
+    """Rewards (N, G) -> (N,): True for a group whose largest reward equals its smallest, which has nothing to teach."""
+    return rewards.amax(dim=1) == rewards.amin(dim=1)
+
+
 def group_advantages(rewards: Tensor, scale: str = "group", eps: float = 1e-4) -> Tensor:
     """Rewards (N, G) -> advantages (N, G): each reward against the mean of its own group.
 
@@ -29,7 +34,7 @@ def group_advantages(rewards: Tensor, scale: str = "group", eps: float = 1e-4) -
     Rewards must be finite; integers are taken as floats.
     """
     rewards = rewards if rewards.is_floating_point() else rewards.float()
-    flat = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)  # (N, 1)
+    flat = without_spread(rewards).unsqueeze(1)  # (N, 1)
     centred = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(flat, 0.0)  # (N, G)
     if scale == "none":
         return centred

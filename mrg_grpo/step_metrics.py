@@ -189,6 +189,7 @@ METRICS = (
     Metric(("mentioned", "uncertain"), "of the 13 conditions, how many a report mentions and how many it calls uncertain", "steady", "`uncertain` rises: the policy hedges, since MCCS counts uncertain as positive"),
     Metric(("skipped",), "1 where the step was not taken because logits, rewards, loss or gradient were not finite, or no study of it had readable pictures; such a line has no other metric", "0", "read the file in `RUN_DIR/faults`; lower the learning rate; five in a row end the run"),
     Metric(("left_out",), "studies left out of the step because their pictures cannot be read; absent where there are none", "", "fetch the files that `left_out.jsonl` names again"),
+    Metric(("sampled", "replaced"), "with `grpo.resample_flat`: reports sampled in the step, those of replaced groups too, and groups replaced because they had no spread", "`replaced` below a third of the groups", "much more: train on studies that teach, see `data.keep`, or lower the margin"),
     Metric(("seconds/<phase>",), "wall time of prefill, sample, reward, reference and train, and of the whole step", "", "the largest one is where to look first"),
     Metric(("memory_gb",), "peak memory so far, in GB of 1e9 bytes: of the GPU, or the resident set of the process", "flat after the longest prompts and reports have come up", "keeps growing: please report it"),
 )  # fmt: skip

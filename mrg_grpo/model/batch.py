@@ -4,6 +4,7 @@ N studies, P prompt tokens, D hidden size.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -69,30 +70,33 @@ class PromptBatch:
         count = len(self.studies)
         if size <= 0 or size >= count:
             return [self]
-        return [self.part(first, min(first + size, count)) for first in range(0, count, size)]
+        return [self.chosen(range(first, min(first + size, count))) for first in range(0, count, size)]
 
-    def part(self, first: int, end: int) -> "PromptBatch":
-        """The studies from `first` to before `end`."""
-        lengths = self.lengths[first:end]
+    def chosen(self, places: Sequence[int]) -> "PromptBatch":
+        """The studies at these places, in this order, with no more padding than they need."""
+        rows, lengths = torch.tensor(places), [self.lengths[n] for n in places]
         tokens = slice(self.input_ids.shape[1] - max(lengths), None)
 
+        def some(tensor: Tensor) -> Tensor:
+            return tensor.index_select(-2, rows.to(tensor.device))[..., tokens]
+
         def own(name: str, tensor: Tensor) -> Tensor:
-            rows = self.rows[name]
-            return tensor[sum(rows[:first]) : sum(rows[:end])]
+            parts = tensor.split(self.rows[name])
+            return torch.cat([parts[n] for n in places])
 
         pixels = {name: own(name, tensor) for name, tensor in self.pixels.items()}
         return PromptBatch(
-            studies=self.studies[first:end],
-            input_ids=self.input_ids[first:end, tokens],
-            attention_mask=self.attention_mask[first:end, tokens],
+            studies=[self.studies[n] for n in places],
+            input_ids=some(self.input_ids),
+            attention_mask=some(self.attention_mask),
             pixels={name: tensor for name, tensor in pixels.items() if len(tensor)},
             features=None if self.features is None else own("features", self.features),
-            filler=max(0, end - max(first, len(self.studies) - self.filler)),
-            keys=self.keys[first:end],
-            rows={name: rows[first:end] for name, rows in self.rows.items()},
+            filler=sum(n >= len(self.studies) - self.filler for n in places),
+            keys=[self.keys[n] for n in places],
+            rows={name: [rows[n] for n in places] for name, rows in self.rows.items()},
             lengths=lengths,
-            positions=None if self.positions is None else self.positions[..., first:end, tokens],
-            rope_deltas=None if self.rope_deltas is None else self.rope_deltas[first:end],
+            positions=None if self.positions is None else some(self.positions),
+            rope_deltas=None if self.rope_deltas is None else self.rope_deltas[rows.to(self.rope_deltas.device)],
         )
 
 

@@ -8,7 +8,7 @@ A study of which a picture cannot be shown is left out of the group that it stan
 any number of them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,10 +125,26 @@ def load_prompts(
         yield Loaded(None if isinstance(found, StudyError) else found, unread)
 
 
+def load_own(encoder: PromptEncoder, studies: list[Study]) -> Loaded:
+    """Those of this rank's own studies that can be shown; no other rank is asked."""
+    unread: dict[str, ImageError] = {}
+    while studies := [study for study in studies if study.id not in unread]:
+        try:
+            return Loaded(encoder.encode(studies), unread)
+        except StudyError as error:
+            unread[error.study.id] = error
+    return Loaded(None, unread)
+
+
 def _failed_anywhere(found: PromptBatch | StudyError) -> dict[str, ImageError]:
     """Studies, by id, at which a rank's share has failed."""
-    own = (found.study.id, found.what, found.remedy) if isinstance(found, StudyError) else None
-    return {part[0]: ImageError(part[1], part[2]) for part in distributed.all_gather(own) if part}
+    return unread_anywhere({found.study.id: found} if isinstance(found, StudyError) else {})
+
+
+def unread_anywhere(own: Mapping[str, ImageError]) -> dict[str, ImageError]:
+    """What each rank could not show, on every rank: study id -> why."""
+    parts = distributed.all_gather({study: (error.what, error.remedy) for study, error in own.items()})
+    return {study: ImageError(*why) for part in parts for study, why in part.items()}
 
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:

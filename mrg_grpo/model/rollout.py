@@ -65,6 +65,12 @@ class Rollout:
     def token_lists(self) -> list[list[int]]:
         return [row[:n] for row, n in zip(self.tokens.tolist(), self.lengths.tolist())]
 
+    def chosen(self, rows: Tensor) -> "Rollout":
+        """The reports at these places (b,), in this order."""
+        tensors = (self.tokens[rows], self.mask[rows], self.logps[rows.to(self.logps.device)], self.finished[rows])
+        special = None if self.special is None else self.special[rows]
+        return Rollout(*tensors, [self.texts[i] for i in rows.tolist()], special)
+
     def micro_batches(
         self, size: int, group: int, studies: range | None = None, teaches: Tensor | None = None
     ) -> list[MicroBatch]:

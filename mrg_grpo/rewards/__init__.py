@@ -47,6 +47,27 @@ class Reports:
     def references(self) -> list[str]:
         return [study.report for study in self.studies]
 
+    def chosen(self, rows: list[int]) -> "Reports":
+        """The reports at these places, in this order."""
+        return Reports(
+            [self.completions[i] for i in rows],
+            [self.parsed[i] for i in rows],
+            self.labels[rows],
+            self.reference_labels[rows],
+            [self.studies[i] for i in rows],
+            [self.completion_ids[i] for i in rows],
+        )
+
+    def __add__(self, other: "Reports") -> "Reports":
+        return Reports(
+            self.completions + other.completions,
+            self.parsed + other.parsed,
+            torch.cat([self.labels, other.labels]),
+            torch.cat([self.reference_labels, other.reference_labels]),
+            self.studies + other.studies,
+            self.completion_ids + other.completion_ids,
+        )
+
 
 @dataclass
 class RewardTable:
@@ -55,6 +76,15 @@ class RewardTable:
     terms: dict[str, Tensor]
     total: Tensor
     reports: Reports
+
+    def chosen(self, rows: list[int]) -> "RewardTable":
+        """The reports at these places, in this order."""
+        terms = {name: column[rows] for name, column in self.terms.items()}
+        return RewardTable(terms, self.total[rows], self.reports.chosen(rows))
+
+    def __add__(self, other: "RewardTable") -> "RewardTable":
+        terms = {name: torch.cat([column, other.terms[name]]) for name, column in self.terms.items()}
+        return RewardTable(terms, torch.cat([self.total, other.total]), self.reports + other.reports)
 
 
 TERMS = ("mccs", "ccs", "unsigned_cosine", "format", "ce_f1", "bleu", "rouge_l")

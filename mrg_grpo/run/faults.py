@@ -88,10 +88,10 @@ class Guard:
     def dump(self, number: int, prompts: PromptBatch, fault: NotFiniteError) -> Path:
         """What the step was given on all ranks, and what it made of it. The state is that before the step."""
         state, path = State.of(self.policy, self.optimizer), self.run_dir / "faults" / f"step-{number:06d}.pt"
+        ids = fault.evidence.pop("study_ids", prompts.study_ids)  # some may have replaced others
         parts = distributed.all_gather(counted(fault.evidence, prompts) if self.config.run.keep_text else {})
-        studies = [
-            study for own in distributed.all_gather(prompts.study_ids[: int(prompts.counts.sum())]) for study in own
-        ]
+        own = ids[: int(prompts.counts.sum())]
+        studies = [study for part in distributed.all_gather(own) for study in part]
         content = {
             **banner(self.config), "step": number, "not_finite": fault.names, "study_ids": studies,
             "grpo": bool(fault.evidence), **joined(parts), "config": to_toml(self.config),

@@ -12,6 +12,9 @@ import torch
 from mrg_grpo.data.study import Study
 from mrg_grpo.model.encoder import Loaded, PromptEncoder, load_prompts
 
+SPARE = 2**32
+"""Added to the seed of the order of spare studies: above any seed."""
+
 
 class StudyStream:
     """An endless, seekable sequence of batches."""
@@ -28,6 +31,14 @@ class StudyStream:
         """The studies of step `step`, counted from 1; a batch may run over an epoch's end."""
         positions = range((step - 1) * self.size, step * self.size)
         return [self.studies[self._order(p // len(self.studies))[p % len(self.studies)]] for p in positions]
+
+    def spares(self, step: int, rounds: int, turn: int, count: int) -> list[Study]:
+        """At most `count` other studies for round `turn` (from 0) of `rounds` of a step, of an order of their own: each
+        step has a part of it, so that none depends on what earlier steps took."""
+        other = StudyStream(self.studies, self.size * rounds, self.seed + SPARE)
+        known = {study.id for study in self.batch(step)}
+        fresh = {study.id: study for study in other.batch(step) if study.id not in known}
+        return list(fresh.values())[turn * self.size : turn * self.size + count]
 
     def prompts(self, encoder: PromptEncoder, first: int, last: int, workers: int = 2) -> Iterator[tuple[int, Loaded]]:
         """(step, its studies as prompts) for steps first..last; worker threads decode the images ahead of the step."""

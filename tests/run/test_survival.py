@@ -511,7 +511,7 @@ def test_handlers_are_put_back_and_a_second_signal_ends_at_once():
 
 def test_a_signal_while_the_test_split_is_decoded_ends_at_once_and_names_the_way_on(tmp_path, capsys, monkeypatch):
     run_dir = tmp_path / "my run"
-    monkeypatch.setattr("mrg_grpo.train.baseline", lambda session: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("mrg_grpo.judging.baseline", lambda session: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as end:
         train(run_dir, 1)
     assert end.value.code == 128 + signal.SIGTERM

@@ -117,6 +117,17 @@ TABLE = (
         lower=STEP,
     ),
     Command(
+        "probe", "sample reports of the training studies and say which of them teach",
+        "probe experiments/phantom.toml --share 0.1", "mrg_grpo.probe:run_probe",
+        (
+            CONFIG, SET,
+            arg("--share", type=float, default=1.0, help="share of the training studies to probe; default 1, all"),
+            arg("-o", "--output", type=path, default="", metavar="JSONL",
+                help="the file to write, or to go on with; default is data.probe, or RUN_DIR-probe.jsonl"),
+        ),
+        on_ranks=True, lower="grpo.studies_per_step, sampling.batch or data.max_pixels",
+    ),
+    Command(
         "sft", "train a warm start, token by token", "sft experiments/phantom.toml --set run.output_dir=runs/warm",
         "mrg_grpo.train:sft", (CONFIG, SET, RESUME), on_ranks=True,
         lower="sft.batch_size, run.decode_batch or data.max_pixels",

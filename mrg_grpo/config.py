@@ -331,7 +331,7 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
 
 PATHS = (
     ("run", "output_dir"), ("model", "path"), ("model", "adapter"), ("data", "root"), ("data", "table"),
-    ("data", "split_file"), ("labeler", "path"), ("labeler", "tokenizer"),
+    ("data", "split_file"), ("data", "probe"), ("labeler", "path"), ("labeler", "tokenizer"),
 )  # fmt: skip
 """Settings that are paths: ~ is resolved in them, which a shell does not do behind an equals sign."""
 

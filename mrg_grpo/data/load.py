@@ -19,6 +19,7 @@ from pathlib import Path
 from mrg_grpo import distributed
 from mrg_grpo.config import FORMS, ColumnsConfig, Config
 from mrg_grpo.data import iu_xray, mimic_cxr, r2gen, records, table
+from mrg_grpo.data.keep import kept
 from mrg_grpo.data.leaks import leaks
 from mrg_grpo.data.records import LoadOptions, Record, Source, first_names
 from mrg_grpo.data.sections import checked_sections
@@ -217,7 +218,15 @@ def read_splits(
         files=data.table,
         columns=data.columns,
     )
-    return studies if left_out is None and not data.allow_missing else with_images(studies, data.root)
+    if left_out is not None or data.allow_missing:
+        studies = with_images(studies, data.root)
+    return chosen(studies, config) if data.keep else studies
+
+
+def chosen(studies: Studies, config: Config) -> Studies:
+    """With the training studies alone that data.keep asks for."""
+    train, notes = kept(studies_of(studies, "train"), config)
+    return Studies({**studies, "train": train}, [*studies.notes, *notes], studies.read, studies.left_out)
 
 
 def with_images(studies: Studies, root: str) -> Studies:

@@ -35,7 +35,7 @@ class StudyStream:
     def spares(self, step: int, rounds: int, turn: int, count: int) -> list[Study]:
         """At most `count` other studies for round `turn` (from 0) of `rounds` of a step, of an order of their own: each
         step has a part of it, so that none depends on what earlier steps took."""
-        other = StudyStream(self.studies, self.size * rounds, self.seed + SPARE)
+        other = StudyStream(self.studies, self.size * (rounds + 1), self.seed + SPARE)  # some may be of the step itself
         known = {study.id for study in self.batch(step)}
         fresh = {study.id: study for study in other.batch(step) if study.id not in known}
         return list(fresh.values())[turn * self.size : turn * self.size + count]

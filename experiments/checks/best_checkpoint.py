@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks import performance_page
-from mrg_grpo import train
+from mrg_grpo import judging, train
 from mrg_grpo.config import load_config
 from mrg_grpo.evaluation.clinical import metrics_from_sums
 
@@ -56,7 +56,7 @@ def validated_run(seed: int, folder: Path) -> Tensor:
     kept = folder.with_suffix(".pt")
     if kept.exists():
         return torch.load(kept, weights_only=True)
-    found, original = [], train.judged
+    found, original = [], judging.judged
 
     def judged(session, split, *more):
         result = original(session, split, *more)
@@ -65,7 +65,7 @@ def validated_run(seed: int, folder: Path) -> Tensor:
         return result
 
     changes = ["run.eval_every=10", "run.eval_studies=500", "run.test_studies=1", "run.follow_studies=0"]
-    with patch.object(train, "judged", judged):
+    with patch.object(judging, "judged", judged):
         take(seed, folder, changes)
     torch.save(torch.stack(found), kept)
     return torch.stack(found)

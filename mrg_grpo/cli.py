@@ -170,6 +170,8 @@ TABLE = (
             BASE, BEST,
             arg("--json", dest="as_json", action="store_true", help="JSON instead of text"),
             arg("--each", action="store_true", help="take every image as a study of its own"),
+            arg("--context", dest="known", action="append", default=[], metavar="NAME=TEXT",
+                help="what is known, such as indication=cough, for a policy trained with prompt.context"),
             SET,
         ),
     ),

@@ -10,8 +10,9 @@ Deliberate choices (the paper states the tags, nothing else):
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, UNCERTAIN
 
@@ -58,6 +59,32 @@ class Completion:
 def question(text: str = "", think: bool = True) -> str:
     """The user's turn: the configured text, or ours, and the form of the answer."""
     return (text or QUESTION) + (THINK_FORM if think else REPORT_FORM)
+
+
+NAMES = {
+    "age": "Age",
+    "sex": "Gender",
+    "indication": "Indication",
+    "history": "History",
+    "comparison": "Comparison",
+    "prior_report": "Prior report",
+}
+"""What each piece of context is called in the question; the first words and these names are ReXrank's."""
+
+
+def context_line(known: Mapping[str, Any], asked: Collection[str], images: int = 0) -> str:
+    """What stands in front of the question: "Context: Age: 67. Gender: F. Indication: cough.", "" where nothing asked
+    for is known. known: by the names of NAMES, and prior_images, which stand behind the `images` of the study."""
+    parts = [
+        f"{said}: {text if text.endswith(('.', '?', '!')) else f'{text}.'}"
+        for name, said in NAMES.items()
+        if name in asked and (text := str(known.get(name, "")).strip())
+    ]
+    prior = len(known.get("prior_images", ())) if "prior_images" in asked else 0
+    if prior:
+        last = "the last is" if prior == 1 else f"the last {prior} are"
+        parts.append(f"Prior study: of the {images + prior} images {last} from it.")
+    return f"Context: {' '.join(parts)}\n" if parts else ""
 
 
 def parse_completion(text: str, think: bool = True) -> Completion:

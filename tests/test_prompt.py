@@ -5,7 +5,16 @@ import time
 import pytest
 
 from mrg_grpo.labels import CONDITIONS
-from mrg_grpo.prompt import foreign_marks, foreign_note, has_tags, parse_completion, question, target_text, think_text
+from mrg_grpo.prompt import (
+    context_line,
+    foreign_marks,
+    foreign_note,
+    has_tags,
+    parse_completion,
+    question,
+    target_text,
+    think_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -98,3 +107,21 @@ def test_the_parser_takes_time_linear_in_the_text(piece):
     start = time.process_time()
     parse_completion(piece * 40_000)
     assert time.process_time() - start < 2
+
+
+def test_what_is_known_stands_in_front_of_the_question():
+    known = {
+        "age": "67",
+        "sex": "F",
+        "indication": "Cough?",
+        "comparison": "None",
+        "history": "",
+        "prior_images": ("a",),
+    }
+    asked = ["comparison", "indication", "history", "sex", "age"]
+    assert context_line(known, asked) == "Context: Age: 67. Gender: F. Indication: Cough? Comparison: None.\n"
+    assert context_line(known, ["history"]) == context_line({}, asked) == context_line(known, []) == ""
+    told = "Context: Prior study: of the 3 images the last is from it.\n"
+    assert context_line(known, ["prior_images", "prior_report"], images=2) == told
+    several = context_line({"prior_images": ("a", "b")}, ["prior_images"], images=1)
+    assert several == "Context: Prior study: of the 3 images the last 2 are from it.\n"

@@ -5,14 +5,14 @@
 Written before any of these runs:
 
 * all         150 steps of 64 reports on all 8,000 training studies: 9,600 reports.
-* keep        the same on those of 2,000 probed studies with "spread.mccs > 0.05". The clinical term alone, since most of
-              the start policy's spread is that of the form, which is learned within 30 steps. The probe samples 16,000
+* keep        the same on those of 2,000 probed studies with "spread.mccs > 0.05". The clinical term alone, since the
+              start policy's spread is mostly of the form, which is learned within 30 steps. The probe samples 16,000
               reports more, once for all seeds, and is not counted.
 * resample    grpo.resample_flat = 2 and 141 steps, since some 6% of the groups of `all` have no spread: about as many
               reports. The record has the number.
 
-Judged on the 1,000 test studies, last adapter. A difference counts where its 95% interval over studies, of the mean over
-the three seeds, leaves 0 out: the studies are resampled, the same ones for both arms and all seeds.
+Judged on the 1,000 test studies, last adapter. A difference counts where its 95% interval over studies, of the mean
+over the three seeds, leaves 0 out: the studies are resampled, the same ones for both arms and all seeds.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def engine(config: Config) -> Grpo:
     """The embedded policy with a fresh adapter, as `mrg-grpo train` starts it."""
     torch.manual_seed(config.run.seed)
     policy = Policy.load(config)
-    return Grpo(config, policy, Rewards(config.reward, embedded_labeler(), prompt=policy.encoder.question))
+    return Grpo(config, policy, Rewards(config.reward, embedded_labeler(), prompt=policy.encoder.ask))
 
 
 def sample(grpo: Grpo, study: Study) -> Sampled:

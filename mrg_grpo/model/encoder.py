@@ -8,7 +8,7 @@ A study of which a picture cannot be shown is left out of the group that it stan
 any number of them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.errors import ImageError, UserError
 from mrg_grpo.model.batch import PromptBatch, stream_keys
 from mrg_grpo.model.families.base import Family
-from mrg_grpo.prompt import question
+from mrg_grpo.prompt import context_line, question
 
 
 class StudyError(ImageError):
@@ -46,11 +46,21 @@ class Loaded:
 class PromptEncoder:
     """Studies -> PromptBatch, on the CPU; made for worker threads ahead of the step."""
 
-    def __init__(self, tokenizer, image_processor, family: Family, text: str = "", think: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer,
+        image_processor,
+        family: Family,
+        text: str = "",
+        think: bool = True,
+        context: Collection[str] = (),
+    ) -> None:
+        """text, think, context: as in [prompt]."""
         self.tokenizer, self.image_processor, self.family = tokenizer, image_processor, family
-        self.question = question(text, think)
-        special = {*getattr(family, "vision_tokens", ()), *special_tokens(tokenizer).values()}
-        found = sorted(token for token in special if token in self.question)
+        self.question, self.context = question(text, think), frozenset(context)
+        marks = {getattr(family, "placeholder", ""), *getattr(family, "vision_tokens", ())}
+        self.special = sorted(token for token in {*marks, *special_tokens(tokenizer).values()} if token.strip())
+        found = [token for token in self.special if token in self.question]
         if found:
             raise UserError(f"prompt.text: must not hold {found[0]}; the chat template writes images and turns")
 
@@ -60,13 +70,13 @@ class PromptEncoder:
         texts, parts = [], []
         for study in studies:
             try:
-                processed = self.process([open_image(path) for path in study.images])
+                processed = self.process([open_image(path) for path in self.images(study)])
             except ImageError as error:
                 raise StudyError(study, error.what, error.remedy) from error
             except ValueError as error:  # such as an image a hundred times as high as wide
                 what = f"study {study.id}: {', '.join(study.images)}: the image processor refuses it ({error})"
                 raise StudyError(study, what, "crop it, or leave the study out") from error
-            texts.append(self.family.expand_images(self.chat(len(study.images)), processed))
+            texts.append(self.family.expand_images(self.chat(len(self.images(study)), self.ask(study)), processed))
             parts.append(processed)
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         width = max(len(row) for row in ids)
@@ -92,8 +102,22 @@ class PromptEncoder:
     def process(self, images: list) -> dict[str, Tensor]:
         return dict(self.image_processor(images, return_tensors="pt")) if images else {}
 
-    def chat(self, images: int) -> str:
-        content = [{"type": "image"}] * images + [{"type": "text", "text": self.question}]
+    def images(self, study: Study) -> tuple[str, ...]:
+        """What the policy is shown: the study's images, then those of the study before it where they are asked for."""
+        return study.images + (study.context.prior_images if "prior_images" in self.context else ())
+
+    def ask(self, study: Study) -> str:
+        """The user's turn for this study: what is known of it, and the question.
+
+        What the data set says is text: a special token in it is taken apart, and opens no turn and no image.
+        """
+        known = context_line(vars(study.context), self.context, len(study.images))
+        for token in self.special if known else ():
+            known = known.replace(token, f"{token[0]} {token[1:]}")
+        return known + self.question
+
+    def chat(self, images: int, ask: str = "") -> str:
+        content = [{"type": "image"}] * images + [{"type": "text", "text": ask or self.question}]
         return self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )

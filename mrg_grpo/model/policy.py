@@ -115,9 +115,7 @@ class Policy:
             shard(parts.model, parts.family, config.model.resolved_device())
         elif plain:
             patch_lora(model)
-        encoder = PromptEncoder(
-            parts.tokenizer, parts.image_processor, parts.family, config.prompt.text, config.prompt.think
-        )
+        encoder = PromptEncoder(parts.tokenizer, parts.image_processor, parts.family, **vars(config.prompt))
         policy = cls(model, parts.tokenizer, parts.family, encoder, parts.stop_ids, config.grpo.recompute)
         policy.temperature, policy.sharded = config.sampling.temperature, config.model.shard
         policy.fast_decode = config.sampling.fast_decode and not policy.sharded and plain

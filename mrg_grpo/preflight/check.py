@@ -50,13 +50,14 @@ from mrg_grpo.prompt import parse_completion, question, target_text
 from mrg_grpo.rewards import require_terms
 from mrg_grpo.run.checkpoint import KEEP
 from mrg_grpo.run.folder import holds_run, require_no_strangers
+from mrg_grpo.run.rehearsal import largest
 from mrg_grpo.run.trackers import trackers_of
 from mrg_grpo.sft import encode_targets, targets
 
 STUDIES = 8
 """Studies that are sampled."""
 SAMPLE = 32
-"""Studies whose prompts are counted, and again as many of those with the most images."""
+"""Studies whose prompts are counted, and again as many of those with the longest."""
 SHOWN = 100
 """Characters of a report that are shown."""
 ANSWERS = (
@@ -143,6 +144,9 @@ def check_studies(config: Config, splits: Studies) -> CheckResult:
 def shown(config: Config, study: Study, bare: bool) -> str:
     """A study in a few words; bare: without its text and the names of its images."""
     head = f"{study.id} ({study.split}): {len(study.images)} image{'s' if len(study.images) != 1 else ''}"
+    if config.prompt.context:
+        known = [name for name in config.prompt.context if getattr(study.context, name)]
+        head += f", context: {', '.join(known) or 'none'}"
     if bare:
         return head
     names = [image.removeprefix(str(Path(config.data.root))).lstrip("/") for image in study.images]
@@ -242,7 +246,7 @@ def check_disk(config: Config, policy: Policy, studies: int, free: int | None = 
 def check_tokens(config: Config, policy: Policy, studies: list[Study]) -> tuple[list[Study], CheckResult]:
     """Prompt and report fit the model's positions. Returns the sampled studies that can be shown, longest prompt
     first."""
-    crowded = sorted(studies, key=lambda study: -len(study.images))[:SAMPLE]
+    crowded = largest(studies, min(SAMPLE, len(studies)), policy.encoder)
     sample = list({study.id: study for study in [*spread(studies, SAMPLE), *crowded]}.values())
     lengths: dict[str, int] = {}
     images: dict[str, int] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -121,7 +121,7 @@ def check_pixels(config: Config, policy: Policy, sampled: Sampled) -> CheckResul
     studies = sampled.prompts.studies
     if len({study.images for study in studies}) < 2:
         return CheckResult("pixels", "warn", "only one set of images: cannot be shuffled", "give more than one study")
-    turned = [Study(s.id, t.images, s.report, s.split) for s, t in zip(studies, [*studies[1:], studies[0]])]
+    turned = [with_images_of(study, other) for study, other in zip(studies, [*studies[1:], studies[0]])]
     shuffled = policy.encoder.encode(turned).to(policy.device)
     size, mask = config.grpo.micro_batch, sampled.rollout.mask
     own = logps_of(policy, sampled.prompts, sampled.rollout, size)
@@ -133,6 +133,12 @@ def check_pixels(config: Config, policy: Policy, sampled: Sampled) -> CheckResul
     least = 1e-2 if coarse else 1e-4
     remedy = "the policy does not look at the images: check processor, image tokens and warm start"
     return result_of("pixels", found, not change > least, change < 10 * least, remedy)
+
+
+def with_images_of(study: Study, other: Study) -> Study:
+    """The study with another's pictures, those of the study before it too."""
+    context = replace(study.context, prior_images=other.context.prior_images)
+    return replace(study, images=other.images, context=context)
 
 
 def check_rewards(config: Config, sampled: Sampled) -> CheckResult:
@@ -155,7 +161,7 @@ def check_longest_step(config: Config, policy: Policy, labeler: Any, longest: li
     """An evaluation batch, then a whole step, on the longest prompts with every report at sampling.max_tokens."""
     n = config.grpo.studies_per_step
     studies = [longest[i % len(longest)] for i in range(n)] if len(longest) < n else longest[:n]
-    rewards = Rewards(config.reward, labeler, config.prompt.think, prompt=policy.encoder.question)
+    rewards = Rewards(config.reward, labeler, config.prompt.think, prompt=policy.encoder.ask)
     try:
         if policy.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(policy.device)

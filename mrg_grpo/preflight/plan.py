@@ -42,6 +42,7 @@ from mrg_grpo.preflight.footprint import (
     sft_peak,
 )
 from mrg_grpo.preflight.hours import EAGER_LAYER, GRAPH_LAYER, arithmetic, decoding_hours, seconds, sft_seconds
+from mrg_grpo.prompt import context_line
 
 
 def model_sizes(config: Config) -> Model:
@@ -99,8 +100,8 @@ def model_sizes(config: Config) -> Model:
     )
 
 
-def step_shape(config: Config, images: float) -> Shape:
-    """The largest step: `images` of max_pixels for every study, every report at the length limit."""
+def step_shape(config: Config, images: float, context: str = "") -> Shape:
+    """The largest step: `images` of max_pixels and this context for every study, every report at the length limit."""
     path = config.model.resolved_path()
     vision = read_config(config).vision_config
     patch, merge = vision.patch_size, getattr(vision, "spatial_merge_size", 1)
@@ -112,7 +113,7 @@ def step_shape(config: Config, images: float) -> Shape:
         held=held,
         group=grpo.group_size,
         micro=min(grpo.micro_batch or reports, held * grpo.group_size),
-        prompt=round(images * (tokens + 2)) + text_tokens(config, path),
+        prompt=round(images * (tokens + 2)) + text_tokens(config, path, context),
         report=config.sampling.max_tokens,
         sampled=min(config.sampling.batch or reports, reports),
         decode=config.run.decode_batch,
@@ -136,13 +137,18 @@ def max_pixels(config: Config, path: str) -> int:
     return int(processor.get("max_pixels") or (processor.get("size") or {}).get("longest_edge") or 12_845_056)
 
 
-def text_tokens(config: Config, path: str) -> int:
-    """Tokens of the chat text around the images; 64 where no tokenizer lies beside config.json."""
+def text_tokens(config: Config, path: str, context: str = "") -> int:
+    """Tokens of the chat text around the images, with a study's context in front of the question; without a tokenizer
+    beside config.json 64, and a token for every four letters of the context."""
     if not (Path(path) / "tokenizer.json").is_file():
-        return 64
+        return 64 + len(context) // 4
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
     encoder = PromptEncoder(tokenizer, None, None, config.prompt.text, config.prompt.think)  # type: ignore[arg-type]
-    return len(tokenizer(encoder.chat(0), add_special_tokens=False)["input_ids"])
+    return len(tokenizer(encoder.chat(0, context + encoder.question), add_special_tokens=False)["input_ids"])
+
+
+ASSUMED_WORDS = {"age": 3, "sex": 2, "indication": 40, "history": 40, "comparison": 20, "prior_report": 200}
+"""Of a context whose data are not here: more than nearly all have."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,8 @@ class Counts:
     test: int  # studies decoded at the end, before and after
     val: int  # studies of a periodic evaluation
     studies: str  # "counted", "published size" or "assumed ..."
+    context: str = ""  # the longest that stands in front of a question
+    usual: str = ""  # one of average length
 
 
 def counts_of(config: Config, given: float | None) -> Counts:
@@ -165,18 +173,23 @@ def counts_of(config: Config, given: float | None) -> Counts:
     run, data = config.run, config.data
     splits = readable_splits(config, needed=given is None)
     if splits:
-        images = [len(study.images) for study in studies_of(splits, "train")]
+        train, asked = studies_of(splits, "train"), config.prompt.context
+        prior = "prior_images" in asked
+        images = [len(study.images) + prior * len(study.context.prior_images) for study in train]
+        known = sorted((context_line(vars(study.context), asked, len(study.images)) for study in train), key=len)
+        contexts = known[-1], known[len(known) // 2]
         most, mean, how = max(images), sum(images) / len(images), "counted"
         test, val, source = len(test_studies(splits, config)), len(validation_studies(splits, config)), "counted"
     else:
-        most = mean = int(data.views) if data.views.isdigit() else 2
+        most = mean = (int(data.views) if data.views.isdigit() else 2) * (1 + ("prior_images" in config.prompt.context))
+        contexts = ("word " * sum(ASSUMED_WORDS.get(name, 0) for name in config.prompt.context),) * 2
         how = "data.views" if data.views.isdigit() else f"assumed: {data.root} is not here, say --images"
         sizes, source = published_sizes(data.form)
         most_test, most_val = sizes.get("test", run.test_studies), sizes.get("val", run.eval_studies)
         test, val = min(run.test_studies or most_test, most_test), min(run.eval_studies, most_val)
     if given is not None:
-        return Counts(given, given, "given", test, val, source)
-    return Counts(most, mean, how, test, val, source)
+        return Counts(given, given, "given", test, val, source, *contexts)
+    return Counts(most, mean, how, test, val, source, *contexts)
 
 
 def readable_splits(config: Config, needed: bool) -> Studies | None:
@@ -212,7 +225,8 @@ def run_plan(
     if fit:
         print(fitting(config, machine, counts))
         return
-    m, s, usual = model_sizes(config), step_shape(config, counts.most), step_shape(config, counts.mean)
+    m, s = model_sizes(config), step_shape(config, counts.most, counts.context)
+    usual = step_shape(config, counts.mean, counts.usual)
     grpo = config.grpo
     print(
         f"{m.total:,} base parameters ({m.vision:,} vision, {m.text:,} decoder layers), {m.adapter:,} of the adapter\n"
@@ -245,7 +259,7 @@ def fitting(config: Config, machine: Machine, counts: Counts) -> str:
     """
     best: tuple[float, int] | None = None
     for tried, m in candidates(config):
-        s, grpo = step_shape(tried, counts.most), tried.grpo
+        s, grpo = step_shape(tried, counts.most, counts.context), tried.grpo
         decode = next((n for n in halves(config.run.decode_batch) if fits_decoding(m, s, n, machine.room)), 0)
         warm = next(
             (n for n in halves(config.sft.batch_size) if sft_peak(m, s, config.sft.batch_size, n) <= machine.room), 0
@@ -253,7 +267,7 @@ def fitting(config: Config, machine: Machine, counts: Counts) -> str:
         steps = {name: need for name, need in peaks(m, s, grpo.beta).items() if name != "evaluate"}
         if not decode or not warm or max(steps.values()) > machine.room:
             continue
-        spent = seconds(m, step_shape(tried, counts.mean), machine, grpo.inner_passes, grpo.beta)
+        spent = seconds(m, step_shape(tried, counts.mean, counts.usual), machine, grpo.inner_passes, grpo.beta)
         key = (round(sum(spent.values()), 3), grpo.micro_batch)  # of equally fast ones that with the least memory
         if best is None or key < best:
             best = key

@@ -95,8 +95,14 @@ class Rewards:
     """Scores completions by the configured terms on the labeler's device."""
 
     def __init__(
-        self, config: RewardConfig, labeler, think: bool = True, rarity: Tensor | None = None, prompt: str = ""
+        self,
+        config: RewardConfig,
+        labeler,
+        think: bool = True,
+        rarity: Tensor | None = None,
+        prompt: Callable[[Study], str] = lambda study: "",
     ) -> None:
+        """prompt: what a study's reports answer, for rewards by dotted path."""
         self.config, self.labeler, self.think, self.prompt = config, labeler, think, prompt
         self.reference_labels = ReferenceLabels(labeler)
         self.rarity = rarity
@@ -156,7 +162,7 @@ class Rewards:
         def term(r: Reports) -> Tensor:
             values, present = reward(
                 r.completions,
-                prompts=[self.prompt] * len(r.completions),
+                prompts=[self.prompt(study) for study in r.studies],
                 reports=r.texts,
                 reference=r.references,
                 study_id=[study.id for study in r.studies],

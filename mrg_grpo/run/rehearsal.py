@@ -19,7 +19,7 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.grpo import Grpo, Pass, StepResult
 from mrg_grpo.model.batch import PromptBatch
-from mrg_grpo.model.encoder import load_prompts
+from mrg_grpo.model.encoder import PromptEncoder, load_prompts
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards import Rewards
 from mrg_grpo.sft import sft_loss
@@ -63,9 +63,14 @@ class Rehearsal(Grpo):
         return metrics
 
 
-def largest(studies: list[Study], count: int) -> list[Study]:
-    """`count` studies with the most images, of these with the longest reports; over again where there are fewer."""
-    by_size = sorted(studies, key=lambda study: (-len(study.images), -len(study.report)))[:count]
+def largest(studies: list[Study], count: int, encoder: PromptEncoder) -> list[Study]:
+    """`count` studies with the longest prompts, by images and then by what is known of them; of these with the longest
+    reports; over again where there are fewer."""
+
+    def size(study: Study) -> tuple[int, int, int]:
+        return -len(encoder.images(study)), -len(encoder.ask(study)), -len(study.report)
+
+    by_size = sorted(studies, key=size)[:count]
     return [by_size[i % len(by_size)] for i in range(count)]
 
 
@@ -75,7 +80,7 @@ def rehearse(config: Config, policy: Policy, rewards: Rewards, studies: list[Stu
     def step(prompts: PromptBatch) -> None:
         Rehearsal(config, policy, rewards).largest_step(prompts)
 
-    _try(policy, largest(studies, config.grpo.studies_per_step), REMEDY, step)
+    _try(policy, largest(studies, config.grpo.studies_per_step, policy.encoder), REMEDY, step)
 
 
 def rehearse_warm_start(config: Config, policy: Policy, studies: list[Study], targets: list[str]) -> None:
@@ -86,7 +91,7 @@ def rehearse_warm_start(config: Config, policy: Policy, studies: list[Study], ta
         sft_loss(policy, prompts, [longest] * len(prompts.studies), config.sft.micro_batch)
         policy.model.zero_grad()
 
-    _try(policy, largest(studies, config.sft.batch_size), SFT_REMEDY, step)
+    _try(policy, largest(studies, config.sft.batch_size, policy.encoder), SFT_REMEDY, step)
 
 
 def _try(policy: Policy, studies: list[Study], remedy: str, step: Callable[[PromptBatch], Any]) -> None:

@@ -3,6 +3,8 @@
 Every test that takes `checkpoint` runs for every model family.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -12,7 +14,7 @@ from tiny import WINDOW
 from transformers import AutoModelForImageTextToText
 
 from mrg_grpo.config import Config, LoraSettings
-from mrg_grpo.data.study import Study
+from mrg_grpo.data.study import Context, Study
 from mrg_grpo.model.adapters import parameter_counts
 from mrg_grpo.model.decoder import FusedLinear
 from mrg_grpo.model.families import FAMILIES
@@ -75,7 +77,7 @@ def continuations(policy, count=2 * G, seed=0):
 
 def plain_inputs(policy, prompts, row, ids, attention):
     """What transformers' own forward is given for a sequence (1, P + t) that starts with prompt `row`."""
-    counts = torch.tensor([len(study.images) for study in prompts.studies])
+    counts = torch.tensor([len(policy.encoder.images(study)) for study in prompts.studies])
     images = slice(int(counts[:row].sum()), int(counts[: row + 1].sum()))
     pixels = prompts.pixels["pixel_values"].to(policy.base.dtype)
     image = (ids == policy.family.config.image_token_id).int()
@@ -138,6 +140,30 @@ def check_parity(policy, studies, micro, temperature=1.0):
 @pytest.mark.parametrize("micro", [1, 3, G, 2 * G])
 def test_logprobs_and_gradients_equal_full_sequences(checkpoint, studies, micro, temperature):
     check_parity(load(checkpoint, temperature=temperature), studies, micro, temperature)
+
+
+def test_what_is_known_stands_in_the_prompt_and_changes_no_parity(checkpoint, studies):
+    """Contexts of other lengths, and the picture of the study before; a special token in a text opens nothing."""
+    policy = load(checkpoint)
+    plain = [len(row) for row in (policy.encoder.encode([study]).input_ids[0] for study in studies)]
+    marks = " ".join(policy.encoder.special)
+    first = Context(indication=f"cough {marks}", comparison="none", prior_images=studies[1].images[:1])
+    told = [replace(studies[0], context=first), replace(studies[1], context=Context(age="67", history="not asked"))]
+    policy.encoder.context = frozenset(("indication", "comparison", "age", "prior_images"))
+    prompts = policy.encoder.encode(told)
+    text = policy.tokenizer.batch_decode(prompts.input_ids)
+    assert "Context: Indication: cough" in text[0] and "Comparison: none." in text[0] and "Context: Age: 67." in text[1]
+    assert "of the 2 images the last is from it" in text[0] and "not asked" not in text[1]
+    assert policy.encoder.question in text[0] and policy.encoder.question in text[1]
+    assert all(length > before for length, before in zip(prompts.lengths, plain))
+    image = policy.family.config.image_token_id
+    one = [policy.encoder.encode([replace(studies[1], images=(path,))]).input_ids for path in studies[1].images]
+    features = int((one[0] == image).sum()) + int((policy.encoder.encode([studies[0]]).input_ids == image).sum())
+    assert int((prompts.input_ids[0] == image).sum()) == features  # of the two pictures, none of the text
+    stops = [int((ids == stop).sum()) for ids in (prompts.input_ids[0], one[0][0]) for stop in policy.stop_ids]
+    assert stops[: len(stops) // 2] == stops[len(stops) // 2 :]
+    policy.encoder.context = frozenset(("indication", "comparison", "age", "prior_images"))
+    check_parity(policy, [told[1], told[0]] if prompts.lengths[0] > prompts.lengths[1] else told, 3)
 
 
 @pytest.mark.parametrize("micro", [3, 2 * G])

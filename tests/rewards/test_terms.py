@@ -73,7 +73,9 @@ def test_a_function_gets_labels_and_images_beside_the_texts(tmp_path, monkeypatc
     config = Config().reward
     config.weights = {"columns_for_test:look": 0.5, "ccs": 1.0}
     studies = [Study("s", ("a.png", "b.png"), "np", "train"), Study("t", (), "n", "train")]
-    table = Rewards(config, DigitLabeler(), prompt="Q?").score(["pp", "nn", "n", "u"], studies, [[1], [2], [3], [4]])
+    table = Rewards(config, DigitLabeler(), prompt=lambda study: "Q?").score(
+        ["pp", "nn", "n", "u"], studies, [[1], [2], [3], [4]]
+    )
     seen = sys.modules["columns_for_test"].seen
     assert sorted(seen) == [
         "completion_ids", "images", "labels", "prompts", "reference", "reference_labels", "reports", "study_id",

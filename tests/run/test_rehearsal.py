@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_grpo import LetterLabeler, build, parameters, setting
 
+from mrg_grpo.data.study import Context
 from mrg_grpo.errors import UserError
 from mrg_grpo.rewards import Rewards
 from mrg_grpo.run import rehearsal
@@ -29,11 +30,23 @@ def test_a_step_of_full_length_that_moves_nothing(grpo, studies):
     assert grpo.config.grpo.beta == 0 and grpo.config.sampling.mask_truncated  # a run goes on with its own
 
 
-def test_the_largest_studies_have_the_most_images_then_the_longest_reports(studies):
+def test_the_largest_studies_have_the_most_images_then_the_longest_reports(grpo, studies):
+    encoder = grpo.policy.encoder
     more = [replace(studies[0], id="two", images=studies[0].images * 2), replace(studies[1], report="long " * 99)]
-    found = rehearsal.largest([*studies[2:], *more], 2)
+    found = rehearsal.largest([*studies[2:], *more], 2, encoder)
     assert [study.id for study in found] == ["two", studies[1].id]
-    assert [study.id for study in rehearsal.largest(found, 5)] == ["two", studies[1].id, "two", studies[1].id, "two"]
+    again = rehearsal.largest(found, 5, encoder)
+    assert [study.id for study in again] == ["two", studies[1].id, "two", studies[1].id, "two"]
+
+
+def test_what_is_known_of_a_study_makes_its_prompt_longer(grpo, studies, monkeypatch):
+    known = Context(indication="cough and fever", prior_images=studies[0].images)
+    told = [*studies[:3], replace(studies[3], id="told", context=known)]
+    encoder = grpo.policy.encoder
+    assert rehearsal.largest(told, 1, encoder)[0].id != "told"
+    for asked in ("indication", "prior_images"):
+        monkeypatch.setattr(encoder, "context", frozenset([asked]))
+        assert rehearsal.largest(told, 1, encoder)[0].id == "told"
 
 
 def as_on_a_gpu(grpo, monkeypatch):

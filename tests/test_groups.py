@@ -10,6 +10,9 @@ from small_grpo import build, parameters, setting, step_gradients
 
 from mrg_grpo import distributed
 from mrg_grpo.objective import without_spread
+from mrg_grpo.run.checkpoint import resume as load_checkpoint
+from mrg_grpo.run.checkpoint import save_checkpoint
+from mrg_grpo.run.faults import Guard
 from mrg_grpo.run.stream import StudyStream
 
 ROUNDS = 2
@@ -140,3 +143,38 @@ def test_two_ranks_take_the_step_of_one(checkpoint, many, tmp_path, size):
 def test_without_spread_is_where_the_largest_is_the_smallest():
     rewards = torch.tensor([[0.1, 0.1, 0.1], [0.1, 0.1, 0.2], [-0.0, 0.0, 0.0]])
     assert without_spread(rewards).tolist() == [True, False, True]
+
+
+def test_a_run_that_goes_on_takes_the_same_steps(checkpoint, many, tmp_path):
+    """Of three steps the last after a checkpoint and in another process's place: to the last bit."""
+    flat = {study.id for study in many[::3]}
+    config = setting(checkpoint, studies_per_step=4, resample_flat=ROUNDS, beta=0.1)
+    whole, first, second = (graded(build(config), flat) for _ in range(3))
+    results = [resampled(whole, many, 4, step)[1] for step in (1, 2, 3)]
+    for step in (1, 2):
+        resampled(first, many, 4, step)
+    save_checkpoint(tmp_path, 2, first.policy, first.optimizer)
+    load_checkpoint(tmp_path, second.policy, second.optimizer)
+    last = resampled(second, many, 4, 3)[1]
+    assert sum(result.metrics["replaced"] for result in results) > 2
+    assert torch.equal(parameters(second), parameters(whole)) and ids(last) == ids(results[-1])
+
+
+def test_the_file_of_a_skipped_step_names_the_studies_that_were_trained_on(checkpoint, many, tmp_path):
+    config = setting(checkpoint, studies_per_step=3, resample_flat=1)
+    stream = StudyStream(many, 3, seed=0)
+    flat = {stream.batch(1)[1].id}
+    left = ids(resampled(graded(build(config), flat), many, 3)[1])
+    grpo = graded(build(config), flat)
+    plain = grpo.policy.logprobs
+    grpo.policy.logprobs = lambda *given: tuple(x * torch.nan for x in plain(*given))
+    guard = Guard(tmp_path, config, grpo.policy, grpo.optimizer)
+    loaded = next(stream.prompts(grpo.policy.encoder, 1, 1))[1]
+
+    def step(number, prompts):
+        return grpo.step(prompts, number, partial(stream.spares, number, 1)).metrics, None
+
+    assert guard.attempt(step, 1, loaded.prompts)[0] == {"skipped": 1.0}
+    fault = torch.load(tmp_path / "faults" / "step-000001.pt", weights_only=True)
+    assert fault["study_ids"] == left != [study.id for study in stream.batch(1)]
+    assert len(fault["tokens"]) == 3 * 4

@@ -11,7 +11,6 @@ labelers, data/study.py, config, prompt, labels, errors; never the policy.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,75 +19,12 @@ from mrg_grpo.config import RewardConfig
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError, nearest
 from mrg_grpo.labelers.reference import ReferenceLabels
-from mrg_grpo.prompt import Completion, parse_completion, without_form
-from mrg_grpo.rewards.ce_f1 import ce_f1
+from mrg_grpo.prompt import parse_completion, without_form
 from mrg_grpo.rewards.external import ExternalReward, is_path, metric_from_path
-from mrg_grpo.rewards.format import format_reward
-from mrg_grpo.rewards.mccs import clinical_cosine, mccs, unsigned_cosine
-from mrg_grpo.rewards.nlg import bleu, rouge_l
+from mrg_grpo.rewards.table import Reports, RewardTable
+from mrg_grpo.rewards.terms import TERMS, Term, own_terms
 
-
-@dataclass
-class Reports:
-    """What the terms are computed from: B completions and the studies they answer."""
-
-    completions: list[str]
-    parsed: list[Completion]
-    labels: Tensor  # (B, 14) of the parsed reports
-    reference_labels: Tensor  # (B, 14)
-    studies: list[Study]  # B, each study repeated for its group
-    completion_ids: list[list[int]]
-
-    @property
-    def texts(self) -> list[str]:
-        return [completion.report for completion in self.parsed]
-
-    @property
-    def references(self) -> list[str]:
-        return [study.report for study in self.studies]
-
-    def chosen(self, rows: list[int]) -> "Reports":
-        """The reports at these places, in this order."""
-        return Reports(
-            [self.completions[i] for i in rows],
-            [self.parsed[i] for i in rows],
-            self.labels[rows],
-            self.reference_labels[rows],
-            [self.studies[i] for i in rows],
-            [self.completion_ids[i] for i in rows],
-        )
-
-    def __add__(self, other: "Reports") -> "Reports":
-        return Reports(
-            self.completions + other.completions,
-            self.parsed + other.parsed,
-            torch.cat([self.labels, other.labels]),
-            torch.cat([self.reference_labels, other.reference_labels]),
-            self.studies + other.studies,
-            self.completion_ids + other.completion_ids,
-        )
-
-
-@dataclass
-class RewardTable:
-    """One column per term (B,), NaN where a function returned None, which adds 0; their weighted sum (B,)."""
-
-    terms: dict[str, Tensor]
-    total: Tensor
-    reports: Reports
-
-    def chosen(self, rows: list[int]) -> "RewardTable":
-        """The reports at these places, in this order."""
-        terms = {name: column[rows] for name, column in self.terms.items()}
-        return RewardTable(terms, self.total[rows], self.reports.chosen(rows))
-
-    def __add__(self, other: "RewardTable") -> "RewardTable":
-        terms = {name: torch.cat([column, other.terms[name]]) for name, column in self.terms.items()}
-        return RewardTable(terms, torch.cat([self.total, other.total]), self.reports + other.reports)
-
-
-TERMS = ("mccs", "ccs", "unsigned_cosine", "format", "ce_f1", "bleu", "rouge_l")
-Term = Callable[[Reports], Tensor]
+__all__ = ["TERMS", "Reports", "RewardTable", "Rewards", "require_terms"]
 
 
 class Rewards:
@@ -105,9 +41,13 @@ class Rewards:
         """prompt: what a study's reports answer, for rewards by dotted path."""
         self.config, self.labeler, self.think, self.prompt = config, labeler, think, prompt
         self.reference_labels = ReferenceLabels(labeler)
-        self.rarity = rarity
         require_terms(config)
-        self.terms = {name: self._term(name) for name, weight in config.weights.items() if weight != 0}
+        own = own_terms(config, rarity)
+        self.terms = {
+            name: own[name] if name in own else self._external(ExternalReward(name))
+            for name, weight in config.weights.items()
+            if weight != 0
+        }
 
     def score(
         self,
@@ -135,28 +75,6 @@ class Rewards:
     def _weighed(self, name: str, column: Tensor) -> Tensor:
         """What a function by dotted path has no value for (NaN) adds nothing to the sum; our own always have one."""
         return self.config.weights[name] * (column.masked_fill(column.isnan(), 0.0) if is_path(name) else column)
-
-    def _term(self, name: str) -> Term:
-        settings = self.config.mccs
-        if name == "mccs":
-            return lambda r: mccs(
-                r.labels, r.reference_labels, settings.margin, weights=self.rarity, zero_vectors=settings.zero_vectors
-            )
-        if name == "ccs":
-            return lambda r: clinical_cosine(
-                r.labels, r.reference_labels, weights=self.rarity, zero_vectors=settings.zero_vectors
-            )
-        if name == "unsigned_cosine":
-            return lambda r: unsigned_cosine(r.labels, r.reference_labels, zero_vectors=settings.zero_vectors)
-        if name == "format":
-            return lambda r: format_reward(r.parsed)
-        if name == "ce_f1":
-            return lambda r: ce_f1(r.labels, r.reference_labels)
-        if name == "bleu":
-            return lambda r: bleu(r.texts, r.references)
-        if name == "rouge_l":
-            return lambda r: rouge_l(r.texts, r.references)
-        return self._external(ExternalReward(name))
 
     def _external(self, reward: ExternalReward) -> Term:
         def term(r: Reports) -> Tensor:

@@ -1,0 +1,67 @@
+"""A family of clinical rewards around the cosine of MRG-R1, one idea each: what a denial weighs, what a contradiction
+costs, what "uncertain" is, whether two normal reports are equal, and a smooth gate in place of the margin.
+
+Label ids in, rewards out, in batched tensor operations on whatever device the labels lie on; any leading shape.
+
+    agreement(g, r) = sum_i k(g_i, r_i) / sqrt(sum_i k(g_i, g_i) * sum_i k(r_i, r_i))
+
+over the 13 conditions without No Finding, with k between two classes:
+
+                blank   positive      negative      uncertain
+    blank       0       0             0             0
+    positive    0       1             -c            u
+    negative    0       -c            d * d         -c * u
+    uncertain   0       u             -c * u        1
+
+d is the weight of a denial, c of a contradiction, u of "uncertain" against "positive". With d = c = u = 1 it is CCS,
+with d = c = 0 and u = 1 the cosine of the findings alone; c = d is the cosine of vectors in which a denial is -d.
+"""
+
+import torch
+from torch import Tensor
+
+from mrg_grpo.labels import BLANK, NEGATIVE
+
+
+def class_agreement(denial: float, contradiction: float, uncertain: float) -> Tensor:
+    """k as (4, 4), in the order of CheXbert's classes: blank, positive, negative, uncertain."""
+    d, c, u = denial, contradiction, uncertain
+    return torch.tensor(
+        [[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, -c, u], [0.0, -c, d * d, -c * u], [0.0, u, -c * u, 1.0]]
+    )  # fmt: skip
+
+
+def agreement(
+    generated: Tensor,
+    reference: Tensor,
+    denial: float = 1.0,
+    contradiction: float | None = None,
+    uncertain: float = 1.0,
+    normal: bool = False,
+    empty: float = 1.0,
+) -> Tensor:
+    """Class ids (..., 14) x (..., 14) -> agreement (...,) in [-1, 1].
+
+    contradiction: None is `denial`, the cosine of vectors. normal: two reports without a finding agree fully, whatever
+    they deny. empty: the value where neither report says anything that weighs; where just one does, it is 0.
+    """
+    table = class_agreement(denial, denial if contradiction is None else contradiction, uncertain).to(generated.device)
+    g, r = generated[..., :13].long(), reference[..., :13].long()
+    both, own, other = (table[a, b].sum(dim=-1) for a, b in ((g, r), (g, g), (r, r)))  # (...,)
+    value = (both / (own * other).sqrt().clamp(min=1e-12)).clamp(-1.0, 1.0)
+    value = value.masked_fill((own == 0) & (other == 0), empty)
+    return value.masked_fill(_without_finding(g) & _without_finding(r), 1.0) if normal else value
+
+
+def _without_finding(ids: Tensor) -> Tensor:
+    """Class ids (..., 13) -> (...,) whether nothing is positive or uncertain."""
+    return ((ids == BLANK) | (ids == NEGATIVE)).all(dim=-1)
+
+
+def smooth_gate(value: Tensor, power: float) -> Tensor:
+    """Agreement in [-1, 1] -> reward ((1 + x) / 2) ** power in [0, 1].
+
+    As the margin it pays little for little agreement. Unlike it, it never makes two different values equal, so every
+    group whose reports differ has spread.
+    """
+    return ((1.0 + value) / 2.0) ** power

@@ -142,7 +142,7 @@ def text_tokens(config: Config, path: str) -> int:
         return 64
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
     encoder = PromptEncoder(tokenizer, None, None, config.prompt.text, config.prompt.think)  # type: ignore[arg-type]
-    return len(tokenizer(encoder.chat(0), add_special_tokens=False)["input_ids"])
+    return len(encoder.ids(encoder.chat(0)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""LLaVA: the family of LLaVA-1.5 and, once converted to transformers' layout, of LLaVA-Med.
+
+Features are those of an inner layer of CLIP, usually the last but one, so the layers behind it get no LoRA. Every image
+becomes one square: resized to its shorter side and cut, or padded first where preprocessor_config.json has `do_pad`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+from mrg_grpo.errors import UserError
+from mrg_grpo.model.families.projector_vl import ProjectorVL
+
+
+class Llava(ProjectorVL):
+    """LLaVA with CLIP as its vision tower."""
+
+    image_token = placeholder = "<image>"
+    vision_tokens = ("<image>",)
+    tower, tower_layers = "clip_vision_model", r".*vision_tower.*\.layers"
+    vision_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+
+    def image_processor(self, path: str, max_pixels: int | None, revision: str = "main") -> LlavaImageProcessorPil:
+        # also for checkpoints that name CLIP's, which does the same but for the padding
+        processor = LlavaImageProcessorPil.from_pretrained(path, revision=revision)
+        self.require_side(processor.crop_size if processor.do_center_crop else processor.size, path)
+        pixels = self.sides[0] ** 2
+        if max_pixels is not None and max_pixels < pixels:
+            raise UserError(f"data.max_pixels {max_pixels}: LLaVA sees every image at {pixels:,} pixels; set it to 0")
+        return processor
+
+    def expand_images(self, text: str, processed: dict[str, Tensor]) -> str:
+        side, patch = self.sides
+        whole = self.config.vision_feature_select_strategy == "full"  # with the token that stands for the whole image
+        return text.replace(self.placeholder, self.image_token * ((side // patch) ** 2 + whole))

@@ -73,6 +73,9 @@ def model_sizes(config: Config) -> Model:
         name: module for name, module in wrapped.named_modules() if isinstance(module, Linear)
     }
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    width = getattr(
+        vision, "embed_dim", vision.hidden_size
+    )  # Qwen2-VL calls its own width so, and the other the text's
     # "auto" is bfloat16 on the GPU that is planned for, whatever this machine has
     on_cpu = config.model.device == "cpu"
     size = {"float32": 4, "float64": 8, "bfloat16": 2, "auto": 4 if on_cpu else 2}[config.model.dtype]
@@ -84,8 +87,8 @@ def model_sizes(config: Config) -> Model:
         heads=text.num_attention_heads,
         inner=text.intermediate_size,
         vocabulary=text.vocab_size,
-        vision_hidden=vision.hidden_size,
-        vision_inner=vision.intermediate_size,
+        vision_hidden=width,
+        vision_inner=getattr(vision, "intermediate_size", None) or round(width * vision.mlp_ratio),
         vision=seen,
         text=layers,
         total=total,
@@ -102,9 +105,10 @@ def model_sizes(config: Config) -> Model:
 def step_shape(config: Config, images: float) -> Shape:
     """The largest step: `images` of max_pixels for every study, every report at the length limit."""
     path = config.model.resolved_path()
-    vision = read_config(config).vision_config
-    patch, merge = vision.patch_size, getattr(vision, "spatial_merge_size", 1)
-    tokens = max_pixels(config, path) // (patch * merge) ** 2
+    model_config = read_config(config)
+    vision = model_config.vision_config
+    patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+    tokens, patches = family_of(model_config).most_tokens(max_pixels(config, path))
     grpo, reports = config.grpo, config.grpo.studies_per_step * config.grpo.group_size
     held = min(grpo.studies_per_pass or grpo.studies_per_step, grpo.studies_per_step)
     return Shape(
@@ -117,7 +121,7 @@ def step_shape(config: Config, images: float) -> Shape:
         sampled=min(config.sampling.batch or reports, reports),
         decode=config.run.decode_batch,
         merged=config.sampling.fast_decode,
-        patches=round(images * tokens * merge**2),
+        patches=round(images * patches),
         patch_width=3 * getattr(vision, "temporal_patch_size", 1) * patch**2,
         padded=not config.data.rendered,  # phantom prompts are all of one length
         passes=grpo.inner_passes,

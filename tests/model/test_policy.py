@@ -397,7 +397,9 @@ def test_lora_lands_in_the_language_model_only(checkpoint):
     if some.base.config.model_type == "llava":
         blocks -= 1  # features are of the last layer but one
     assert len(wrapped) == blocks * len(some.family.vision_targets) > 0
-    assert all(any(f".{part}." in n for part in ("layers", "layer", "blocks")) for n in names) and len(linear) > len(wrapped)
+    assert all(any(f".{part}." in n for part in ("layers", "layer", "blocks")) for n in names) and len(linear) > len(
+        wrapped
+    )
 
 
 def test_a_tower_that_trains_runs_anew(checkpoint, studies):
@@ -420,7 +422,11 @@ def test_a_gpu_must_not_round_what_a_float32_tower_convolves(checkpoint, monkeyp
 def test_vision_tokens_are_suppressed_and_no_other(checkpoint):
     policy = load(checkpoint)
     names = policy.tokenizer.convert_ids_to_tokens(policy.suppressed.tolist())
-    special = [t for t in policy.tokenizer.get_vocab() if any(word in t.lower() for word in ("image", "video", "vision", "img"))]
+    special = [
+        t
+        for t in policy.tokenizer.get_vocab()
+        if any(word in t.lower() for word in ("image", "video", "vision", "img"))
+    ]
     assert sorted(names) == sorted(special) and policy.base.config.image_token_id in policy.suppressed
     assert not set(policy.stop_ids) & set(policy.suppressed.tolist())
 

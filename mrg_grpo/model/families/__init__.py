@@ -1,8 +1,8 @@
 """Model families: what differs between vision-language models, one small file each.
 
-The engine (policy, rollout, grpo) knows no family by name. It asks a `Family` for seven things: the image processor,
-how many tokens an image takes in the prompt, the vision features, the prompt's embeddings, its positions, which ids
-must never be sampled, and where LoRA goes.
+The engine (policy, rollout, grpo) knows no family by name. It asks a `Family` for eight things: the image processor,
+which tokens an image takes in the prompt, how many at most, the vision features, the prompt's embeddings, its
+positions, which ids must never be sampled, and where LoRA goes.
 
 Here: one file per family with one subclass of `Family`, what the Qwen-VLs share (qwen_vl.py), and what LLaVA and
 InternVL share (projector_vl.py). Not here: anything else that two families share but the contract (base.py). May

@@ -13,6 +13,9 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from mrg_grpo.errors import UserError
 from mrg_grpo.model.families.projector_vl import ProjectorVL
 
+MOST_TILES = 12
+"""Of the grid, where preprocessor_config.json does not say it."""
+
 
 class InternVL(ProjectorVL):
     """InternVL with InternViT as its vision tower, dense."""
@@ -30,16 +33,26 @@ class InternVL(ProjectorVL):
         processor = GotOcr2ImageProcessorPil.from_pretrained(path, revision=revision, crop_to_patches=True)
         self.require_side(processor.size, path)
         if max_pixels is not None:
-            processor.max_patches = max_pixels // self.sides[0] ** 2
-            if processor.max_patches < 1:
-                pixels = self.sides[0] ** 2
+            pixels = self.sides[0] ** 2
+            if max_pixels < pixels:
                 raise UserError(f"data.max_pixels {max_pixels}: a tile of InternVL has {pixels:,} pixels; set no less")
+            processor.max_patches = min(processor.max_patches, max_pixels // pixels)
             processor.min_patches = min(processor.min_patches, processor.max_patches)
         return processor
 
-    def expand_images(self, text: str, processed: dict[str, Tensor]) -> str:
+    @property
+    def tile_tokens(self) -> int:
         side, patch = self.sides
-        tile = self.image_token * int(side // patch * self.config.downsample_ratio) ** 2
+        return int(side // patch * self.config.downsample_ratio) ** 2
+
+    def most_tokens(self, pixels: int) -> tuple[int, int]:
+        side, patch = self.sides
+        tiles = min(MOST_TILES, max(1, pixels // side**2))
+        tiles += tiles > 1
+        return tiles * self.tile_tokens, tiles * ((side // patch) ** 2 + 1)
+
+    def expand_images(self, text: str, processed: dict[str, Tensor]) -> str:
+        tile = self.image_token * self.tile_tokens
         first, *pieces = text.split(self.placeholder)
         tiles = processed["num_patches"].tolist() if pieces else []
         return first + "".join(f"<img>{tile * n}</img>{piece}" for n, piece in zip(tiles, pieces, strict=True))

@@ -31,6 +31,10 @@ class Llava(ProjectorVL):
         return processor
 
     def expand_images(self, text: str, processed: dict[str, Tensor]) -> str:
+        return text.replace(self.placeholder, self.image_token * self.most_tokens(0)[0])
+
+    def most_tokens(self, pixels: int) -> tuple[int, int]:
         side, patch = self.sides
-        whole = self.config.vision_feature_select_strategy == "full"  # with the token that stands for the whole image
-        return text.replace(self.placeholder, self.image_token * ((side // patch) ** 2 + whole))
+        patches, whole = (side // patch) ** 2, 1  # CLIP has one more for the whole image
+        full = self.config.vision_feature_select_strategy == "full"
+        return patches + (whole if full else 0), patches + whole

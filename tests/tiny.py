@@ -135,9 +135,9 @@ def gemma3(**text):
     return fast, Gemma3ForConditionalGeneration(config), processor
 
 
-def llava(model_type: str = "mistral", **text):
+def llava(model_type: str = "mistral", feature_layer: int | list[int] = -2, **text):
     """Tokenizer, model and image processor of LLaVA. The tokenizer begins a text, as Llama's does, and the template
-    does not. Features are of the last layer but one of CLIP."""
+    does not. Features are of CLIP's last layer but one."""
     fast = tokenizer(LLAVA_SPECIAL, "</s>", "<pad>", LLAVA_TEMPLATE)
     fast.bos_token = "<s>"
     ids = dict(zip(LLAVA_SPECIAL, fast.convert_tokens_to_ids(LLAVA_SPECIAL)))
@@ -152,7 +152,7 @@ def llava(model_type: str = "mistral", **text):
         | text,
         vision_config={"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48,
                        "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56, "patch_size": 14},
-        image_token_index=ids["<image>"], image_seq_length=16,
+        image_token_index=ids["<image>"], image_seq_length=16, vision_feature_layer=feature_layer,
     )  # fmt: skip
     processor = LlavaImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
     return fast, LlavaForConditionalGeneration(config), processor

@@ -1,12 +1,15 @@
 """LLaVA and InternVL: every language model they may have, tiles, layers of features, the beginning of a prompt."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from model.test_policy import G, T, check_parity, continuations, load, sample
+from peft.tuners.lora import LoraLayer
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny import WINDOW
 from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaProcessor
 from transformers.models.internvl.processing_internvl import InternVLProcessor
@@ -123,15 +126,50 @@ def edited(checkpoint, folder, file="config.json", **values):
 
 
 @pytest.mark.parametrize("strategy", ["default", "full"])
-@pytest.mark.parametrize("layer", [-1, -2, 1])
+@pytest.mark.parametrize("layer", [-1, -2, 1, [-3, -2]])
 def test_features_of_any_layer_with_and_without_the_token_of_the_whole(
     layer, strategy, studies, tiny_checkpoint, tmp_path
 ):
-    values = {"vision_feature_layer": layer, "vision_feature_select_strategy": strategy}
-    policy = load(edited(tiny_checkpoint(family="llava"), tmp_path / "base", **values), vision=True)
+    base = tiny_checkpoint(family="llava", feature_layer=layer)
+    policy = load(edited(base, tmp_path / "base", vision_feature_select_strategy=strategy), vision=True)
     check_parity(policy, studies, 3)  # every LoRA of the tower has a gradient
     ids = policy.encoder.encode(studies[:1]).input_ids
     assert (ids == policy.base.config.image_token_id).sum() == 16 + (strategy == "full")
+
+
+@pytest.mark.parametrize("family", ["internvl", "llava"])
+def test_lora_of_the_tower_takes_every_linear_layer_in_front_of_the_features(family, tiny_checkpoint):
+    policy = load(tiny_checkpoint(family=family), vision=True)
+    linear = {"bare": set(), "adapted": set()}
+    for name, module in policy.family.vision_tower(policy.base).named_modules():
+        layer = re.match(r".*layers?\.(\d+)\.", name)
+        if layer and isinstance(module, LoraLayer):
+            linear["adapted"].add((int(layer[1]), name))
+        elif layer and isinstance(module, torch.nn.Linear) and not re.search("base_layer|lora_", name):
+            linear["bare"].add((int(layer[1]), name))
+    assert {place for place, _ in linear["adapted"]} == {0, 1} and len(linear["adapted"]) == 2 * 6
+    assert {place for place, _ in linear["bare"]} == ({2} if family == "llava" else set())
+
+
+def test_a_checkpoint_in_the_layout_of_the_hub_loads(studies, tiny_checkpoint, tmp_path):
+    """Llava's files name weights as transformers did until 2025."""
+    plain = tiny_checkpoint(family="llava")
+    shutil.copytree(plain, tmp_path / "old")
+    weights = load_file(plain / "model.safetensors")
+    if any(name.startswith("model.") for name in weights):
+        old = {
+            "model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head.",
+            "model.vision_tower.": "vision_tower.vision_model.",
+            "model.multi_modal_projector.": "multi_modal_projector.",
+        }  # fmt: skip
+        for ours, theirs in old.items():
+            weights = {re.sub(f"^{re.escape(ours)}", theirs, name): weight for name, weight in weights.items()}
+    assert not any(name.startswith("model.") for name in weights)
+    save_file(weights, tmp_path / "old" / "model.safetensors", {"format": "pt"})
+    here, there = load(plain), load(tmp_path / "old")
+    prompts = here.encoder.encode(studies)
+    with torch.no_grad():
+        assert torch.equal(here.prefill(prompts).last_hidden, there.prefill(prompts).last_hidden)
 
 
 @pytest.mark.parametrize("pad", [False, True])

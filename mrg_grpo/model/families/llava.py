@@ -6,11 +6,17 @@ becomes one square: resized to its shorter side and cut, or padded first where p
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import torch
 from torch import Tensor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from mrg_grpo.errors import UserError
 from mrg_grpo.model.families.projector_vl import ProjectorVL
+
+if TYPE_CHECKING:
+    from mrg_grpo.model.batch import PromptBatch
 
 
 class Llava(ProjectorVL):
@@ -32,6 +38,24 @@ class Llava(ProjectorVL):
 
     def expand_images(self, text: str, processed: dict[str, Tensor]) -> str:
         return text.replace(self.placeholder, self.image_token * self.most_tokens(0)[0])
+
+    def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
+        # transformers' get_image_features finds no inner layers in a tower that FSDP has given a class of its own
+        tower, found = self.vision_tower(model), dict[int, Tensor]()
+        layers: Any = tower.get_submodule("encoder.layers")
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, args, place=place: found.update({place: args[0]}))
+            for place, layer in enumerate(layers)
+        ]
+        try:
+            found[len(layers)] = tower(batch.pixels["pixel_values"].to(model.dtype)).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+        hidden = torch.cat([found[place] for place in self.places], dim=-1)  # (images, 1 + patches, widths)
+        if self.config.vision_feature_select_strategy == "default":
+            hidden = hidden[:, 1:]
+        return model.model.multi_modal_projector(hidden).flatten(0, 1)
 
     def most_tokens(self, pixels: int) -> tuple[int, int]:
         side, patch = self.sides

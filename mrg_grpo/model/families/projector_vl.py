@@ -41,15 +41,14 @@ class ProjectorVL(Family):
                 f'is not supported; use one of "{self.tower}" and one of: {", ".join(TEXT_MODELS)}'
             )
         self.one_mask = text in ("llama", "mistral")
-        learn = "|".join(str(layer) for layer in range(self.seen_layers))
+        learn = "|".join(str(layer) for layer in range(max(self.places)))  # those behind would have no gradient
         self.vision_lora_pattern = rf"{self.tower_layers}\.(?:{learn})\..*\.(?:{{targets}})"
 
     @property
-    def seen_layers(self) -> int:
-        """Layers of the tower in front of the features. LoRA behind them would have no gradient."""
+    def places(self) -> list[int]:
+        """Where in the tower the features are taken: each is a number of layers that stand in front of it."""
         count, chosen = self.vision.num_hidden_layers, self.config.vision_feature_layer
-        places = [chosen] if isinstance(chosen, int) else chosen  # 0 is what the first layer is given
-        return max(place if place >= 0 else count + 1 + place for place in places)
+        return [place % (count + 1) for place in ([chosen] if isinstance(chosen, int) else chosen)]
 
     @property
     def sides(self) -> tuple[int, int]:

@@ -5,8 +5,8 @@ which tokens an image takes in the prompt, how many at most, the vision features
 positions, which ids must never be sampled, and where LoRA goes.
 
 Here: one file per family with one subclass of `Family`, what the Qwen-VLs share (qwen_vl.py), and what LLaVA and
-InternVL share (projector_vl.py). Not here: anything else that two families share but the contract (base.py). May
-import: transformers, model/batch.py, model/vision_attention.py, errors.
+InternVL share (projector_vl.py). Not here: anything else that two families share but the contract (base.py).
+May import: transformers, model/batch.py, model/vision_attention.py, errors.
 """
 
 from transformers import PretrainedConfig

@@ -42,6 +42,15 @@ NAMES = {
         "transformers.models.gemma3.image_processing_pil_gemma3.Gemma3ImageProcessorPil",
         "transformers.models.gemma3.modeling_gemma3.Gemma3Model.get_image_features",
     ],
+    "model/families/projector_vl.py": [
+        "transformers.PretrainedConfig",
+        "transformers.models.llava.modeling_llava.LlavaModel.get_image_features",
+        "transformers.models.internvl.modeling_internvl.InternVLModel.get_image_features",
+    ],
+    "model/families/llava.py": ["transformers.models.llava.image_processing_pil_llava.LlavaImageProcessorPil"],
+    "model/families/internvl.py": [
+        "transformers.models.got_ocr2.image_processing_pil_got_ocr2.GotOcr2ImageProcessorPil",
+    ],
     "model/families/qwen_vl.py": [
         "transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLModel.get_rope_index",
         "transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLModel.get_vision_position_ids",

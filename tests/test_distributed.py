@@ -170,7 +170,7 @@ def test_layers_in_shards_are_recomputed_and_prompts_held_in_parts(tiny_checkpoi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "gemma3"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "gemma3", "llava", "internvl"])
 def test_every_family_runs_in_shards(tiny_checkpoint, studies, tmp_path, family):
     config = setting(tiny_checkpoint(scale=0.1, family=family), **CASES["even"])
     one = three_steps(config, studies, STOPS)

@@ -1,6 +1,6 @@
 """What the engine computes stays what it was: short runs of the real `train` against a recorded file.
 
-Six runs on phantom studies, on one thread: the embedded default as it is; the embedded base in float64, whose reports
+Eight runs on phantom studies, on one thread: the embedded default as it is; the embedded base in float64, whose reports
 earn MCCS and ROUGE-L; and the tiny checkpoint of every family in float64, which earns letters. Held are metrics.jsonl
 without times and memory, the adapter and the greedy reports. On the machine that recorded the floats are held to the
 last digit, on others to rounding; the reports are held everywhere.

@@ -48,7 +48,10 @@ def imported(tree: ast.Module) -> dict[str, str]:
     return names
 
 
-NO_CODE = {"GenerationConfig", "PeftModel", "PeftConfig", "Gemma3ImageProcessorPil", "Qwen2VLImageProcessorPil"}
+NO_CODE = {
+    "GenerationConfig", "PeftModel", "PeftConfig", "Gemma3ImageProcessorPil", "GotOcr2ImageProcessorPil",
+    "LlavaImageProcessorPil", "Qwen2VLImageProcessorPil",
+}  # fmt: skip
 """Classes whose from_pretrained looks for no code beside the files; of every other it must be told what to do."""
 
 

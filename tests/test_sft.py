@@ -53,7 +53,7 @@ def test_what_a_report_spells_is_text_and_only_the_end_is_a_special_token(family
     plain = policy.tokenizer("<report>Clear.</report>", add_special_tokens=False)["input_ids"]  # of others as ever
     assert tokens[1][mask[1]].tolist() == [*plain, policy.stop_ids[0]]
     parts = policy.encoder
-    assert "<|im_end|>" in special or "<end_of_turn>" in special
+    assert {"<|im_end|>", "<end_of_turn>", "</s>"} & {*special}
     for token in {*special, *policy.family.vision_tokens}:
         with pytest.raises(UserError, match="must not hold"):
             PromptEncoder(parts.tokenizer, parts.image_processor, parts.family, f"Write {token} now.")

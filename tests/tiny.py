@@ -5,10 +5,15 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     GenerationConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -18,6 +23,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from experiments.embedded import train_base
@@ -31,6 +38,18 @@ GEMMA_TEMPLATE = (
     "<bos>{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<start_of_image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
     "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+LLAVA_SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}[INST] {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %} [/INST]"
+    "{% else %} {% for part in message['content'] %}{{ part['text'] }}{% endfor %}</s>{% endif %}{% endfor %}"
+)
+INTERN_SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
+INTERN_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<IMG_CONTEXT>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -57,6 +76,8 @@ QWEN = {
 }
 WINDOW = 12
 """Of the tiny Gemma 3's sliding layers: shorter than the prompt and than an image, which has 16 tokens."""
+MISTRAL_WINDOW = 60
+"""Of all layers of the tiny Mistral: shorter than the prompt, and long enough for the image to reach the report."""
 
 
 def tokenizer(special: list[str] = SPECIAL, stop: str = "<|im_end|>", pad: str = "<|endoftext|>", template=None):
@@ -114,19 +135,63 @@ def gemma3(**text):
     return fast, Gemma3ForConditionalGeneration(config), processor
 
 
+def llava(model_type: str = "mistral", feature_layer: int | list[int] = -2, **text):
+    """Tokenizer, model and image processor of LLaVA. The tokenizer begins a text, as Llama's does, and the template
+    does not. Features are of CLIP's last layer but one."""
+    fast = tokenizer(LLAVA_SPECIAL, "</s>", "<pad>", LLAVA_TEMPLATE)
+    fast.bos_token = "<s>"
+    ids = dict(zip(LLAVA_SPECIAL, fast.convert_tokens_to_ids(LLAVA_SPECIAL)))
+    begun = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", ids["<s>"])])
+    fast.backend_tokenizer.post_processor = begun
+    own = {"mistral": {"sliding_window": MISTRAL_WINDOW}, "qwen3": {"head_dim": 8}}.get(model_type, {})
+    config = LlavaConfig(
+        text_config=TEXT
+        | {"model_type": model_type, "vocab_size": len(fast), "pad_token_id": ids["<pad>"],
+           "bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"]}
+        | own
+        | text,
+        vision_config={"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48,
+                       "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56, "patch_size": 14},
+        image_token_index=ids["<image>"], image_seq_length=16, vision_feature_layer=feature_layer,
+    )  # fmt: skip
+    processor = LlavaImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+    return fast, LlavaForConditionalGeneration(config), processor
+
+
+def internvl(model_type: str = "qwen2", **text):
+    """Tokenizer, model and image processor of InternVL: tiles of 28 x 28 pixels with four tokens each."""
+    fast = tokenizer(INTERN_SPECIAL, template=INTERN_TEMPLATE)
+    ids = dict(zip(INTERN_SPECIAL, fast.convert_tokens_to_ids(INTERN_SPECIAL)))
+    config = InternVLConfig(
+        text_config=TEXT
+        | {"model_type": model_type, "vocab_size": len(fast), "pad_token_id": ids["<|endoftext|>"],
+           "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"]}
+        | ({"head_dim": 8} if model_type == "qwen3" else {})
+        | text,
+        vision_config={"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+                       "image_size": [28, 28], "patch_size": [7, 7]},
+        image_token_id=ids["<IMG_CONTEXT>"], image_seq_length=4,
+    )  # fmt: skip
+    processor = GotOcr2ImageProcessorPil(size={"height": 28, "width": 28}, max_patches=6)
+    return fast, InternVLForConditionalGeneration(config), processor
+
+
+TOGETHER = {"gemma3": gemma3, "internvl": internvl, "llava": llava}
+STOPS = {"gemma3": ("<eos>", "<end_of_turn>"), "llava": ("</s>",)}
+
+
 def write_checkpoint(
     folder: Path, seed: int = 0, scale: float = 0.2, family: str = "qwen2_5_vl", dtype=torch.float32, **text
 ) -> Path:
     """A random checkpoint; weights of std `scale`, so that the distributions are far from uniform."""
     torch.manual_seed(seed)
-    fast, model, processor = gemma3(**text) if family == "gemma3" else qwen(family, **text)
+    fast, model, processor = TOGETHER[family](**text) if family in TOGETHER else qwen(family, **text)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=scale / 2 if "vis" in name else scale)
     model.to(dtype).save_pretrained(folder)
     fast.save_pretrained(folder)
     processor.save_pretrained(folder)
-    names = ("<eos>", "<end_of_turn>") if family == "gemma3" else ("<|im_end|>", "<|endoftext|>")
-    stops = [fast.convert_tokens_to_ids(name) for name in names]
+    stops = [fast.convert_tokens_to_ids(name) for name in STOPS.get(family, ("<|im_end|>", "<|endoftext|>"))]
     GenerationConfig(eos_token_id=stops, temperature=0.1, top_k=3, do_sample=True).save_pretrained(folder)
     return folder

@@ -163,7 +163,7 @@ class DecoderLayer:
         key, value = cache.prompts[self.index]
         hidden_keys = here.hidden[self.kind]
         out = attend_once(both[:, :, :heads], own_key, own_value, key, value, self.scaling, hidden_keys)  # (n, g, H, d)
-        return self.out(out.view(b, -1))
+        return self.out(out.reshape(b, -1))  # with a key head for each query head it is no copy, and no view fits
 
 
 class Decoder:

@@ -78,7 +78,7 @@ class PromptEncoder:
                 raise StudyError(study, what, "crop it, or leave the study out") from error
             texts.append(self.family.expand_images(self.chat(len(self.images(study)), self.ask(study)), processed))
             parts.append(processed)
-        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        ids = [self.ids(text) for text in texts]
         width = max(len(row) for row in ids)
         pad = self.tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
@@ -101,6 +101,12 @@ class PromptEncoder:
 
     def process(self, images: list) -> dict[str, Tensor]:
         return dict(self.image_processor(images, return_tensors="pt")) if images else {}
+
+    def ids(self, text: str) -> list[int]:
+        """Tokens of chat text. Where the template does not write the beginning of sequence, as LLaVA's, the tokenizer
+        puts its own in front, if it has one; transformers' processors do the same."""
+        begins = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
+        return self.tokenizer(text, add_special_tokens=not begins)["input_ids"]
 
     def images(self, study: Study) -> tuple[str, ...]:
         """What the policy is shown: the study's images, then those of the study before it where they are asked for."""

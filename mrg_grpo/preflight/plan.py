@@ -74,6 +74,9 @@ def model_sizes(config: Config) -> Model:
         name: module for name, module in wrapped.named_modules() if isinstance(module, Linear)
     }
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    width = getattr(
+        vision, "embed_dim", vision.hidden_size
+    )  # Qwen2-VL calls its own width so, and the other the text's
     # "auto" is bfloat16 on the GPU that is planned for, whatever this machine has
     on_cpu = config.model.device == "cpu"
     size = {"float32": 4, "float64": 8, "bfloat16": 2, "auto": 4 if on_cpu else 2}[config.model.dtype]
@@ -85,8 +88,8 @@ def model_sizes(config: Config) -> Model:
         heads=text.num_attention_heads,
         inner=text.intermediate_size,
         vocabulary=text.vocab_size,
-        vision_hidden=vision.hidden_size,
-        vision_inner=vision.intermediate_size,
+        vision_hidden=width,
+        vision_inner=getattr(vision, "intermediate_size", None) or round(width * vision.mlp_ratio),
         vision=seen,
         text=layers,
         total=total,
@@ -103,9 +106,10 @@ def model_sizes(config: Config) -> Model:
 def step_shape(config: Config, images: float, context: str = "") -> Shape:
     """The largest step: `images` of max_pixels and this context for every study, every report at the length limit."""
     path = config.model.resolved_path()
-    vision = read_config(config).vision_config
-    patch, merge = vision.patch_size, getattr(vision, "spatial_merge_size", 1)
-    tokens = max_pixels(config, path) // (patch * merge) ** 2
+    model_config = read_config(config)
+    vision = model_config.vision_config
+    patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+    tokens, patches = family_of(model_config).most_tokens(max_pixels(config, path))
     grpo, reports = config.grpo, config.grpo.studies_per_step * config.grpo.group_size
     held = min(grpo.studies_per_pass or grpo.studies_per_step, grpo.studies_per_step)
     return Shape(
@@ -118,7 +122,7 @@ def step_shape(config: Config, images: float, context: str = "") -> Shape:
         sampled=min(config.sampling.batch or reports, reports),
         decode=config.run.decode_batch,
         merged=config.sampling.fast_decode,
-        patches=round(images * tokens * merge**2),
+        patches=round(images * patches),
         patch_width=3 * getattr(vision, "temporal_patch_size", 1) * patch**2,
         padded=not config.data.rendered,  # phantom prompts are all of one length
         passes=grpo.inner_passes,
@@ -144,7 +148,7 @@ def text_tokens(config: Config, path: str, context: str = "") -> int:
         return 64 + len(context) // 4
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
     encoder = PromptEncoder(tokenizer, None, None, config.prompt.text, config.prompt.think)  # type: ignore[arg-type]
-    return len(tokenizer(encoder.chat(0, context + encoder.question), add_special_tokens=False)["input_ids"])
+    return len(encoder.ids(encoder.chat(0, context + encoder.question)))
 
 
 ASSUMED_WORDS = {"age": 3, "sex": 2, "indication": 40, "history": 40, "comparison": 20, "prior_report": 200}

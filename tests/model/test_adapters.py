@@ -101,6 +101,8 @@ def test_what_acts_only_through_pefts_forward_is_refused(checkpoint, tmp_path):
 
 BEHIND_THE_TOWER = {
     "gemma3": {"modules_to_save": ["multi_modal_projector"], "target_modules": ["o_proj"]},
+    "internvl": {"target_modules": r".*multi_modal_projector\.linear_[12]"},
+    "llava": {"target_modules": r".*multi_modal_projector\.linear_[12]"},
     "qwen2_vl": {"target_modules": r".*visual\.merger\.mlp\.[02]"},
     "qwen2_5_vl": {"target_modules": r".*visual\.merger\.mlp\.[02]"},
     "qwen3_vl": {"target_modules": r".*visual\.(?:merger|deepstack_merger_list\.\d)\.linear_fc[12]"},

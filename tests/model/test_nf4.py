@@ -30,7 +30,7 @@ ROPE = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 1e4}
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def checkpoint(request, tiny_checkpoint):
     own = {"head_dim": 16} if request.param in ("qwen3_vl", "gemma3") else {}
-    rope = {} if request.param == "gemma3" else {"rope_parameters": ROPE}
+    rope = {"rope_parameters": ROPE} if request.param.startswith("qwen") else {}
     return tiny_checkpoint(scale=0.1, family=request.param, **SIZES, **own, **rope)
 
 
@@ -91,7 +91,7 @@ def test_a_step_is_that_of_whole_weights_of_the_same_values(checkpoint, studies,
     packed, result = step(grpo_of(checkpoint, **options), studies[:2])
     whole, expected = step(whole_twin(checkpoint, tmp_path, **options), studies[:2])
     assert torch.equal(result.rollout.tokens, expected.rollout.tokens) and whole.abs().max() > 1e-4
-    assert (result.rollout.logps - expected.rollout.logps).abs().max() < 5e-6
+    assert (result.rollout.logps - expected.rollout.logps).abs().max() < 1e-5
     assert (packed - whole).abs().max() < 1.4e-6 * max(1, whole.abs().max())
     assert result.metrics["sampling_gap"] < 6e-6
     for name in ("loss", "kl", "entropy", "reward"):

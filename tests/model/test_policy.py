@@ -77,13 +77,15 @@ def continuations(policy, count=2 * G, seed=0):
 
 def plain_inputs(policy, prompts, row, ids, attention):
     """What transformers' own forward is given for a sequence (1, P + t) that starts with prompt `row`."""
-    counts = torch.tensor([len(policy.encoder.images(study)) for study in prompts.studies])
+    tiles = prompts.pixels.get("num_patches", torch.ones(9, dtype=torch.long)).tolist()  # InternVL
+    counts = torch.tensor([sum(tiles.pop(0) for _ in policy.encoder.images(study)) for study in prompts.studies])
     images = slice(int(counts[:row].sum()), int(counts[: row + 1].sum()))
     pixels = prompts.pixels["pixel_values"].to(policy.base.dtype)
     image = (ids == policy.family.config.image_token_id).int()
-    if "image_grid_thw" not in prompts.pixels:  # Gemma 3
+    if "image_grid_thw" not in prompts.pixels:
         positions = (attention.cumsum(1) - 1).clamp(min=0)
-        return {"pixel_values": pixels[images], "token_type_ids": image, "position_ids": positions}
+        kinds = {"token_type_ids": image} if policy.base.config.model_type == "gemma3" else {}
+        return {"pixel_values": pixels[images], "position_ids": positions, **kinds}
     grid = prompts.pixels["image_grid_thw"]
     patches = grid.prod(-1)
     start, end = int(patches[: images.start].sum()), int(patches[: images.stop].sum())
@@ -403,7 +405,7 @@ def test_a_saved_adapter_continues_and_merges(checkpoint, studies, tmp_path):
     with torch.no_grad():
         merged = full_sequence_logps(policy, prompts, tokens, mask, rows)
     for got, want, keep in zip(saved, merged, mask):
-        assert (got[keep] - want).abs().max() < 1e-5
+        assert (got[keep] - want).abs().max() < 3e-5
 
 
 def test_lora_lands_in_the_language_model_only(checkpoint):
@@ -418,8 +420,12 @@ def test_lora_lands_in_the_language_model_only(checkpoint):
     linear = [m for m in some.family.vision_tower(some.base).modules() if isinstance(m, torch.nn.Linear)]
     wrapped = [m for m in some.family.vision_tower(some.base).modules() if isinstance(m, LoraLayer)]
     blocks = some.base.config.vision_config.num_hidden_layers
+    if some.base.config.model_type == "llava":
+        blocks -= 1  # features are of the last layer but one
     assert len(wrapped) == blocks * len(some.family.vision_targets) > 0
-    assert all("layers." in n or "blocks." in n for n in names) and len(linear) > len(wrapped)
+    assert all(any(f".{part}." in n for part in ("layers", "layer", "blocks")) for n in names) and len(linear) > len(
+        wrapped
+    )
 
 
 def test_a_tower_that_trains_runs_anew(checkpoint, studies):
@@ -442,7 +448,11 @@ def test_a_gpu_must_not_round_what_a_float32_tower_convolves(checkpoint, monkeyp
 def test_vision_tokens_are_suppressed_and_no_other(checkpoint):
     policy = load(checkpoint)
     names = policy.tokenizer.convert_ids_to_tokens(policy.suppressed.tolist())
-    special = [t for t in policy.tokenizer.get_vocab() if any(word in t for word in ("image", "video", "vision"))]
+    special = [
+        t
+        for t in policy.tokenizer.get_vocab()
+        if any(word in t.lower() for word in ("image", "video", "vision", "img"))
+    ]
     assert sorted(names) == sorted(special) and policy.base.config.image_token_id in policy.suppressed
     assert not set(policy.stop_ids) & set(policy.suppressed.tolist())
 

@@ -207,7 +207,7 @@ assert not [name for name in sys.modules if name.startswith("torchvision.")]
         (lambda f: edit(f, "generation_config.json", lambda c: c.update(eos_token_id=[])), "has eos_token_id []"),
         (lambda f: (f / "generation_config.json").write_text("[1]"), "generation_config.json cannot be read ('list'"),
         (lambda f: (f / "generation_config.json").write_text("[" * 50_000), "generation_config.json cannot be read"),
-        (lambda f: edit(f, "config.json", lambda c: c.update(model_type="llava")), '"llava" is not supported'),
+        (lambda f: edit(f, "config.json", lambda c: c.update(model_type="qwen3_5")), '"qwen3_5" is not supported'),
         (lambda f: edit(f, "config.json", lambda c: c.update(model_type="qwen2")), '"qwen2" is not supported'),
         (lambda f: edit(f, "config.json", lambda c: c.update(model_type="huatuo9")), "huatuo9"),
     ],

@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from kept import Kept
+from PIL import Image
 
 from mrg_grpo.cli import main
 from mrg_grpo.config import Config, LoraSettings, load_config
+from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.model import recompute
+from mrg_grpo.model.families import FAMILIES
 from mrg_grpo.model.kv_cache import DecodeCache
 from mrg_grpo.model.logprobs import chunk_elements
 from mrg_grpo.model.nf4 import Nf4Linear
@@ -170,6 +173,34 @@ def test_the_largest_micro_batch_is_the_last_that_fits(checkpoint):
     assert "reference" not in footprint.peaks(sizes, given, beta=0.0)
     vast = replace(sizes, vocabulary=10**9)
     assert footprint.logits_chunk(vast, 8) < 8 * 4 * 10**9 * 3 and chunk_elements("cuda") < 10**9  # one row at a time
+
+
+@pytest.mark.parametrize(
+    ("family", "pixels"), [(family, 784 * 6 if family == "internvl" else 0) for family in sorted(FAMILIES)]
+)
+def test_the_prompt_is_planned_as_long_as_that_of_the_largest_image(family, pixels, tiny_checkpoint, tmp_path):
+    config = settings(tiny_checkpoint(family=family))
+    config.data.max_pixels = pixels
+    size = {"internvl": (168, 112), "qwen3_vl": (128, 96)}.get(family, (112, 112))  # 3 x 2 tiles, 4 x 3 patches
+    Image.effect_noise(size, 60).save(tmp_path / "x.png")
+    policy = Policy.load(config)
+    prompt = policy.encoder.encode([Study("x", (str(tmp_path / "x.png"),), "", "train")])
+    planned = plan.step_shape(config, 1)
+    assert abs(planned.prompt - prompt.input_ids.shape[1]) <= 4  # Gemma writes four newlines around an image
+    grid, pictures = prompt.pixels.get("image_grid_thw"), prompt.pixels["pixel_values"]
+    patch, extra = (
+        policy.base.config.vision_config.patch_size,
+        int(family in ("internvl", "llava")),
+    )  # one for the whole
+    side = pictures.shape[-1] // (patch if isinstance(patch, int) else patch[0])
+    patches = int(grid.prod()) if grid is not None else len(pictures) * (side**2 + extra)
+    assert planned.patches == patches and model_sizes_of(config).vision > 0
+
+
+def model_sizes_of(config: Config):
+    sizes = plan.model_sizes(config)
+    footprint.peaks(sizes, plan.step_shape(config, 2))
+    return sizes
 
 
 def test_the_7b_model_is_planned_from_config_json_alone(request, capsys):

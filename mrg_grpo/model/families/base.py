@@ -1,9 +1,10 @@
 """The contract of a model family.
 
-A new family is one file with one subclass of `Family` and one line in FAMILIES (families/__init__.py). It answers seven
-questions: image processor, image tokens in the text, vision features, prompt embeddings, prompt positions, vision
-tokens that are never sampled, and where LoRA goes. Where its attention differs it overrides `prompt_masks`.
-tests/tiny.py then needs a tiny checkpoint of it, and tests/model/test_policy.py holds it to plain transformers.
+A new family is one file with one subclass of `Family` and one line in FAMILIES (families/__init__.py). It answers eight
+questions: image processor, image tokens in the text, how many at most, vision features, prompt embeddings, prompt
+positions, vision tokens that are never sampled, and where LoRA goes. Where its attention differs it overrides
+`prompt_masks`. tests/tiny.py then needs a tiny checkpoint of it, and tests/model/test_policy.py holds it to plain
+transformers.
 """
 
 from __future__ import annotations
@@ -63,6 +64,10 @@ class Family(ABC):
     @abstractmethod
     def expand_images(self, text: str, processed: dict[str, Tensor]) -> str:
         """Chat text with one placeholder per image -> with as many image tokens as each image takes."""
+
+    @abstractmethod
+    def most_tokens(self, pixels: int) -> tuple[int, int]:
+        """Of an image of at most `pixels`, for `mrg-grpo plan`: tokens, and patches that the vision tower sees."""
 
     @abstractmethod
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:

@@ -49,6 +49,10 @@ class Gemma3(Family):
         tokens = self.image_token * self.config.mm_tokens_per_image
         return text.replace(self.placeholder, f"\n\n<start_of_image>{tokens}<end_of_image>\n\n")
 
+    def most_tokens(self, pixels: int) -> tuple[int, int]:
+        vision: Any = self.config.vision_config
+        return self.config.mm_tokens_per_image, (vision.image_size // vision.patch_size) ** 2
+
     def vision_tower(self, model: Any) -> nn.Module:
         return model.model.vision_tower
 

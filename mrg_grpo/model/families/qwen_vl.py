@@ -45,6 +45,11 @@ class QwenVL(Family):
         counts = [int(grid.prod()) // merge**2 for grid in processed["image_grid_thw"]] if len(pieces) > 1 else []
         return pieces[0] + "".join(self.image_token * n + piece for n, piece in zip(counts, pieces[1:], strict=True))
 
+    def most_tokens(self, pixels: int) -> tuple[int, int]:
+        vision: Any = self.config.vision_config
+        tokens = pixels // (vision.patch_size * vision.spatial_merge_size) ** 2
+        return tokens, tokens * vision.spatial_merge_size**2
+
     def prepare(self, model: Any) -> None:
         tower: Any = self.vision_tower(model)
         tower.config._attn_implementation = vision_attention.NAME

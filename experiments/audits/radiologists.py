@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--metric", action="append", default=[])
     given = parser.parse_args()
     rated = read_rated(given.ratings)
-    labeler = load_labeler(given.labeler or None, tokenizer=given.tokenizer or None)
+    labeler = load_labeler(given.labeler, given.tokenizer)
     found, _ = rankings(scored(rated, labeler, given.metric), rated.ratings, rated.cases)
     print(ceiling(rated))
     for name, ranking in found.items():

@@ -51,12 +51,15 @@ def context_of(said: Mapping[str, Any], options: LoadOptions, where: str) -> Con
         if name not in options.context or value in (None, ""):
             continue
         if not isinstance(value, str | int | float) or isinstance(value, bool):
-            raise UserError(f"{where} has a {name} of type {type(value).__name__}; give it as text")
+            raise UserError(f"{where} has {name} of type {type(value).__name__}; give it as text")
         texts[name] = unicode_text(str(value), where)
     if not texts:
         return NOTHING
-    written = (clean(ANSWER.split(texts.get(name, ""), maxsplit=1)[0], options.keep_xxxx) for name in TEXTS)
-    return Context(_age(texts.get("age", "")), SEXES.get(texts.get("sex", "").strip().lower(), ""), *written)
+    indication, history, comparison = (
+        clean(ANSWER.split(texts.get(name, ""), maxsplit=1)[0], options.keep_xxxx) for name in TEXTS
+    )
+    sex = SEXES.get(texts.get("sex", "").strip().lower(), "")
+    return Context(_age(texts.get("age", "")), sex, indication, history, comparison)
 
 
 def wants_prior(options: LoadOptions) -> bool:

@@ -2,13 +2,16 @@
 
 Kaggle: indiana_reports.csv (uid, findings, impression; indication and comparison where they are there),
 indiana_projections.csv (uid, filename, projection), and images under images/images_normalized/ or images/. NLM:
-NLMCXR_reports.tgz, read in memory, or its unpacked folder of *.xml, and images under images/ or beside it. Both give a study the id "CXR" + uid, so that one split serves both.
+NLMCXR_reports.tgz, read in memory, or its unpacked folder of *.xml, and images under images/ or beside it.
+Both give a study the id "CXR" + uid, so that one split serves both.
 
 Deliberate choices:
 1. Images keep the order of the file. The XML does not say which image is frontal: `views = "frontal"` then needs
    Kaggle's indiana_projections.csv beside it.
 2. An XML file that declares a document type is refused: entities are the one way XML can reach other files or explode.
    The parser itself is asked, piece by piece, so that the encoding does not matter and no entity is ever expanded.
+3. Kaggle's table has "#NAME?" where a spreadsheet took an indication that begins with a sign ("+PPD") for a formula. It
+   says nothing and counts as blank; NLM's files have the words.
 """
 
 import re
@@ -27,6 +30,7 @@ from mrg_grpo.errors import UserError
 
 KAGGLE_REMEDY = "take it from Kaggle's raddar/chest-xrays-indiana-university"
 NLM_REMEDY = "take NLMCXR_reports.tgz from openi.nlm.nih.gov/faq"
+SPOILT = "#NAME?"
 PIECE = 64
 """Bytes of XML given to the parser at once: too few for entities and their use to stand in one with the declaration."""
 ARCHIVE = "NLMCXR_reports.tgz"
@@ -47,6 +51,7 @@ def read_kaggle(root: Path, options: LoadOptions) -> Source:
             raise UserError(f"{path}: uid {uid!r} occurs twice; keep one row for each study")
         seen.add(study_id)
         texts = {"findings": findings, "impression": impression, "indication": indication, "comparison": comparison}
+        texts = {name: "" if text == SPOILT else text for name, text in texts.items()}
         views = listed.pop(study_id, [])
         if options.views == "frontal":
             views = [view for view in views if view[1] == "Frontal"]

@@ -86,7 +86,7 @@ def parse_context(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     opened = list(headers(text))
     ends = [start for _, start, _ in opened[1:]] + [len(text)]
-    for (_, start, begin), end in zip(opened, ends, strict=True):
+    for (_, start, begin), end in zip(opened, ends):
         field = context_of(text[start:begin].strip().rstrip(":"))
         body = BLANK_LINE.split(text[begin:end].strip(), maxsplit=1)[0]
         if field and body:

@@ -46,7 +46,7 @@ def write(root: Path, tree=None, table=TABLE, images="Padchest_GR_files/PadChest
     (root / "grounded_reports_20240819.json").write_text(text)
     (root / "master_table.csv").write_text(table)
     folder = Path("PadChest_GR_progression_prior_studies") / priors
-    for name in [*(f"{images}/{letter}.png" for letter in "abcd"), folder / "z.png"]:
+    for name in [*(f"{images}/{letter}.png" for letter in "abcd"), folder / "z.png", folder / "a.png"]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     return root
@@ -109,6 +109,15 @@ def test_a_split_file_names_studies_by_their_bare_number(tmp_path):
         "val": [],
         "test": ["101"],
     }
+
+
+def test_nothing_of_a_prior_in_another_split_is_shown(tmp_path):
+    """Its image would be in PreviousImageID, too."""
+    write(tmp_path)
+    mine = tmp_path / "mine.csv"
+    mine.write_text("id,split\n101,test\n102,train\n")
+    loaded = load_studies("padchest_gr", tmp_path, split_file=mine, context=("prior_report", "prior_images"))
+    assert loaded["train"][0].context == Context()
 
 
 def test_a_study_of_the_table_without_a_report_is_named(tmp_path):

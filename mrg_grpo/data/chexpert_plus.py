@@ -17,8 +17,7 @@ Deliberate choices:
    train, by a hash of the patient. A table with a test split is taken as it stands, and data.split_file replaces all.
 2. Rows of a study may differ in their texts (the audit found some): those of its first row count, and a note says so.
 3. The set has no indication: history is section_clinical_history, then section_history.
-4. The study before has the next lower patient_report_date_order. One public user found that this order often is not
-   that of the dates in the reports' headers, and a note says it wherever the study before is asked for.
+4. The study before has the next lower patient_report_date_order: often not the order of dates, as a note says.
 5. The data-use agreement is personal: an error names ids and files, never a report's text.
 """
 
@@ -39,10 +38,7 @@ NEEDED = ("path_to_image", "frontal_lateral", "deid_patient_id", "split", "secti
 MORE = ("section_clinical_history", "section_history", "section_comparison", "age", "sex", "patient_report_date_order")
 PATH = re.compile(r"[\w-]+/(patient\w+)/(study\w+)/[\w-]+\.(?:jpg|png)", re.ASCII)
 ORDER = re.compile(r"(\d{1,6})(?:\.0)?", re.ASCII)
-NOTE = (
-    "the study before is taken by patient_report_date_order; a public user of the data found this order to differ from "
-    "the dates of the reports"
-)
+NOTE = "the study before goes by patient_report_date_order, which a public user found to differ from the reports' dates"
 
 
 @dataclass

@@ -155,7 +155,7 @@ def test_what_is_known_and_the_study_before_by_number(tmp_path):
     (image,) = known["0001_study9"].prior_images
     assert image == f"{tmp_path}/PNG/train/patient00001/study2/view1_frontal.png"
     assert known["0003_study1"].prior_images == ()
-    assert any("found this order to differ from the dates of the reports" in note for note in loaded.notes)
+    assert any("found to differ from the reports' dates" in note for note in loaded.notes)
     assert "indication of 0" in next(note for note in loaded.notes if note.startswith("context: "))
 
 

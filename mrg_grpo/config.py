@@ -144,7 +144,7 @@ class DataConfig:
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Columns of the form "table"; "" is one with a usual name, "none" is no column."""
     credentialed: bool = False
-    """Mark what a run writes as made from credentialed data. The forms of MIMIC-CXR always are."""
+    """Mark what a run writes as made from credentialed data. MIMIC-CXR, ReXGradient, CheXpert Plus, PadChest-GR are."""
     sections: list[str] = field(default_factory=lambda: ["findings"], metadata={"choices": ("findings", "impression")})
     """Sections of the report that make up the reference, joined in this order."""
     views: str = "all"

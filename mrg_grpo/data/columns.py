@@ -23,6 +23,14 @@ USUAL = {
     "view": ("view", "views", "view_position", "projection"),
 }
 """Names of each column, the first that is there counts."""
+CONTEXT = {
+    "indication": ("indication", "reason_for_exam", "reason_for_study"),
+    "history": ("history", "clinical_history", "clinical_information"),
+    "comparison": ("comparison",),
+    "age": ("age", "patient_age"),
+    "sex": ("sex", "patient_sex", "gender"),
+}
+"""The same of what is known beside the pictures, read only where it is asked for; [data.columns] names none of it."""
 NONE = "none"
 """In the configuration: no column."""
 
@@ -42,15 +50,21 @@ def found_columns(file: TableFile, options: LoadOptions) -> dict[str, str]:
             "whole; name data.columns.findings and data.columns.impression, or leave data.sections out"
         )
     asked = {"findings", "impression"} if "report" not in found else set()
+    kept = {"findings", "impression"} if options.context else set(options.sections)
     needed = ["images", *(section for section in options.sections if section in asked)]
     for role in ["study", *needed] if options.columns.study != NONE else needed:
         if role not in found:
             raise _not_found(file, role)
-    found = {role: name for role, name in found.items() if role not in asked or role in options.sections}
+    # with a context, a section that is not asked for is read, too: no sentence of it may be in the question
+    found = {role: name for role, name in found.items() if role not in asked - kept}
     if options.views == "frontal" and "view" not in found:
         raise records.view_error(str(file.path), "name data.columns.view, or use views = 1 for the first image")
     if options.views != "frontal":
         found.pop("view", None)
+    for role in (role for role in CONTEXT if role in options.context):
+        name = _column(file, role, "")
+        if name is not None and name not in found.values():
+            found[role] = name
     return found
 
 
@@ -60,7 +74,7 @@ def _column(file: TableFile, role: str, name: str) -> str | None:
         return None
     if not name:
         by_name = {_folded(column): column for column in reversed(file.columns)}
-        return next((by_name[_folded(usual)] for usual in USUAL[role] if _folded(usual) in by_name), None)
+        return next((by_name[_folded(usual)] for usual in (USUAL | CONTEXT)[role] if _folded(usual) in by_name), None)
     if name not in file.columns:
         hint = nearest(name, file.columns) or "name one of these"
         raise UserError(f"{file.path} has no column {name!r} (data.columns.{role}; it has: {_there(file)}); {hint}")

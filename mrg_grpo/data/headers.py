@@ -128,6 +128,23 @@ def section_of(header: str) -> str | None:
     return EXAMINATION if known & SURE or pair else None
 
 
+@lru_cache(maxsize=100_000)
+def context_of(header: str) -> str | None:
+    """What a header says was known before the study was read: indication, history, comparison, or None."""
+    if section_of(header) in (COMBINED, EXAMINATION, SUB_HEADING, *FINDINGS, IMPRESSION[0]):
+        return None
+    words = re.findall(r"[a-z]+", header.lower())
+    known = set(words)
+    if known & NEVER:
+        return None
+    for name in ("indication", "comparison", "history"):
+        if any(_slip(word, name) for word in words):
+            return name
+    if "reason" in known:
+        return "indication"
+    return "history" if "clinical" in known and known & {"information", "data", "statement"} else None
+
+
 def _slip(word: str, name: str) -> bool:
     """Whether a word is the name or its plural, or at most one slip away from the name."""
     if word in (name, f"{name}s", name.removesuffix("s")):

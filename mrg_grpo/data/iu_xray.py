@@ -1,14 +1,17 @@
 """IU X-Ray as Kaggle's two tables and as NLM's XML files; its R2Gen form is read by `r2gen.py`.
 
-Kaggle: indiana_reports.csv (uid, findings, impression), indiana_projections.csv (uid, filename, projection), and images
-under images/images_normalized/ or images/. NLM: NLMCXR_reports.tgz, read in memory, or its unpacked folder of *.xml,
-and images under images/ or beside it. Both give a study the id "CXR" + uid, so that one split serves both.
+Kaggle: indiana_reports.csv (uid, findings, impression; indication and comparison where they are there),
+indiana_projections.csv (uid, filename, projection), and images under images/images_normalized/ or images/. NLM:
+NLMCXR_reports.tgz, read in memory, or its unpacked folder of *.xml, and images under images/ or beside it.
+Both give a study the id "CXR" + uid, so that one split serves both.
 
 Deliberate choices:
 1. Images keep the order of the file. The XML does not say which image is frontal: `views = "frontal"` then needs
    Kaggle's indiana_projections.csv beside it.
 2. An XML file that declares a document type is refused: entities are the one way XML can reach other files or explode.
    The parser itself is asked, piece by piece, so that the encoding does not matter and no entity is ever expanded.
+3. Kaggle's table has "#NAME?" where a spreadsheet took an indication that begins with a sign ("+PPD") for a formula. It
+   says nothing and counts as blank; NLM's files have the words.
 """
 
 import re
@@ -20,12 +23,14 @@ from pathlib import Path
 from xml.parsers import expat
 
 from mrg_grpo.data import records
+from mrg_grpo.data.context import context_of
 from mrg_grpo.data.records import LoadOptions, Record, Source
-from mrg_grpo.data.sections import joined
+from mrg_grpo.data.sections import SECTIONS, joined
 from mrg_grpo.errors import UserError
 
 KAGGLE_REMEDY = "take it from Kaggle's raddar/chest-xrays-indiana-university"
 NLM_REMEDY = "take NLMCXR_reports.tgz from openi.nlm.nih.gov/faq"
+SPOILT = "#NAME?"
 PIECE = 64
 """Bytes of XML given to the parser at once: too few for entities and their use to stand in one with the declaration."""
 ARCHIVE = "NLMCXR_reports.tgz"
@@ -38,16 +43,20 @@ def read_kaggle(root: Path, options: LoadOptions) -> Source:
     path = root / "indiana_reports.csv"
     columns = ("uid", "findings", "impression")
     seen: set[str] = set()
-    for uid, findings, impression in records.table_rows(path, columns, source.notes, KAGGLE_REMEDY):
+    more = ("indication", "comparison")
+    rows = records.table_rows(path, columns, source.notes, KAGGLE_REMEDY, optional=more)
+    for uid, findings, impression, indication, comparison in rows:
         study_id = _study_id(uid, str(path))
         if study_id in seen:
             raise UserError(f"{path}: uid {uid!r} occurs twice; keep one row for each study")
         seen.add(study_id)
-        report = joined({"findings": findings, "impression": impression}, options.sections, options.keep_xxxx)
+        texts = {"findings": findings, "impression": impression, "indication": indication, "comparison": comparison}
+        texts = {name: "" if text == SPOILT else text for name, text in texts.items()}
         views = listed.pop(study_id, [])
         if options.views == "frontal":
             views = [view for view in views if view[1] == "Frontal"]
-        source.records.append(Record(study_id, report, _first(tuple(name for name, _ in views), options), None))
+        names = _first(tuple(name for name, _ in views), options)
+        source.records.append(_record(study_id, texts, names, options, f"{path}, uid {uid!r}"))
     if listed:
         source.notes.append(
             f"warning: {len(listed):,} studies of indiana_projections.csv have no report and are left out: "
@@ -83,9 +92,7 @@ def read_xml(root: Path, options: LoadOptions) -> Source:
         if frontal is not None:
             names = [name for name in names if (study_id, _series(name)) in frontal]
         files = (_file_name(name, present, where) for name in names)
-        source.records.append(
-            Record(study_id, joined(texts, options.sections, options.keep_xxxx), _first(tuple(files), options), None)
-        )
+        source.records.append(_record(study_id, texts, _first(tuple(files), options), options, where))
     source.records.sort(key=lambda record: int(record.id[3:]))
     if not source.records:
         raise UserError(f"{root} holds no XML report; {NLM_REMEDY}")
@@ -110,6 +117,13 @@ def _study_id(uid: str, where: str) -> str:
     if not re.fullmatch(r"\d{1,9}", uid, re.ASCII):
         raise UserError(f"{where} has the uid {uid!r}; it must be a whole number")
     return f"CXR{int(uid)}"
+
+
+def _record(study_id: str, texts: dict[str, str], images: tuple[str, ...], options: LoadOptions, where: str) -> Record:
+    report = joined(texts, options.sections, options.keep_xxxx)
+    answer = joined(texts, SECTIONS, options.keep_xxxx) if options.context else ""
+    context = context_of({name: texts.get(name) for name in ("indication", "comparison")}, options, where)
+    return Record(study_id, report, images, None, context=context, answer=answer)
 
 
 def _first(names: tuple[str, ...], options: LoadOptions) -> tuple[str, ...]:

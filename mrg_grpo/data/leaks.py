@@ -3,11 +3,12 @@
 Deliberate choices:
 1. In MIMIC-CXR a patient or an image file in two splits is an error, as in its native form: the published split is by
    patient, so the file is not that split. In IU X-Ray it is a warning: its splits were made by others, by study. In a
-   table of the user's own it is a warning, too.
+   table of the user's own it is a warning, too, and in BY_PATIENT, whose own split a file of the user's may replace.
 2. A copy of an image under another name is a warning in either: blank pictures of two patients are equal, too.
 3. Names come first, then sizes; contents are read only of files whose sizes are equal across two splits, first 4 kB
    from their middle, and the whole where those are equal. An empty file is no copy of another. Pictures in parquet
-   files are read once, in the order of the file, which a size alone would need, too.
+   files are read once, in the order of the file, which a size alone would need, too. Sets whose own split is by
+   patient are large, and are not looked through for copies.
 """
 
 import hashlib
@@ -24,6 +25,8 @@ from mrg_grpo.errors import UserError
 
 SUBJECT = re.compile(r"(?:^|/)p(\d{8})/", re.ASCII)
 """A patient in the path of a MIMIC-CXR image."""
+BY_PATIENT = ("rexgradient", "chexpert_plus", "padchest_gr")
+"""Forms that name each study's patient, and whose own split is by patient."""
 PIECE = 4096
 STUDIES = "studies by the number in their ids"
 
@@ -31,7 +34,7 @@ STUDIES = "studies by the number in their ids"
 def leaks(pairs: list[tuple[str, Record]], folder: Path, absent: set[str], form: str) -> list[str]:
     """Warnings on patients, images and copies of images in two splits; UserError where that is an error."""
     mimic = form.startswith("mimic")
-    subject, who = (_patient, "patients") if mimic or form == "table" else (_iu_study, STUDIES)
+    subject, who = (_patient, "patients") if mimic or form in ("table", *BY_PATIENT) else (_iu_study, STUDIES)
     lines = [
         _in_two_splits(pairs, who, lambda record: filter(None, [subject(record)])),
         _in_two_splits(pairs, "image files", lambda record: record.images),
@@ -39,7 +42,7 @@ def leaks(pairs: list[tuple[str, Record]], folder: Path, absent: set[str], form:
     lines = [line for line in lines if line]
     if lines and mimic:
         raise UserError(f"{form}: {'; '.join(lines)}; mend the split: results on what was trained on say nothing")
-    copies = _copies(pairs, folder, absent)
+    copies = [] if form in BY_PATIENT else _copies(pairs, folder, absent)
     if copies:
         named = first_names([f"{one} ({split}) and {other} ({its})" for (split, one), (its, other) in copies])
         lines.append(f"{len(copies):,} images are copies of an image of another split: {named}")

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from mrg_grpo import distributed
 from mrg_grpo.config import FORMS, ColumnsConfig, Config
-from mrg_grpo.data import iu_xray, mimic_cxr, r2gen, records, table
+from mrg_grpo.data import chexpert_plus, iu_xray, mimic_cxr, padchest_gr, r2gen, records, rexgradient, table
+from mrg_grpo.data.context import Known, checked_context
 from mrg_grpo.data.keep import kept
 from mrg_grpo.data.leaks import leaks
 from mrg_grpo.data.records import LoadOptions, Record, Source, first_names
@@ -43,6 +44,7 @@ def load_studies(
     left_out: Mapping[str, Sequence[int]] | None = None,
     files: str = "",
     columns: ColumnsConfig | None = None,
+    context: Sequence[str] = (),
 ) -> Studies:
     """Every study of the data set at `root`, by split name (train, val, test), in the order of its files.
 
@@ -58,6 +60,7 @@ def load_studies(
     left_out       of a run that goes on: the images, by study id and place, that it began without. It has all others
                    still, and what can no longer be read is a note
     files, columns of the form "table": its file or pattern of files, and what its columns are called
+    context        what of `Context` each study carries, some of mrg_grpo.config.CONTEXT
 
     Raises UserError, one line with file, record and remedy, for anything the data set is not.
     """
@@ -72,15 +75,19 @@ def load_studies(
         None if split_file is None else Path(split_file),
         files,
         columns or ColumnsConfig(),
+        checked_context(context),
     )
     if form.startswith("phantom"):
         from mrg_grpo.data.phantom import dataset as phantom  # rendered on demand; runs on real images never import it
 
-        return Studies(phantom.load(str(root), sections=options.sections, rare=form == "phantom_rare"))
+        drawn = phantom.load(str(root), sections=options.sections, rare=form == "phantom_rare")
+        none = f"warning: context: {form} has none of {', '.join(options.context)}"
+        return Studies(drawn, [none] if options.context else ())
     source = _read(form, records.data_folder(Path(root)), options)
     notes = source.notes
     pairs = assigned(source.records, options.split_file, form, notes)
-    images = _Images(pairs, source.image_folder, verify)
+    known = Known(options.context, pairs, source.records)
+    images = _Images(pairs, source.image_folder, verify, known)
     if left_out is None:
         images.judge(allow_missing, incomplete, notes)
         left_out = images.left_out()
@@ -100,20 +107,27 @@ def load_studies(
             continue
         gone = left_out.get(record.id, ())
         kept = tuple(f"{folder}/{name}" for place, name in enumerate(record.images) if place not in gone)
-        by_split[split].append(Study(record.id, kept, record.report, split))
+        beside = known.of(record, images.of_prior(record, left_out))
+        by_split[split].append(Study(record.id, kept, record.report, split, context=beside))
+    notes += known.notes()
     return Studies(by_split, notes, read=len(source.records), left_out=left_out)
+
+
+READERS = {
+    "iu_xray_kaggle": iu_xray.read_kaggle,
+    "iu_xray_xml": iu_xray.read_xml,
+    "mimic_cxr": mimic_cxr.read_native,
+    "table": table.read,
+    "rexgradient": rexgradient.read,
+    "chexpert_plus": chexpert_plus.read,
+    "padchest_gr": padchest_gr.read,
+}
 
 
 def _read(form: str, root: Path, options: LoadOptions) -> Source:
     """The records of one form."""
-    if form == "iu_xray_kaggle":
-        return iu_xray.read_kaggle(root, options)
-    if form == "iu_xray_xml":
-        return iu_xray.read_xml(root, options)
-    if form == "mimic_cxr":
-        return mimic_cxr.read_native(root, options)
-    if form == "table":
-        return table.read(root, options)
+    if form in READERS:
+        return READERS[form](root, options)
     notes: list[str] = []
     frontal = None
     if form == "mimic_cxr_r2gen" and options.views == "frontal":
@@ -126,14 +140,20 @@ def _read(form: str, root: Path, options: LoadOptions) -> Source:
 class _Images:
     """The image files of all records, and which of them cannot be read."""
 
-    def __init__(self, pairs: list[tuple[str, Record]], folder: Path, verify: Sequence[str]) -> None:
-        self.pairs, self.folder = pairs, folder
-        missing = missing_files(folder, (name for _, record in pairs for name in record.images))
+    def __init__(self, pairs: list[tuple[str, Record]], folder: Path, verify: Sequence[str], known: Known) -> None:
+        self.pairs, self.folder, self.known = pairs, folder, known
+        listed = {name for _, record in pairs for name in record.images}
+        priors = {name: split for split, record in pairs for name in known.prior_names(record) if name not in listed}
+        missing = missing_files(folder, [*listed, *priors])
         # with `verify` every rank comes here, and all must have the same studies where their disks differ
-        self.missing = set[str]().union(*distributed.all_gather(missing)) if verify else missing
+        missing = set[str]().union(*distributed.all_gather(missing)) if verify else missing
         names = dict.fromkeys(name for split, record in pairs if split in verify for name in record.images)
-        there = {f"{folder}/{name}": name for name in names if name not in self.missing}
-        self.faults = {there[path]: why for path, why in image_faults(list(there)).items()}
+        names |= dict.fromkeys(name for name, split in priors.items() if split in verify)
+        there = {f"{folder}/{name}": name for name in names if name not in missing}
+        faults = {there[path]: why for path, why in image_faults(list(there)).items()}
+        self.missing, self.faults = missing & listed, {name: why for name, why in faults.items() if name in listed}
+        self.no_prior = (missing | faults.keys()) - listed
+        """Images of prior studies alone, which cannot be read: then there is none, and that is no fault."""
 
     def judge(self, allow_missing: bool, incomplete: str, notes: list[str]) -> None:
         """Raise for images that cannot be read, or note them where they are allowed."""
@@ -183,6 +203,13 @@ class _Images:
         """The places of a record's images that cannot be read."""
         return [n for n, name in enumerate(record.images) if name in self.missing or name in self.faults]
 
+    def of_prior(self, record: Record, left_out: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+        """The paths of the images of the study before, those that can be read."""
+        prior = self.known.prior.get(record.id)
+        gone = () if prior is None else left_out.get(prior.id, ())
+        names = enumerate(self.known.prior_names(record))
+        return tuple(f"{self.folder}/{name}" for n, name in names if n not in gone and name not in self.no_prior)
+
     def left_out(self) -> dict[str, list[int]]:
         """study id -> those places, of the studies that have any."""
         return {record.id: places for _, record in self.pairs if (places := self.unusable(record))}
@@ -217,6 +244,7 @@ def read_splits(
         left_out=left_out,
         files=data.table,
         columns=data.columns,
+        context=config.prompt.context,
     )
     if left_out is not None or data.allow_missing:
         studies = with_images(studies, data.root)

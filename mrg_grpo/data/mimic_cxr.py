@@ -1,7 +1,8 @@
 """MIMIC-CXR in its native layout; its R2Gen form is read by `r2gen.py`, with the views looked up here.
 
     mimic-cxr-2.0.0-split.csv[.gz]       dicom_id, study_id, subject_id, split: which studies and images there are
-    mimic-cxr-2.0.0-metadata.csv[.gz]    dicom_id, ViewPosition: read only for views = "frontal"
+    mimic-cxr-2.0.0-metadata.csv[.gz]    dicom_id, ViewPosition: read only for views = "frontal";
+                                         study_id, StudyDate, StudyTime: read only for the study before
     mimic-cxr-reports.zip                reports in one archive, read in place; or unpacked:
     files/p10/p10000032/s50414267.txt    a report
     files/p10/p10000032/s50414267/*.jpg  its images
@@ -11,7 +12,10 @@ Deliberate choices:
    they are there, and an image is opened when its step comes.
 2. Frontal is ViewPosition PA or AP.
 3. A study's id is its study_id. Images keep the order of the split file.
-4. The data are credentialed: nothing here writes anything, and an error names ids and files, never a report's text.
+4. The study before is the patient's last one whose StudyDate and StudyTime are earlier. Both are numbers: a StudyTime
+   has lost its leading zeros ("91234.5" is ten past nine). Dates are shifted by patient, and their order is true.
+   Images of a study that differ in time count with the earliest.
+5. The data are credentialed: nothing here writes anything, and an error names ids and files, never a report's text.
    The line on reports without a section names their most frequent headers, and no more of them.
 """
 
@@ -19,13 +23,15 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mrg_grpo.data import records
+from mrg_grpo.data.context import before, context_of, wants_prior
 from mrg_grpo.data.r2gen import ChooseFrontal
 from mrg_grpo.data.records import LoadOptions, Record, Source
-from mrg_grpo.data.sections import COMBINED, header_names, joined, parse_report
+from mrg_grpo.data.sections import COMBINED, SECTIONS, header_names, joined, parse_context, parse_report
+from mrg_grpo.data.study import NOTHING
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import read_bytes
 
@@ -46,6 +52,7 @@ def read_native(root: Path, options: LoadOptions) -> Source:
     path = options.split_file or _plain_or_packed(root, "mimic-cxr-2.0.0-split.csv")
     studies = _studies(path, source.notes)
     frontal = frontal_dicoms(root, source.notes) if options.views == "frontal" else None
+    prior = _prior_studies(root, studies, source.notes) if wants_prior(options) else {}
     read, close = _reports(root)
     missing: list[str] = []
     lacking: dict[str, list[list[str]]] = {section: [] for section in options.sections}
@@ -66,7 +73,12 @@ def read_native(root: Path, options: LoadOptions) -> Source:
                 if not (texts.get(section) or texts.get(COMBINED)):
                     others.append(header_names(text))
             report = joined(texts, options.sections, options.keep_xxxx)
-            source.records.append(Record(study_id, report, tuple(f"{stem}/{dicom}.jpg" for dicom in dicoms), split))
+            images = tuple(f"{stem}/{dicom}.jpg" for dicom in dicoms)
+            context = context_of(parse_context(text), options, f"{stem}.txt") if options.context else NOTHING
+            answer = joined(texts, SECTIONS, options.keep_xxxx) if options.context else ""
+            source.records.append(
+                Record(study_id, report, images, split, subject_id, context, prior.get(study_id, ""), answer)
+            )
     finally:
         close()
     if missing:
@@ -98,6 +110,24 @@ def frontal_dicoms(root: Path, notes: list[str]) -> frozenset[str]:
     path = _plain_or_packed(root, "mimic-cxr-2.0.0-metadata.csv")
     rows = records.table_rows(path, ("dicom_id", "ViewPosition"), notes, REMEDY)
     return frozenset(dicom for dicom, position in rows if position in FRONTAL_POSITIONS)
+
+
+def _prior_studies(root: Path, studies: Mapping[str, tuple[str, str, list[str]]], notes: list[str]) -> dict[str, str]:
+    """study id -> the id of the patient's study before it, of those that have one."""
+    path = _plain_or_packed(root, "mimic-cxr-2.0.0-metadata.csv")
+    times: dict[str, tuple[float, float]] = {}
+    for study_id, date, time in records.table_rows(path, ("study_id", "StudyDate", "StudyTime"), notes, REMEDY):
+        try:
+            at = float(date), float(time)
+        except ValueError as error:
+            raise UserError(
+                f"{path}, study {study_id!r}: StudyDate {date!r} or StudyTime {time!r} is no number; {REMEDY}"
+            ) from error
+        times[study_id] = min(at, times.get(study_id, at))
+    absent = [study_id for study_id in studies if study_id not in times]
+    if absent:
+        raise UserError(f"{path} lacks {len(absent):,} studies: {records.first_names(absent)}; {REMEDY}")
+    return before({study_id: (subject, times[study_id]) for study_id, (subject, _, _) in studies.items()})
 
 
 def _plain_or_packed(root: Path, name: str) -> Path:

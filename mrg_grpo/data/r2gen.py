@@ -4,7 +4,6 @@ A record has "id", "report" and "image_path", a list of names under images/. A "
 agree with the list it stands in (one public copy has none). The report of this form is the findings section.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,13 +42,7 @@ def read(root: Path, form: str, options: LoadOptions, frontal: ChooseFrontal | N
 
 def annotation(path: Path, notes: list[str]) -> dict[str, list[Any]]:
     """The three lists of an annotation file, by split name; UserError if it is not JSON or lacks one."""
-    text = records.decoded(records.read_bytes(path, REMEDY), path, notes)
-    try:
-        tree = json.loads(text, object_pairs_hook=records.unique_keys)
-    except UserError as error:
-        raise UserError(f"{path} {error}; {REMEDY}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); {REMEDY}") from error
+    tree = records.json_tree(path, notes, REMEDY)
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds a {type(tree).__name__}, not an object with train, val and test; {REMEDY}")
     lists: dict[str, list[Any]] = {}

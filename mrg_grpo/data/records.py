@@ -13,6 +13,7 @@ Deliberate choices:
 import csv
 import gzip
 import io
+import json
 import os
 import posixpath
 import zlib
@@ -71,9 +72,11 @@ class Record:
     subject: str = ""
     """The patient, where the form says who it is."""
     context: Context = NOTHING
-    """Without the prior study, which `load_studies` fills in."""
+    """Without the prior study, which `load_studies` fills in; but images of one that is no record itself, by name."""
     prior: str = ""
     """The id of the patient's study before this one, where that is known and asked for."""
+    answer: str = ""
+    """Where a context is asked for, its findings and impression whole, of which no sentence may be in the question."""
 
 
 @dataclass
@@ -202,8 +205,11 @@ def decoded(raw: bytes, path: Path, notes: list[str]) -> str:
         return raw.decode("latin-1")
 
 
-def table_rows(path: Path, columns: Sequence[str], notes: list[str], remedy: str) -> Iterator[tuple[str, ...]]:
-    """The named columns of a CSV, row by row, as text; blank lines are skipped.
+def table_rows(
+    path: Path, columns: Sequence[str], notes: list[str], remedy: str, optional: Sequence[str] = ()
+) -> Iterator[tuple[str, ...]]:
+    """The named columns of a CSV, row by row, as text, then the optional ones, "" where the table has none such; blank
+    lines are skipped.
 
     Raises UserError for a missing file or column, a row of another length, or broken quoting.
     """
@@ -213,9 +219,9 @@ def table_rows(path: Path, columns: Sequence[str], notes: list[str], remedy: str
     if absent:
         there = first_names(header) or "nothing"
         raise UserError(f"{path} has no column {absent[0]!r} (it has: {there}); {remedy}")
-    picks = [header.index(name) for name in columns]
+    picks = [header.index(name) if name in header else None for name in (*columns, *optional)]
     for _, row in rows:
-        yield tuple(row[pick] for pick in picks)
+        yield tuple("" if pick is None else row[pick] for pick in picks)
 
 
 def csv_rows(text: str, path: Path, remedy: str, mark: str = ",") -> Iterator[tuple[int, list[str]]]:
@@ -243,6 +249,17 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) != len(pairs):
         raise UserError(f"has an object with a key twice (keys: {first_names([key for key, _ in pairs])})")
     return entries
+
+
+def json_tree(path: Path, notes: list[str], remedy: str) -> Any:
+    """What a JSON file holds; UserError if it is none, or has an object with a key twice."""
+    text = decoded(read_bytes(path, remedy), path, notes)
+    try:
+        return json.loads(text, object_pairs_hook=unique_keys)
+    except UserError as error:
+        raise UserError(f"{path} {error}; {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); {remedy}") from error
 
 
 def view_error(form: str, remedy: str) -> UserError:

@@ -10,13 +10,15 @@ Deliberate choices:
    A combined header ("FINDINGS AND IMPRESSION:") answers for either name, and once if both are asked for. What stands
    under the name of an examination ("CHEST, TWO VIEWS:") is the findings where no section is called so; of several the
    last that is not empty, as in the published parser.
-4. The hand-made corrections of the MIMIC-CXR authors' own parser, a list of single studies, are not reproduced.
+4. What was known before a study was read ends at the first blank line behind its first paragraph, too: many reports of
+   MIMIC-CXR have their findings in a paragraph without a header below the indication, and findings are the answer.
+5. The hand-made corrections of the MIMIC-CXR authors' own parser, a list of single studies, are not reproduced.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from mrg_grpo.data.headers import COMBINED, EXAMINATION, SUB_HEADING, section_of
+from mrg_grpo.data.headers import COMBINED, EXAMINATION, SUB_HEADING, context_of, section_of
 from mrg_grpo.errors import UserError
 
 SECTIONS = ("findings", "impression")
@@ -27,6 +29,7 @@ HEADER_LINE = re.compile(
 )
 ODD = re.compile(r"[0-9_]")
 
+BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 WORD = re.compile(r"[\w/'-]+")
 STRANDED = re.compile(r"[.,;:](?:\s+[.,;:])+")
 EMPTY_BRACKETS = re.compile(r"\(\s*\)")
@@ -75,6 +78,19 @@ def parse_report(text: str) -> dict[str, str]:
     under_examination = found.pop(EXAMINATION, None)
     if under_examination and not (found.get("findings") or found.get(COMBINED)):
         found["findings"] = under_examination
+    return found
+
+
+def parse_context(text: str) -> dict[str, str]:
+    """The indication, history and comparison of a report with header lines: of each the first that is not empty."""
+    found: dict[str, str] = {}
+    opened = list(headers(text))
+    ends = [start for _, start, _ in opened[1:]] + [len(text)]
+    for (_, start, begin), end in zip(opened, ends):
+        field = context_of(text[start:begin].strip().rstrip(":"))
+        body = BLANK_LINE.split(text[begin:end].strip(), maxsplit=1)[0]
+        if field and body:
+            found.setdefault(field, body)
     return found
 
 

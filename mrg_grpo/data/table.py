@@ -19,7 +19,8 @@ from typing import Any
 
 from mrg_grpo.config import ColumnsConfig
 from mrg_grpo.data import parquet, records, table_files
-from mrg_grpo.data.columns import NONE, found_columns
+from mrg_grpo.data.columns import CONTEXT, NONE, found_columns
+from mrg_grpo.data.context import context_of
 from mrg_grpo.data.mimic_cxr import FRONTAL_POSITIONS
 from mrg_grpo.data.records import SPLIT_NAMES, LoadOptions, Record, Source
 from mrg_grpo.data.sections import clean, joined
@@ -51,8 +52,7 @@ def read(root: Path, options: LoadOptions) -> Source:
         raise UserError(f"{paths[0]} has no rows behind its header; {table_files.REMEDY}")
     splits = _splits(studies, columns, by_file, source.notes)
     source.records += [
-        Record(name, _report(study, options), tuple(study.images)[: _most(options)], split, study.patient.value)
-        for (name, study), split in zip(studies.items(), splits, strict=True)
+        _record(name, study, split, options) for (name, study), split in zip(studies.items(), splits, strict=True)
     ]
     read_as = ", ".join(f"{role} from {name!r}" for role, name in columns.items())
     source.notes.insert(0, f"{options.table}: {read_as}")
@@ -93,6 +93,7 @@ class Joined:
     patient: Shared = field(default_factory=Shared)
     split: Shared = field(default_factory=Shared)
     images: dict[str, str] = field(default_factory=dict)  # name -> where it stands
+    beside: dict[str, Shared] = field(default_factory=lambda: defaultdict(Shared))  # by field of the context
 
 
 def _joined(
@@ -111,6 +112,8 @@ def _joined(
             study = studies.setdefault(name, Joined(row.where))
             for role in TEXTS & cells.keys():
                 study.texts[role].add(clean(_text(cells[role], role, row), options.keep_xxxx), row, role, name)
+            for role in CONTEXT.keys() & cells.keys():
+                study.beside[role].add(_text(cells[role], role, row), row, role, name)
             study.patient.add(_text(cells.get("patient"), "patient", row), row, "patient", name)
             split = _text(cells.get("split"), "split", row) or own_split
             study.split.add(records.split_named(split, row.where) if split else "", row, "split", name)
@@ -128,7 +131,7 @@ def _text(value: Any, what: str, row: Row) -> str:
     """An id or a name without white space around it; "" where there is none. Whole numbers are ids, too."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if what in ("study", "patient") and not isinstance(value, bool):
+    if what in ("study", "patient", "age") and not isinstance(value, bool):
         if isinstance(value, float) and value.is_integer():  # pandas makes whole numbers with a gap among them such
             value = int(value)
         value = str(value) if isinstance(value, int) else value
@@ -170,6 +173,19 @@ def _items(value: Any, what: str, separators: str, row: Row) -> list[str | Packe
         if not isinstance(item, str | Packed):
             raise UserError(f"{row.where} lists a {type(item).__name__} among its {what}s; give names as text")
     return items
+
+
+def _record(name: str, study: Joined, split: str, options: LoadOptions) -> Record:
+    said = {role: shared.value for role, shared in study.beside.items()}
+    return Record(
+        name,
+        _report(study, options),
+        tuple(study.images)[: _most(options)],
+        split,
+        study.patient.value,
+        context_of(said, options, study.where),
+        answer=" ".join(shared.value for shared in study.texts.values()) if options.context else "",
+    )
 
 
 def _report(study: Joined, options: LoadOptions) -> str:

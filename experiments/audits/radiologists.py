@@ -9,7 +9,7 @@ as "C1 > C2" or "C1 = C2" or a list of these. The measures are defined in mrg_gr
 **What was expected**, written before any member of the family (mrg_grpo/rewards/clinical.py) was measured. `clinical`
 should win on both measures: d = 0.3, c = 1, u = 1, two normal reports equal, with the gate. Radiologists count findings
 that are missed and findings that are invented; a denial that is missing is no error to them, so denials must weigh
-little, as CE-F1, which leaves them out, leads over CCS in tau-b. They must weigh something, since they break the ties of
+little: CE-F1, which leaves them out, leads over CCS in tau-b. They must weigh something, since they break the ties of
 CE-F1 inside a study. To deny what is there is the error that hurts a patient, so it must cost more than silence. The
 gate moves no rank: it is there for training. "Uncertain" is expected to matter little, since few reports say it.
 Every member that was tried stands in MEMBERS.

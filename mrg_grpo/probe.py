@@ -94,6 +94,7 @@ def probe(grpo: Grpo, studies: list[Study], path: Path) -> None:
     first = distributed.is_first()
     log = PlainLog("probe", len(studies)) if first else lambda done: None
     unread: list[str] = []
+    done = 0
     with tqdm(total=len(studies), desc="probe", disable=None if first else True, leave=False) as bar:
         for batch, loaded in zip(batches, load_prompts(grpo.policy.encoder, batches, config.data.workers)):
             unread += loaded.unread
@@ -105,7 +106,8 @@ def probe(grpo: Grpo, studies: list[Study], path: Path) -> None:
                     lines = [line(study, names, row) for study, row in zip(shown, rows.tolist())]
                     append(path, "".join(lines))
             bar.update(len(batch))
-            log(bar.n)
+            done += len(batch)
+            log(done)
     if unread:
         print(f"left out {len(unread):,} studies, whose pictures cannot be read: {first_names(unread)}")
 

@@ -13,6 +13,7 @@ from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.keep import conditions, read_probe
 from mrg_grpo.data.load import read_splits
 from mrg_grpo.errors import UserError
+from mrg_grpo.evaluation import decode
 from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.model.policy import Policy
@@ -68,6 +69,12 @@ def test_a_probe_that_was_cut_off_goes_on(probed, tmp_path, at_the_project_root,
     run_probe(settings(tmp_path), SHARE, str(path))  # nothing is left to do
     assert path.stat().st_mtime_ns == before
     assert "spread > 0.05" in capsys.readouterr().out
+
+
+def test_without_a_terminal_a_line_says_how_far_it_is(tmp_path, at_the_project_root, monkeypatch, capsys):
+    monkeypatch.setattr(decode, "PLAIN_SECONDS", 0.0)
+    run_probe(settings(tmp_path), SHARE)
+    assert "probe: 4/10" in capsys.readouterr().err
 
 
 def test_two_ranks_write_what_one_does(probed, tmp_path, at_the_project_root):

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
+from mrg_grpo.config_check import check
 from mrg_grpo.device import device_named
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import at_home
-from mrg_grpo.toml import build, check_rules, parsed_override, read_tree, ruled
+from mrg_grpo.toml import build, parsed_override, read_tree, ruled
 
 FORMS = ("phantom", "phantom_rare", "table", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen",
          "mimic_cxr", "rexgradient", "chexpert_plus", "padchest_gr")  # fmt: skip
@@ -210,10 +211,13 @@ class MccsConfig:
 @dataclass
 class RewardConfig:
     weights: dict[str, float] = field(default_factory=lambda: {"mccs": 0.75, "format": 0.25})
-    """Weight of each term: mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l, or the path of a function.
+    """Weight of each term: mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l, repetition, overlong, or the path
+    of a function.
 
     A file with this table uses the terms in it and no others.
     """
+    overlong_buffer: int = ruled(32, above=0)
+    """Tokens before sampling.max_tokens in which the term `overlong` falls from 0 to -1."""
     mccs: MccsConfig = field(default_factory=MccsConfig)
     """The terms made from CCS, the cosine similarity of signed CheXbert vectors."""
 
@@ -261,6 +265,9 @@ class GrpoConfig:
     the sum over reports * max_tokens ("constant", Dr. GRPO)."""
     ratio: str = ruled("token", "token", "sequence")
     """One importance ratio per "token" (GRPO) or per "sequence" (GSPO)."""
+    normalise: str = ruled("sum", "sum", "terms")
+    """What advantages are made of: the weighted "sum" of the reward's terms (GRPO); or "terms", each normalised in its
+    group, then weighted, summed and divided by the standard deviation of the batch (GDPO), without `scale`."""
     scale: str = ruled("group", "group", "batch", "none")
     """Divide advantages by the standard deviation of the "group" or of the "batch", or not at all ("none")."""
     studies_per_pass: int = ruled(0, least=0)
@@ -348,47 +355,3 @@ def apply_override(tree: dict, override: str) -> None:
         if not isinstance(tree, dict):
             raise UserError(f"--set {override}: {table} is not a table")
     tree[key] = value
-
-
-def check(config: Config) -> Config:
-    """Values and combinations that cannot work, each refused with the remedy."""
-    check_rules(config)
-    if not config.run.output_dir.strip():
-        raise UserError("run.output_dir: is empty; name a folder for the run")
-    if config.run.patience and not (config.run.keep_best and config.run.eval_every):
-        raise UserError(
-            "run.patience: counts validations that are not better, so it needs run.keep_best and run.eval_every; set "
-            "both, or run.patience = 0"
-        )
-    if config.grpo.resample_flat and config.model.shard:
-        raise UserError(
-            "grpo.resample_flat: over a base in shards all ranks must take the same passes, and replaced groups add "
-            "some; set it to 0, or model.shard = false"
-        )
-    if config.model.quantize != "none" and config.model.shard:
-        raise UserError('model.quantize: a base in 4 bits is not spread over ranks; set model.shard = false, or "none"')
-    if config.model.quantize != "none" and config.model.dtype == "float64":
-        raise UserError('model.quantize: 4 bits are written out in 16 or 32; set model.dtype = "bfloat16" or "float32"')
-    if 0 < config.grpo.dual_clip <= 1:
-        raise UserError(
-            f"grpo.dual_clip: {config.grpo.dual_clip:g} must be above 1, for example 3, or 0 to turn it off"
-        )
-    if not any(config.reward.weights.values()):
-        raise UserError("reward.weights: every weight is 0; give at least one term a weight, for example mccs = 0.75")
-    if not (config.data.views.isascii() and config.data.views.isdigit()) and config.data.views not in (
-        "all",
-        "frontal",
-    ):
-        raise UserError(f'data.views: {config.data.views!r} must be "all", "frontal" or a number')
-    for name in ("root", "split_file") if config.data.rendered else ():
-        if getattr(config.data, name):
-            raise UserError(
-                f"data.{name}: {config.data.form} renders its own studies; set data.form to what lies there"
-            )
-    if not config.data.rendered and not config.data.root:
-        raise UserError(f"data.root: {config.data.form} needs the folder of the data set; add root under [data]")
-    if config.data.form == "table" and not config.data.table:
-        raise UserError("data.table: name the file of the table, or a pattern such as data/*.parquet, under [data]")
-    if config.data.form != "table" and (config.data.table or config.data.columns != ColumnsConfig()):
-        raise UserError(f'data.table and data.columns: {config.data.form} reads neither; set data.form = "table"')
-    return config

@@ -29,7 +29,7 @@ from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.encoder import load_own
 from mrg_grpo.model.policy import Policy, Prefix
 from mrg_grpo.model.rollout import Rollout, joined
-from mrg_grpo.objective import without_spread
+from mrg_grpo.objective import terms_without_spread, without_spread
 from mrg_grpo.rewards import RewardTable
 
 Spares = Callable[[int, int], list[Study]]
@@ -65,6 +65,20 @@ class Groups:
         """(studies of all ranks, G), in the order of their ranks."""
         return distributed.gather_rows(self.table.total.view(len(self.studies), -1), self.filler)
 
+    def terms(self) -> Tensor:
+        """(terms, studies of all ranks, G), in the order of the table; NaN where a term has no value."""
+        return distributed.gather_rows(self.own_terms().movedim(0, -1), self.filler).movedim(-1, 0)
+
+    def own_terms(self) -> Tensor:
+        """(terms, N, G) of this rank."""
+        return torch.stack([column.view(len(self.studies), -1) for column in self.table.terms.values()])
+
+    def flat(self, normalise: str) -> Tensor:
+        """(N,): this rank's groups that have no advantage, by the sum or by the terms of the reward."""
+        if normalise == "sum":
+            return without_spread(self.table.total.view(len(self.studies), -1))
+        return terms_without_spread(self.own_terms()).all(dim=0)
+
     def chosen(self, places: list[int], size: int) -> Groups:
         """The studies at these places, in rising order, their prompts in parts of at most `size` (0: no limit)."""
         parts, first = [], 0
@@ -89,7 +103,8 @@ def replace_flat(
     rounds. sample: prompts on the device -> their groups. All ranks must call it."""
     each, rank = len(groups.studies), distributed.rank()
     for turn in range(config.resample_flat):
-        flat = without_spread(groups.rewards()).nonzero().squeeze(1).tolist()  # places over all ranks
+        whole = distributed.gather_rows(groups.flat(config.normalise), groups.filler)
+        flat = whole.nonzero().squeeze(1).tolist()  # places over all ranks
         found = spares(turn, len(flat)) if flat else []
         if not found:
             break
@@ -100,14 +115,13 @@ def replace_flat(
             groups.prefix = None  # gives its memory up to the spare ones
             with torch.no_grad():
                 others = sample(loaded.prompts.to(policy.device))
-            groups = taken(groups, others, places, config.studies_per_pass)
+            useful = (~others.flat(config.normalise)).nonzero().squeeze(1).tolist()
+            groups = taken(groups, others, useful, places, config.studies_per_pass)
     return groups
 
 
-def taken(groups: Groups, others: Groups, places: dict[str, int], size: int) -> Groups:
-    """The groups with the useful ones among others at their places (study id -> place on this rank)."""
-    flat = without_spread(others.table.total.view(len(others.studies), -1))
-    rows = (~flat).nonzero().squeeze(1).tolist()
+def taken(groups: Groups, others: Groups, rows: list[int], places: dict[str, int], size: int) -> Groups:
+    """The groups with some among others, at `rows`, in their places (study id -> place on this rank)."""
     gone = {places[others.studies[row].id] for row in rows}
     kept = [place for place in range(len(groups.studies)) if place not in gone]
     parts = [part.chosen(some, size) for part, some in ((others, rows), (groups, kept)) if some]

@@ -35,7 +35,7 @@ from mrg_grpo.groups import Groups, Spares, replace_flat
 from mrg_grpo.model.batch import PromptBatch
 from mrg_grpo.model.policy import Policy, Prefix
 from mrg_grpo.model.rollout import MicroBatch, Rollout, sample_groups
-from mrg_grpo.objective import group_advantages, grpo_loss
+from mrg_grpo.objective import group_advantages, grpo_loss, term_advantages
 from mrg_grpo.rewards import Rewards, RewardTable
 from mrg_grpo.step_metrics import PhaseTimer, StepLog
 
@@ -100,15 +100,15 @@ class Grpo:
         mask = mask & groups.counts.repeat_interleave(grpo.group_size).unsqueeze(1)
 
         with timer("reward"):  # each report against its own group
-            rewards = groups.rewards()  # of all ranks
-            advantages = distributed.own_rows(group_advantages(rewards, grpo.scale), len(groups.studies))  # (N, G)
+            whole = self.advantages(groups)  # of all ranks
+            advantages = distributed.own_rows(whole, len(groups.studies))  # (N, G)
             parts = self.parts(held, rollout, advantages)
             advantages = advantages.to(policy.device)
 
         with timer("reference"):  # the frozen start policy on the same reports
             ref_logps = self.reference_logps(parts, rollout, mask) if grpo.beta > 0 else None
 
-        batch = TrainBatch(rollout, mask, advantages.flatten(), ref_logps, parts, self.normalizer(mask, len(rewards)))
+        batch = TrainBatch(rollout, mask, advantages.flatten(), ref_logps, parts, self.normalizer(mask, len(whole)))
         result = StepResult(rollout, table, advantages, filler, groups.unread)
         log = StepLog(rollout, table, advantages, filler, grpo.ratio)
         through = groups.prefix
@@ -140,6 +140,13 @@ class Grpo:
         with timer("reward"):  # label, compare, weigh
             table = self.rewards.score(rollout.texts, prompts.studies, rollout.token_lists(), rollout.special_counts())
         return Groups(held, rollout, table, through, sampled=int(prompts.counts.sum()) * self.config.grpo.group_size)
+
+    def advantages(self, groups: Groups) -> Tensor:
+        """(studies of all ranks, G)."""
+        if self.config.grpo.normalise == "sum":
+            return group_advantages(groups.rewards(), self.config.grpo.scale)
+        weights = [self.config.reward.weights[name] for name in groups.table.terms]
+        return term_advantages(groups.terms(), torch.tensor(weights).to(groups.table.total))
 
     def prefill(self, held: list[PromptBatch]) -> Prefix:
         """The prefix of all studies of the step; where they are held in parts, without gradient."""

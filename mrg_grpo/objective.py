@@ -47,6 +47,29 @@ def group_advantages(rewards: Tensor, scale: str = "group", eps: float = 1e-4) -
     return (centred / (spread + eps)).masked_fill(flat, 0.0)  # 0 / 0 with eps 0
 
 
+def terms_without_spread(terms: Tensor) -> Tensor:
+    """Terms of the reward (K, N, G), NaN where one has no value -> (K, N): True where no two values differ."""
+    missing = terms.isnan()
+    return terms.masked_fill(missing, -torch.inf).amax(dim=2) <= terms.masked_fill(missing, torch.inf).amin(dim=2)
+
+
+def term_advantages(terms: Tensor, weights: Tensor, eps: float = 1e-4) -> Tensor:
+    """Terms of the reward (K, N, G) and their weights (K,) -> advantages (N, G): each term against its own group, by
+    that group's standard deviation; then weighted, summed, and divided by the standard deviation of all N * G sums.
+
+    GDPO (arXiv 2601.05242): a term whose values lie close together counts as much as its weight says. NaN is a report
+    for which a term has no value: 0 there, and the others are normalised without it.
+    """
+    present = ~terms.isnan()  # (K, N, G)
+    count = present.sum(dim=2, keepdim=True)
+    mean = terms.nansum(dim=2, keepdim=True) / count.clamp(min=1)
+    centred = (terms - mean).masked_fill(~present, 0.0)
+    spread = (centred.square().sum(dim=2, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    flat = terms_without_spread(terms).unsqueeze(2)
+    whole = ((centred / (spread + eps)).masked_fill(flat, 0.0) * weights.view(-1, 1, 1)).sum(dim=0)  # (N, G)
+    return whole / (whole.std() + eps) if whole.any() else whole
+
+
 def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
     """Per-token estimate of KL(policy || reference): exp(d) - d - 1 with d = log pi_ref - log pi.
 

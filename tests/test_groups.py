@@ -178,3 +178,27 @@ def test_the_file_of_a_skipped_step_names_the_studies_that_were_trained_on(check
     fault = torch.load(tmp_path / "faults" / "step-000001.pt", weights_only=True)
     assert fault["study_ids"] == left != [study.id for study in stream.batch(1)]
     assert len(fault["tokens"]) == 3 * 4
+
+
+def test_terms_are_normalised_apart_over_all_ranks(checkpoint, many, tmp_path):
+    """By the sum every group would have spread; by the terms those whose own terms do not differ have none."""
+    config = setting(checkpoint, studies_per_step=4, resample_flat=1, beta=0.1, normalise="terms")
+    config.reward.weights = {"ccs": 0.5, "format": 0.5}
+    stream = StudyStream(many, 4, seed=0)
+    flat = {stream.batch(1)[1].id}
+    one = two_terms(config, many, flat)
+    assert one[1]["replaced"] == 1 and one[1]["groups_without_spread"] == 0
+    for moved, metrics, _, _ in on_ranks(2, tmp_path, two_terms, config, many, flat):
+        assert (moved - one[0]).abs().max() < 1e-9 and metrics == pytest.approx(one[1], rel=1e-5, abs=1e-5)
+    config.grpo.normalise = "sum"
+    assert (two_terms(config, many, flat)[0] - one[0]).abs().max() > 1e-4
+
+
+def two_terms(config, studies, flat):
+    grpo = graded(build(config), flat)
+    grpo.rewards.terms["format"] = lambda reports: torch.tensor(
+        [0.0 if study.id in flat else float(len(text) % 3) for study, text in zip(reports.studies, reports.completions)]
+    )
+    _, result = resampled(grpo, studies, config.grpo.studies_per_step)
+    timeless = {name: x for name, x in result.metrics.items() if not name.startswith(("seconds", "memory"))}
+    return parameters(grpo), timeless, ids(result), distributed.rank()

@@ -3,11 +3,21 @@
 import itertools
 import json
 import math
+import statistics
 
 import pytest
 import torch
 
-from mrg_grpo.objective import dual_clipped, group_advantages, grpo_loss, k3, k3_weighted, sampling_weights
+from mrg_grpo.objective import (
+    dual_clipped,
+    group_advantages,
+    grpo_loss,
+    k3,
+    k3_weighted,
+    sampling_weights,
+    term_advantages,
+    terms_without_spread,
+)
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +261,41 @@ def test_the_correction_makes_the_gradient_that_of_the_policy_that_trains():
         ]  # fmt: skip
         got = -gradient_of(torch.stack(terms).sum(), logits)
         assert torch.allclose(got, want, atol=1e-12) == exact
+
+
+def slow_term_advantages(terms, weights, eps=1e-4):
+    """GDPO by loops over numbers."""
+    sums = [[0.0] * len(terms[0][0]) for _ in terms[0]]
+    for term, weight in zip(terms, weights):
+        for n, group in enumerate(term):
+            present = [x for x in group if not math.isnan(x)]
+            if len(set(present)) < 2:
+                continue
+            spread, mean = statistics.stdev(present), statistics.mean(present)
+            for i, x in enumerate(group):
+                sums[n][i] += 0.0 if math.isnan(x) else weight * (x - mean) / (spread + eps)
+    spread = statistics.stdev([x for row in sums for x in row])
+    return [[x / (spread + eps) for x in row] for row in sums]
+
+
+def test_terms_are_normalised_apart_then_summed_and_scaled_over_the_batch():
+    generator = torch.Generator().manual_seed(0)
+    terms = torch.rand(3, 5, 4, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 1e-3, 9.0]).view(3, 1, 1)
+    terms[0, 1], terms[1, 2, 0], terms[2, 3, 1:], terms[2, 4] = 0.1 + 0.2, math.nan, math.nan, math.nan
+    weights = [0.75, 0.25, 0.1]
+    found = term_advantages(terms, torch.tensor(weights, dtype=torch.float64))
+    assert torch.allclose(found, torch.tensor(slow_term_advantages(terms.tolist(), weights), dtype=torch.float64))
+
+
+def test_terms_golden():
+    """Two terms of one group, 0 and 1 in both and in opposite order: with equal weights they cancel."""
+    terms = torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]])
+    assert (term_advantages(terms, torch.tensor([0.5, 0.5])) == 0).all()
+    # each is -0.7071, 0.7071 of its group; 0.75 - 0.25 of it is left, and its own standard deviation divides it again
+    whole = term_advantages(terms, torch.tensor([0.75, 0.25]), eps=0.0)
+    assert whole.flatten().tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5])
+    flat = torch.full((2, 3, 5), 0.1 + 0.2)
+    assert (term_advantages(flat, torch.ones(2)) == 0).all() and terms_without_spread(flat).all()
+    assert terms_without_spread(
+        torch.tensor([[[math.nan, 1.0, 1.0], [math.nan] * 3, [0.0, math.nan, 1.0]]])
+    ).tolist() == [[True, True, False]]

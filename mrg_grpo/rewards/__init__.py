@@ -1,7 +1,7 @@
 """The reward of a report: a weighted sum over named terms, one column each.
 
-B reports. Terms of our own: mccs, ccs (the cosine without margin), unsigned_cosine, format, ce_f1, bleu, rouge_l. Any
-other name is a dotted path to a function of TRL's signature, `f(completions, **columns) -> list[float | None]`.
+B reports. Terms of our own are in terms.py. Any other name is a dotted path to a function of TRL's signature,
+`f(completions, **columns) -> list[float | None]`.
 
 Only the text inside <report> is labelled; where the block is missing, the whole completion without its tags (see
 `mrg_grpo.prompt.parse_completion`), so that the clinical term does not silently depend on the format term.
@@ -37,12 +37,13 @@ class Rewards:
         think: bool = True,
         rarity: Tensor | None = None,
         prompt: Callable[[Study], str] = lambda study: "",
+        max_tokens: int = 160,
     ) -> None:
-        """prompt: what a study's reports answer, for rewards by dotted path."""
+        """prompt: what a study's reports answer, for rewards by dotted path; max_tokens: the longest completion."""
         self.config, self.labeler, self.think, self.prompt = config, labeler, think, prompt
         self.reference_labels = ReferenceLabels(labeler)
         require_terms(config)
-        own = own_terms(config, rarity)
+        own = own_terms(config, rarity, max_tokens)
         self.terms = {
             name: own[name] if name in own else self._external(ExternalReward(name))
             for name, weight in config.weights.items()

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from mrg_grpo.config import RewardConfig
 from mrg_grpo.rewards.ce_f1 import ce_f1
 from mrg_grpo.rewards.format import format_reward
+from mrg_grpo.rewards.length import overlong, repetition
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, unsigned_cosine
 from mrg_grpo.rewards.nlg import bleu, rouge_l
 from mrg_grpo.rewards.table import Reports
@@ -15,10 +17,11 @@ Term = Callable[[Reports], Tensor]
 """B reports -> (B,)."""
 
 
-def own_terms(config: RewardConfig, rarity: Tensor | None = None) -> dict[str, Term]:
-    """Name -> term. rarity (2, 13): weights of the training references, where reward.mccs.weighting asks for them."""
+def own_terms(config: RewardConfig, rarity: Tensor | None = None, max_tokens: int = 160) -> dict[str, Term]:
+    """Name -> term. rarity (2, 13): weights of the training references, where reward.mccs.weighting asks for them;
+    max_tokens: the longest completion."""
     settings = config.mccs
-    empty = settings.zero_vectors
+    empty, buffer = settings.zero_vectors, config.overlong_buffer
     return {
         "mccs": lambda r: mccs(r.labels, r.reference_labels, settings.margin, weights=rarity, zero_vectors=empty),
         "ccs": lambda r: clinical_cosine(r.labels, r.reference_labels, weights=rarity, zero_vectors=empty),
@@ -27,6 +30,8 @@ def own_terms(config: RewardConfig, rarity: Tensor | None = None) -> dict[str, T
         "ce_f1": lambda r: ce_f1(r.labels, r.reference_labels),
         "bleu": lambda r: bleu(r.texts, r.references),
         "rouge_l": lambda r: rouge_l(r.texts, r.references),
+        "repetition": lambda r: repetition(r.texts),
+        "overlong": lambda r: overlong(torch.tensor([len(ids) for ids in r.completion_ids]), max_tokens, buffer),
     }
 
 

@@ -27,7 +27,7 @@ def rewards_of(
 ) -> Rewards:
     """The configured rewards of a run on these training studies; see `rarity` for the folder."""
     weights = rarity(config, studies, labeler, folder)
-    return Rewards(config.reward, labeler, config.prompt.think, weights, policy.encoder.ask)
+    return Rewards(config.reward, labeler, config.prompt.think, weights, policy.encoder.ask, config.sampling.max_tokens)
 
 
 def rarity(config: Config, studies: list[Study], labeler: CheXbert, folder: Path | None = None) -> Tensor | None:

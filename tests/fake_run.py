@@ -72,6 +72,7 @@ def rollout(pool, step, n, studies, group, hostile, longer):
         })  # fmt: skip
     return {
         "step": step, "study_id": study.id, "images": list(study.images), "reference": study.report,
+        "context": f"Context: Indication: cough {hostile}.",
         "reference_labels": list(study.labels), "samples": samples,
     }  # fmt: skip
 
@@ -80,7 +81,8 @@ def prediction(study, written_for, hostile):
     text = written_for.report + (f" {hostile}" if hostile else "")
     return {
         "study_id": study.id, "reference": study.report, "prediction": text, "generated": f"<report>{text}</report>",
-        "think": "", "images": list(study.images), "compliant": False, "labels": read_labels([text])[0].tolist(),
+        "think": "", "images": list(study.images), "compliant": False,
+        "context": f"Context: Indication: cough {hostile}.", "labels": read_labels([text])[0].tolist(),
         "reference_labels": list(study.labels),
     }  # fmt: skip
 

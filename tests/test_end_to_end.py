@@ -184,3 +184,33 @@ def test_credentialed_runs_carry_a_banner_and_can_leave_all_text_out(mimic, tiny
     settings = [*small(tmp_path / "false" / "grpo", tiny, *data, "run.keep_text=false"), "run.steps=3"]
     assert run("train", CONFIG, settings, "--resume") == 0
     assert [r["step"] for r in lines(tmp_path / "false" / "grpo" / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_what_is_known_of_a_study_goes_from_the_table_into_every_record(tiny, tmp_path, capsys):
+    """A table with an indication: check, sft, train, the page, and a report of one picture with words of the user's."""
+    data = tmp_path / "data"
+    assert main(["phantom", "--export", str(data), "--split", "train", "--count", "24"]) == 0
+    head, *rows = (data / "reports.csv").read_text().splitlines()
+    told = [f"{row},cough of case {n}" if n % 2 else f"{row}," for n, row in enumerate(rows)]
+    (data / "reports.csv").write_text("\n".join([f"{head},indication", *told]) + "\n")
+    known = ["data.form=table", f"data.root={data}", "data.table=reports.csv", "data.columns.split=none"]
+    known.append("prompt.context=['indication']")
+    settings = small(tmp_path / "run", tiny, *known)
+    main(["check", CONFIG, *[part for setting in settings for part in ("--set", setting)]])
+    printed = capsys.readouterr().out
+    assert "context: indication" in printed and "context: none" in printed
+    assert run("sft", CONFIG, [*small(tmp_path / "warm", tiny, *known), "run.steps=1"]) == 0
+    assert run("train", CONFIG, settings) == 0
+    for name in ("rollouts.jsonl", "predictions.jsonl", "predictions_before.jsonl", "followed.jsonl"):
+        records = lines(tmp_path / "run" / name)
+        said = {record["context"] for record in records}
+        assert said <= {"", *(f"Context: Indication: cough of case {n}." for n in range(24))} and len(said) > 1, name
+    assert run("train", CONFIG, [*settings, "prompt.context=[]"], "--resume") == 2  # another question
+    assert main(["view", str(tmp_path / "run"), "--plain"]) == 0
+    assert "Context: Indication: cough of case" in (tmp_path / "run" / "page.html").read_text()
+    picture = next(data.glob("images/*.png"))
+    more = ["--config", str(tmp_path / "run"), "--context", "history=asthma"]
+    assert main(["report", str(picture), *more]) == 0
+    capsys.readouterr()
+    assert main(["report", str(picture), "--context", "prior_images=a.png"]) == 2
+    assert "--context prior_images: write NAME=TEXT, with a name of age, sex" in capsys.readouterr().err

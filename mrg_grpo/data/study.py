@@ -1,6 +1,9 @@
 """A study: what one radiology report was written about."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from mrg_grpo.prompt import context_line
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,7 @@ class Study:
     split: str
     labels: tuple[int, ...] | None = None
     context: Context = NOTHING
+
+    def known(self, asked: Collection[str]) -> dict[str, str]:
+        """For a run's records: what stood in front of the question, where anything of the context was asked for."""
+        return {"context": context_line(vars(self.context), asked, len(self.images)).strip()} if asked else {}

@@ -208,6 +208,7 @@ def prediction_record(judged: Judged, i: int, config: Config) -> dict[str, Any]:
         "generated": judged.predictions.generated[i],
         "think": completion.think,
         "images": list(study.images),
+        **study.known(config.prompt.context),
     }
     return {
         "study_id": study.id,

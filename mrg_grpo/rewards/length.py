@@ -2,7 +2,7 @@
 
 * `repetition`: the share of a report's runs of four words that are the first of their kind, 1 where nothing is said
   twice. CXRMate-2 (arXiv 2604.18967) weighs a term of this kind by 0.1; four words are a choice of ours.
-* `overlong`: DAPO's soft punishment (arXiv 2503.14476): 0 until `buffer` tokens before the limit, then falling in a line
+* `overlong`: DAPO's soft punishment (arXiv 2503.14476): 0 until `buffer` tokens before the limit, then in a line
   to -1 at it.
 """
 

@@ -290,6 +290,7 @@ class RunFolder:
                 **banner(self.config),
                 "study_id": study.id,
                 "images": list(study.images) if keep else None,
+                **(study.known(self.config.prompt.context) if keep else {}),
                 "reference": study.report if keep else None,
                 "reference_labels": reports.reference_labels[rows[0]].tolist(),
                 "samples": samples,

@@ -74,6 +74,7 @@ class Case:
     lesson: str = ""
     numbers: dict[str, float] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)  # a line for each picture that is not shown
+    context: str = ""  # what stood in front of the question
 
 
 class Pictures:
@@ -154,7 +155,8 @@ def group_case(record: Record, pictures: Pictures, think: bool) -> Case:
     taught = lesson(labels, [report.compliant for report in reports], advantages, reference.labels)
     step, study = int(record["step"]), str(record["study_id"])
     shown, unseen = pictures(record.get("images"))
-    return Case(f"{step}/{study}", study, step, shown, reference, reports, taught, numbers, unseen)
+    known = str(record.get("context") or "")
+    return Case(f"{step}/{study}", study, step, shown, reference, reports, taught, numbers, unseen, known)
 
 
 def series_case(study: str, named: list[tuple[str, Record]], pictures: Pictures) -> Case:
@@ -177,7 +179,8 @@ def series_case(study: str, named: list[tuple[str, Record]], pictures: Pictures)
                "disagreement": disagreement([report.labels for report in reports])}  # fmt: skip
     record = named[-1][1]
     shown, unseen = pictures(record.get("images"))
-    return Case(study, study, None, shown, _reference(record), reports, numbers=numbers, unseen=unseen)
+    known = str(record.get("context") or "")
+    return Case(study, study, None, shown, _reference(record), reports, numbers=numbers, unseen=unseen, context=known)
 
 
 def colour(cases: list[Case], attribute: Attribute) -> int:

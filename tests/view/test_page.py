@@ -103,6 +103,13 @@ def test_credentialed_data_leaves_no_text_and_no_picture(tmp_path, settings, wor
     assert page["groups"][0]["reports"][0]["reward"] == 1 and len(page["groups"]) == 12  # numbers and labels stay
 
 
+def test_what_stood_in_front_of_the_question_is_with_its_case(tmp_path):
+    write_run(tmp_path)
+    page = page_of(tmp_path)
+    for cases in (page.groups, page.tests):
+        assert {case.context for case in cases} == {"Context: Indication: cough ."}
+
+
 def test_studies_that_were_left_out_are_named(tmp_path):
     write_run(tmp_path)
     assert not any("left out" in note for note in page_of(tmp_path).notes)
@@ -126,7 +133,7 @@ def test_a_run_that_kept_no_text_has_a_page(tmp_path):
     for name in ("rollouts.jsonl", "followed.jsonl", "predictions.jsonl", "predictions_before.jsonl"):
         records = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
         for record in records:
-            for key in ("images", "reference", "prediction", "generated", "think"):
+            for key in ("images", "reference", "prediction", "generated", "think", "context"):
                 record.pop(key, None)
             for sample in record.get("samples", []):
                 sample["completion"] = None

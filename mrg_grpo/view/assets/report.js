@@ -80,7 +80,8 @@ function caseView(cases, shown, choose) {
     el("div", { class: "truth" },
       el("div", { class: "xrays" }, shown.pictures.map((p, i) => el("img", { src: DATA.pictures[p], alt: `X-ray of ${shown.study_id}, view ${i + 1}` })),
         shown.unseen.map((line) => el("p", { class: "muted" }, line))),
-      el("div", {}, el("h4", {}, "reference"), strip(reference.labels, null),
+      el("div", {}, shown.context ? el("p", { class: "muted" }, shown.context) : null,
+        el("h4", {}, "reference"), strip(reference.labels, null),
         reference.pieces ? text(reference.pieces) : el("p", { class: "muted" }, "(text not kept)"),
         shown.lesson ? el("p", { class: "lesson" }, el("b", {}, "What the group taught. "), shown.lesson) : null)),
     el("div", { class: "cards" }, reports.map((report) => reportCard(report, reference, largest))));

@@ -204,6 +204,7 @@ TABLE = (
             COMPARE,
             arg("--preset", help="r2gencmn, f1chexbert, promptmrg or cxrmate: print that code's numbers"),
             LANGUAGE, METRIC,
+            arg("--ratings", type=path, metavar="FILE", help="people's ratings of these reports"),
             arg("--margin", type=float, help="m of the metric mccs, at least 0 and below 1; default 0.6"),
             arg("--allow-unlabeled", action="store_true", help="continue where most references get no label"),
             arg("--duplicates", choices=("error", "first", "last"), default="error",

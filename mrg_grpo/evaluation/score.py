@@ -31,6 +31,7 @@ from mrg_grpo.evaluation.distinct import Variety, variety
 from mrg_grpo.evaluation.intervals import Interval, bootstrap, bootstrap_difference, randomisation_test
 from mrg_grpo.evaluation.language import language_from_sums, language_statistics
 from mrg_grpo.evaluation.prediction_files import Predictions, read_predictions
+from mrg_grpo.evaluation.rated import against_ratings, label_scores, ratings_table, read_ratings, text_scores
 from mrg_grpo.evaluation.same_studies import require_same_references, require_same_studies
 from mrg_grpo.evaluation.summary import LANGUAGE_METRICS, RESAMPLES, Comparison, Evaluation
 from mrg_grpo.evaluation.table import Number
@@ -53,6 +54,8 @@ class Scored:
     metric: Callable[[Tensor], dict[str, Tensor]]
     notes: list[str]
     variety: Variety | None = None
+    scores: Callable[[], dict[str, Tensor]] = dict
+    """What each report of a prediction file is worth by every reward of ours and every metric of others, (S,)."""
 
 
 def evaluation_of(
@@ -253,6 +256,11 @@ def score_predictions(
     statistics = clinical_statistics(labels, reference_labels, margin=margin, **options)  # type: ignore[arg-type]
     scored = score_labels(ids, statistics, reports, references, language, externals)
     scored.notes = notes + scored.notes
+    scored.scores = lambda: {
+        **label_scores(labels, reference_labels, margin),
+        **(text_scores(reports, references) if predictions.has_text else {}),
+        **{name: values.masked_fill(~present, torch.nan) for name, (values, present) in externals.items()},
+    }
     scored.variety = variety(reports, references, labels, reference_labels, not predictions.credentialed)
     return scored, reference_labels
 
@@ -271,6 +279,7 @@ def run_score(
     margin: float | None = None,
     allow_unlabeled: bool = False,
     columns: Sequence[str] = (),
+    ratings: str | None = None,
 ) -> int:
     """`mrg-grpo score`: print the table, write the JSON. Returns the exit code.
 
@@ -289,6 +298,7 @@ def run_score(
         require_output(output, [*paths, *others])
     require_metrics(metrics)
     named = parse_columns(columns)
+    rated = read_ratings(Path(ratings)) if ratings else None
     predictions = read_predictions(list(paths), duplicates, named)
     labeler = load_labeler(labeler_path or "", tokenizer or "", torch.device("cpu"))
     scored, reference_labels = score_predictions(predictions, labeler, language, metrics, margin, allow_unlabeled)
@@ -313,9 +323,14 @@ def run_score(
         evaluation.comparisons.append(compare_systems(scored, second, names, resamples))
         if second.variety and (warning := second.variety.warning()):
             evaluation.notes.append(f"{short[path]}: {warning}")
+    record = evaluation.to_json()
     print(evaluation.table(preset))
+    if rated:
+        found, told = against_ratings(scored.scores(), scored.ids, rated, resamples)
+        print(f"\n{ratings_table(found, told)}")
+        record["ratings"] = {name: ranking.to_json() for name, ranking in found.items()}
     if output:
-        write_whole(Path(output), json.dumps(evaluation.to_json(), indent=1) + "\n", "name another file with -o")
+        write_whole(Path(output), json.dumps(record, indent=1) + "\n", "name another file with -o")
         print(f"metrics: {output}")
     return 0
 

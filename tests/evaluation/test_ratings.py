@@ -1,5 +1,7 @@
 """Ranks against ratings: scipy, loops, and cases by hand."""
 
+import csv
+import json
 import math
 import random
 
@@ -7,6 +9,9 @@ import pytest
 import torch
 from scipy.stats import kendalltau, spearmanr
 
+from mrg_grpo.cli import main
+from mrg_grpo.errors import UserError
+from mrg_grpo.evaluation.rated import read_ratings
 from mrg_grpo.evaluation.ratings import pairs_of, pairs_right, pairs_tied, rankings, spearman, tau_b
 
 
@@ -51,3 +56,55 @@ def test_intervals_hold_the_value_and_differences_are_paired():
     low, high = resampled.interval("good", 0, less="noise")
     assert 0 < low < found["good"].tau_b.value - found["noise"].tau_b.value < high
     assert high - low < 1.2 * (found["noise"].tau_b.high - found["noise"].tau_b.low)
+
+
+def written(path, head, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+    return path
+
+
+def test_score_ranks_a_users_own_reports(tmp_path, capsys):
+    """Two reports of each of eight studies, of which a better one is rated higher; a report that is not rated."""
+    right = "There is a large left pleural effusion. No pneumothorax."
+    wrong = "No pleural effusion. There is a pneumothorax."
+    rows = [(f"{n}-{system}", right, text) for n in range(8) for system, text in (("a", right), ("b", wrong))]
+    predictions = written(tmp_path / "p.csv", ("id", "reference", "prediction"), [*rows, ("9-a", right, right)])
+    rated = [(key, int(key[0]), 5 if key.endswith("a") else 1, 4 if key.endswith("a") else 2) for key, *_ in rows]
+    ratings = written(tmp_path / "r.csv", ("id", "case", "rating_1", "rating 2"), rated)
+    output = tmp_path / "o.json"
+    given = ["score", str(predictions), "--ratings", str(ratings), "--language", "none", "-o", str(output)]
+    assert main(given) == 0
+    printed = capsys.readouterr().out
+    assert "ratings of 16 of 17 reports, 8 cases" in printed and "pairs of a case right" in printed
+    found = json.loads(output.read_text())["ratings"]
+    assert found["ccs"]["tau_b"]["value"] == pytest.approx(1.0) and found["ccs"]["pairs"]["value"] == 1.0
+    assert found["unsigned_cosine"]["ties"] == 1.0 and found["unsigned_cosine"]["tau_b"]["value"] is None
+    written(ratings, ("id", "rating"), [("other", 3)])
+    assert main(given) == 2
+    assert "--ratings: none of the 17 reports is rated; the ids there look like other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "said"),
+    [
+        (("name", "rating"), ("a", 3), "row 1 has no id"),
+        (("id", "stars"), ("a", 3), "row 1 has no rating"),
+        (("id", "rating"), ("a", "good"), "row 1 has the rating 'good'; write a number"),
+        (("id", "rating"), ("a", "nan"), "row 1 has"),
+        (("id", "rating"), ("a", ""), "row 1 has no rating"),
+    ],
+)
+def test_a_row_that_is_no_rating_is_named(tmp_path, head, row, said):
+    with pytest.raises(UserError, match=said):
+        read_ratings(written(tmp_path / "r.csv", head, [row]))
+
+
+def test_ratings_in_a_list_are_averaged(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"id": "a", "ratings": [5, 4, 3], "case": 1}\n{"id": "b", "ratings": [1], "case": 1}\n')
+    found = read_ratings(path)
+    assert found.ratings == {"a": 4.0, "b": 1.0} and found.cases == {"a": "1", "b": "1"}
+    path.write_text(path.read_text() + '{"id": "a", "ratings": [5]}\n')
+    with pytest.raises(UserError, match="row 3 rates 'a' again"):
+        read_ratings(path)

@@ -80,7 +80,7 @@ def rehearse(config: Config, policy: Policy, rewards: Rewards, studies: list[Stu
     def step(prompts: PromptBatch) -> None:
         Rehearsal(config, policy, rewards).largest_step(prompts)
 
-    _try(policy, largest(studies, config.grpo.studies_per_step, policy.encoder), REMEDY, step)
+    _try(policy, studies, config.grpo.studies_per_step, REMEDY, step)
 
 
 def rehearse_warm_start(config: Config, policy: Policy, studies: list[Study], targets: list[str]) -> None:
@@ -91,13 +91,13 @@ def rehearse_warm_start(config: Config, policy: Policy, studies: list[Study], ta
         sft_loss(policy, prompts, [longest] * len(prompts.studies), config.sft.micro_batch)
         policy.model.zero_grad()
 
-    _try(policy, largest(studies, config.sft.batch_size, policy.encoder), SFT_REMEDY, step)
+    _try(policy, studies, config.sft.batch_size, SFT_REMEDY, step)
 
 
-def _try(policy: Policy, studies: list[Study], remedy: str, step: Callable[[PromptBatch], Any]) -> None:
+def _try(policy: Policy, studies: list[Study], count: int, remedy: str, step: Callable[[PromptBatch], Any]) -> None:
     if not on_gpu(policy):
         return
-    loaded = next(iter(load_prompts(policy.encoder, [studies])))
+    loaded = next(iter(load_prompts(policy.encoder, [largest(studies, count, policy.encoder)])))
     if loaded.prompts is None:
         return
     try:

@@ -322,7 +322,7 @@ def test_how_many_studies_of_iu_xray_have_what(both, shared):
         "iu_xray_kaggle": "context: indication of 3,762 of 3,851 studies, history of 0, comparison of 3,252",
         "iu_xray_xml": "context: indication of 3,865 of 3,955 studies, history of 0, comparison of 3,333",
     }
-    guide = Path("docs/guides/own-data.md").read_text(encoding="utf-8")
+    guide = Path("docs/guides/studies.md").read_text(encoding="utf-8")
     for note in notes.values():
         for number in re.findall(r"\d,\d+", note):
             assert number in guide

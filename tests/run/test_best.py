@@ -9,6 +9,7 @@ from command import run
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mrg_grpo import judging
 from mrg_grpo import train as engine
 from mrg_grpo.cli import main
 from mrg_grpo.evaluation.clinical import metrics_from_sums, ranked_metric
@@ -97,7 +98,7 @@ def with_curve(folder, patch, curve=CURVE):
         done = len(path.read_text().splitlines()) if path.exists() else 0
         return metrics_from_sums(sums) | {"clinical_cosine": curve[done]}
 
-    patch.setattr(engine, "metrics_from_sums", values)
+    patch.setattr(judging, "metrics_from_sums", values)
     patch.setattr("mrg_grpo.data.phantom.dataset.SIZES", {"train": 64, "val": 8, "test": 8})
     return folder
 
@@ -181,8 +182,11 @@ def test_evaluate_judges_the_last_one_or_the_best_and_says_which(whole, scripted
 def test_a_killed_run_ends_with_the_same_choice(whole, tmp_path, scripted, monkeypatch, moment, step):
     """After a validation was logged, its adapter kept, or a checkpoint written; then on from the last checkpoint."""
     folder = scripted(tmp_path / "cut")
-    places = {"kept": "write_followed", "checkpoint": "save_checkpoint"}
-    owner, name = (engine.BestAdapter, "note") if moment == "validated" else (engine, places[moment])
+    owner, name = {
+        "validated": (judging.BestAdapter, "note"),
+        "kept": (judging, "write_followed"),
+        "checkpoint": (engine, "save_checkpoint"),
+    }[moment]
     original, calls = getattr(owner, name), []
 
     def killed(*arguments):

@@ -160,9 +160,9 @@ def test_without_texts_no_path_is_written(root):
 
 def test_before_and_after_are_of_the_same_studies(root, monkeypatch):
     """A picture that is lost between the two decodes, or that comes back, counts for neither."""
-    from mrg_grpo import train
+    from mrg_grpo import judging
 
-    plain, calls = train.baseline, []
+    plain, calls = judging.baseline, []
 
     def lost_behind_it(session):
         before = plain(session)
@@ -171,7 +171,7 @@ def test_before_and_after_are_of_the_same_studies(root, monkeypatch):
             cut(root, "test0")
         return before
 
-    monkeypatch.setattr(train, "baseline", lost_behind_it)
+    monkeypatch.setattr(judging, "baseline", lost_behind_it)
     assert run(root, "run", 1) == 0
     folder = root.parent / "run"
     assert len(lines(folder / "predictions_before.jsonl")) == 3

@@ -26,15 +26,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.docs import charts
+from experiments.docs.sections import markdown_table, rewrite
 from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.ratings import rankings, spearman, tau_b
-from mrg_grpo.labelers import load_labeler
+from mrg_grpo.evaluation.ratings import FIGURES, rankings, spearman, tau_b
+from mrg_grpo.files import write_whole
+from mrg_grpo.labelers import labeler_name, load_labeler
 from mrg_grpo.rewards.ce_f1 import ce_f1
 from mrg_grpo.rewards.clinical import agreement
 from mrg_grpo.rewards.external import ExternalReward
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, unsigned_cosine
 from mrg_grpo.rewards.nlg import bleu, rouge_l
 
+RESULTS = Path("experiments/results/radiologists.json")
+PAGE, PICTURE = Path("docs/results/radiologists.md"), Path("docs/results/images/radiologists.svg")
+COMMAND = "python -m experiments.audits.radiologists RATINGS.jsonl --rankings CASES.jsonl --keep"
 Reward = Callable[[Tensor, Tensor], Tensor]
 """Class ids (..., 14) of the report and of the reference -> (...,)."""
 
@@ -59,10 +65,20 @@ MEMBERS: dict[str, Reward] = {
     "denial 0.5": member(denial=0.5),
     "contradiction 1, denial 0.3": member(denial=0.3, contradiction=1.0),
     "contradiction 0.5, denial 0.3": member(denial=0.3, contradiction=0.5),
-    "normal": member(normal=True),
+    "normal": member(normal="strict"),
     "uncertain 0.5": member(uncertain=0.5),
-    "normal, denial 0.3": member(denial=0.3, normal=True),
-    "clinical": member(denial=0.3, contradiction=1.0, normal=True),
+    "normal, denial 0.3": member(denial=0.3, normal="strict"),
+    "clinical (expected to win)": member(denial=0.3, contradiction=1.0, normal="strict"),
+    # after the first look: what a normal report is, less for denials, and "uncertain" again
+    "normal by positives, denial 0": member(denial=0.0, normal="positive"),
+    "normal, denial 0.1": member(denial=0.1, normal="strict"),
+    "normal, denial 0.1, contradiction 0.5": member(denial=0.1, contradiction=0.5, normal="strict"),
+    "normal, denial 0.1, contradiction 1": member(denial=0.1, contradiction=1.0, normal="strict"),
+    "normal by positives, denial 0.1": member(denial=0.1, normal="positive"),
+    "normal by positives, denial 0.1, contradiction 0.5": member(denial=0.1, contradiction=0.5, normal="positive"),
+    "the same, uncertain 0.7": member(denial=0.1, contradiction=0.5, uncertain=0.7, normal="positive"),
+    "normal by positives, denial 0.1, uncertain 0.7": member(denial=0.1, uncertain=0.7, normal="positive"),
+    "normal by positives, denial 0.3, uncertain 0.5": member(denial=0.3, uncertain=0.5, normal="positive"),
 }
 
 
@@ -112,20 +128,137 @@ def ceiling(rated: Rated) -> dict[str, float]:
     return {"tau_b": min(taus), "tau_b to": max(taus), "spearman": min(rhos), "spearman to": max(rhos)}
 
 
+@dataclass
+class Ranked:
+    """A short case with the order that experts expect."""
+
+    category: str
+    reference: str
+    candidates: dict[str, str]
+    expected: list[str]
+
+
+def read_ranked(path: Path) -> list[Ranked]:
+    cases = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        Ranked(case["category"], case["reference"], case["candidates"],
+               [case["expected"]] if isinstance(case["expected"], str) else case["expected"])
+        for case in cases
+    ]  # fmt: skip
+
+
+def passed(cases: list[Ranked], labeler) -> dict[str, dict[str, list[int]]]:
+    """name of a reward -> category -> [cases in the expected order, all cases]."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for case in cases:
+        names, reports = list(case.candidates), list(case.candidates.values())
+        own = Rated(reports, [case.reference] * len(reports), torch.zeros(0), torch.zeros(0), names)
+        for reward, values in scored(own, labeler, []).items():
+            score = dict(zip(names, values.tolist()))
+            count = found.setdefault(reward, {}).setdefault(case.category, [0, 0])
+            count[0] += all(holds(rule, score) for rule in case.expected)
+            count[1] += 1
+    return found
+
+
+def holds(rule: str, score: dict[str, float]) -> bool:
+    """Whether scores keep to "C1 > C2" or "C1 = C2"; equal is within EQUAL."""
+    first, sign, second = rule.split()
+    gap = score[first] - score[second]
+    return gap > EQUAL if sign == ">" else abs(gap) <= EQUAL
+
+
+EQUAL = 0.01
+BASES = ("ce_f1", "ccs")
+"""What the others are compared with."""
+
+
+def measure(rated: Rated, cases: list[Ranked], labeler, metrics: list[str]) -> dict:
+    """The record of the page."""
+    scores = scored(rated, labeler, metrics)
+    found, resampled = rankings(scores, rated.ratings, rated.cases)
+    less = {
+        name: {base: {figure: [getattr(found[name], figure).value - getattr(found[base], figure).value,
+                               *resampled.interval(name, i, base)] for i, figure in enumerate(FIGURES)}
+               for base in BASES}
+        for name in found
+    }  # fmt: skip
+    return {
+        "reports": len(rated.reports), "studies": len(set(rated.cases)), "ceiling": ceiling(rated),
+        "rewards": {name: {**ranking.to_json(), "minus": less[name]} for name, ranking in found.items()},
+        "rankings": passed(cases, labeler),
+    }  # fmt: skip
+
+
+def triple(numbers: list[float], sign: str = "") -> str:
+    value, low, high = numbers
+    return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def markdown(record: dict) -> str:
+    """Both tables."""
+    rows, top = [], record["ceiling"]
+    for name, own in sorted(record["rewards"].items(), key=lambda pair: -pair[1]["tau_b"]["value"]):
+        numbers = [triple(list(own[figure].values())) for figure in ("tau_b", "spearman", "pairs")]
+        minus = [triple(own["minus"]["ce_f1"][figure], "+") for figure in ("tau_b", "pairs")]
+        rows.append((name, *numbers, f"{own['ties']:.0%}", *(minus if name != "ce_f1" else ("", ""))))
+    between = f"{top['tau_b']:.2f} to {top['tau_b to']:.2f}", f"{top['spearman']:.2f} to {top['spearman to']:.2f}"
+    rows.append(("one radiologist with another", *between, "", "", "", ""))
+    head = ("reward", "tau-b", "Spearman", "pairs right", "of them tied", "tau-b less CE-F1's", "pairs less CE-F1's")
+    lines = [
+        f"{record['reports']} reports of {record['studies']} studies, labels of the {record['labeler']} labeler.", "",
+        markdown_table(head, rows),
+    ]  # fmt: skip
+    if record["rankings"]:
+        categories = list(next(iter(record["rankings"].values())))
+        ranked = [
+            (name, *(f"{own[c][0]} of {own[c][1]}" for c in categories), str(sum(x for x, _ in own.values())))
+            for name, own in record["rankings"].items()
+        ]
+        lines += ["", "Short cases in the order that experts expect, by category:", "",
+                  markdown_table(("reward", *categories, "all"), ranked)]  # fmt: skip
+    return "\n".join(lines)
+
+
+def picture(record: dict) -> str:
+    def cells(figure: str) -> dict[str, tuple[float, float, float]]:
+        ordered = sorted(record["rewards"].items(), key=lambda pair: -pair[1]["tau_b"]["value"])
+        return {name: tuple(own[figure].values()) for name, own in ordered}
+
+    top = record["ceiling"]
+    note = (
+        f"95% intervals over studies. One radiologist with another: tau-b {top['tau_b']:.2f} to {top['tau_b to']:.2f}"
+    )
+    panels = {"tau-b, all reports": cells("tau_b"), "pairs of one study right": cells("pairs")}
+    return charts.dots("How rewards rank reports that radiologists have rated", panels, note)
+
+
+def redraw() -> None:
+    """Page and picture from the record."""
+    record = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rewrite(PAGE, {"radiologists": markdown(record)})
+    charts.write(PICTURE, picture(record))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("ratings", type=Path)
-    parser.add_argument("--rankings", type=Path)
-    parser.add_argument("--labeler", default="")
-    parser.add_argument("--tokenizer", default="")
-    parser.add_argument("--metric", action="append", default=[])
+    parser.add_argument("--rankings", type=Path, help="short cases with the expected order")
+    parser.add_argument("--labeler", default="", help="chexbert.pth; default is the embedded labeler")
+    parser.add_argument("--tokenizer", default="", help="of chexbert.pth")
+    parser.add_argument("--metric", action="append", default=[], help="module:function, of TRL's signature")
+    parser.add_argument("--keep", action="store_true", help="write the record, the page and the picture")
     given = parser.parse_args()
-    rated = read_rated(given.ratings)
+    cases = read_ranked(given.rankings) if given.rankings else []
     labeler = load_labeler(given.labeler, given.tokenizer)
-    found, _ = rankings(scored(rated, labeler, given.metric), rated.ratings, rated.cases)
-    print(ceiling(rated))
-    for name, ranking in found.items():
-        print(f"{name:32s} {ranking.tau_b!s:24s} {ranking.spearman!s:24s} {ranking.pairs!s:24s} {ranking.ties:.2f}")
+    record = {
+        "command": COMMAND, "labeler": labeler_name(given.labeler),
+        **measure(read_rated(given.ratings), cases, labeler, given.metric),
+    }  # fmt: skip
+    print(markdown(record))
+    if given.keep:
+        write_whole(RESULTS, json.dumps(record, indent=1) + "\n")
+        redraw()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from experiments.ablations import (
 )
 from experiments.ablations.ablation import Bench
 from experiments.ablations.ablation_page import write_page
-from experiments.audits import audit_page, iu_baselines, labeler_page
+from experiments.audits import audit_page, iu_baselines, labeler_page, radiologists
 from experiments.benchmarks import performance_page
 from experiments.docs import reference, step_diagram
 
@@ -23,6 +23,7 @@ def main() -> None:
     audit_page.redraw()
     iu_baselines.redraw()
     labeler_page.redraw()
+    radiologists.redraw()
     performance_page.write()
     collect_seeds.redraw()
     step_diagram.redraw()

@@ -11,23 +11,23 @@ over the 13 conditions without No Finding, with k between two classes:
     blank       0       0             0             0
     positive    0       1             -c            u
     negative    0       -c            d * d         -c * u
-    uncertain   0       u             -c * u        1
+    uncertain   0       u             -c * u        u * u
 
-d is the weight of a denial, c of a contradiction, u of "uncertain" against "positive". With d = c = u = 1 it is CCS,
-with d = c = 0 and u = 1 the cosine of the findings alone; c = d is the cosine of vectors in which a denial is -d.
+d is the weight of a denial, c of a contradiction, u the value of "uncertain". With d = c = u = 1 it is CCS, with
+d = c = 0 and u = 1 the cosine of the findings alone; c = d is the cosine of vectors with 1, -d and u.
 """
 
 import torch
 from torch import Tensor
 
-from mrg_grpo.labels import BLANK, NEGATIVE
+from mrg_grpo.labels import POSITIVE, UNCERTAIN
 
 
 def class_agreement(denial: float, contradiction: float, uncertain: float) -> Tensor:
     """k as (4, 4), in the order of CheXbert's classes: blank, positive, negative, uncertain."""
     d, c, u = denial, contradiction, uncertain
     return torch.tensor(
-        [[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, -c, u], [0.0, -c, d * d, -c * u], [0.0, u, -c * u, 1.0]]
+        [[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, -c, u], [0.0, -c, d * d, -c * u], [0.0, u, -c * u, u * u]]
     )  # fmt: skip
 
 
@@ -37,25 +37,25 @@ def agreement(
     denial: float = 1.0,
     contradiction: float | None = None,
     uncertain: float = 1.0,
-    normal: bool = False,
+    normal: str = "",
     empty: float = 1.0,
 ) -> Tensor:
     """Class ids (..., 14) x (..., 14) -> agreement (...,) in [-1, 1].
 
-    contradiction: None is `denial`, the cosine of vectors. normal: two reports without a finding agree fully, whatever
-    they deny. empty: the value where neither report says anything that weighs; where just one does, it is 0.
+    contradiction: None is `denial`, the cosine of vectors. normal: two normal reports agree fully, whatever they deny:
+    those without a "positive" finding, or without a finding that is positive or uncertain ("strict"); "" has no such
+    rule. empty: the value where neither report says anything that weighs; where just one does, it is 0.
     """
     table = class_agreement(denial, denial if contradiction is None else contradiction, uncertain).to(generated.device)
     g, r = generated[..., :13].long(), reference[..., :13].long()
     both, own, other = (table[a, b].sum(dim=-1) for a, b in ((g, r), (g, g), (r, r)))  # (...,)
     value = (both / (own * other).sqrt().clamp(min=1e-12)).clamp(-1.0, 1.0)
     value = value.masked_fill((own == 0) & (other == 0), empty)
-    return value.masked_fill(_without_finding(g) & _without_finding(r), 1.0) if normal else value
-
-
-def _without_finding(ids: Tensor) -> Tensor:
-    """Class ids (..., 13) -> (...,) whether nothing is positive or uncertain."""
-    return ((ids == BLANK) | (ids == NEGATIVE)).all(dim=-1)
+    if not normal:
+        return value
+    findings = {"positive": (POSITIVE,), "strict": (POSITIVE, UNCERTAIN)}[normal]
+    found = torch.stack([(ids == name).any(dim=-1) for ids in (g, r) for name in findings])
+    return torch.where(found.any(dim=0), value, 1.0)
 
 
 def smooth_gate(value: Tensor, power: float) -> Tensor:

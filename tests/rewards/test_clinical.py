@@ -25,16 +25,18 @@ def ids(*classes):
         ((P, N), (N, N), {"denial": 0.5}, (-0.5 + 0.25) / math.sqrt(1.25 * 0.5)),
         ((P, N), (N, N), {"denial": 0.5, "contradiction": 1.0}, max(-1.0, (-1 + 0.25) / math.sqrt(1.25 * 0.5))),
         ((N, P, P), (P, P, P), {"denial": 0.0, "contradiction": 1.0}, 1 / math.sqrt(6)),  # -1 + 2 over sqrt(2 * 3)
-        ((U,), (P,), {"uncertain": 0.5}, 0.5),
+        ((U, P), (P, P), {"uncertain": 0.5}, 1.5 / math.sqrt(2.5)),  # 0.5 + 1 over sqrt(1.25 * 2)
         ((U,), (U,), {"uncertain": 0.5}, 1.0),
-        ((U,), (N,), {"uncertain": 0.5}, -0.5),
+        ((U, P), (N, P), {"uncertain": 0.5}, 0.5 / math.sqrt(2.5)),
         ((N, N), (B, N, N), {}, 0.5),
-        ((N, N), (B, N, N), {"normal": True}, 1.0),
-        ((N, N), (P, N, N), {"normal": True}, 0.0),  # -1 + 1
+        ((N, N), (B, N, N), {"normal": "strict"}, 1.0),
+        ((N, U), (B, N, N), {"normal": "strict"}, -0.5),  # a finding that is uncertain is one
+        ((N, U), (B, N, N), {"normal": "positive"}, 1.0),
+        ((N, N), (P, N, N), {"normal": "strict"}, 0.0),  # -1 + 1
         ((B,), (B,), {}, 1.0),
         ((B,), (B,), {"empty": 0.2}, 0.2),
-        ((B,), (B,), {"empty": 0.2, "normal": True}, 1.0),
-        ((B,), (P,), {"normal": True}, 0.0),
+        ((B,), (B,), {"empty": 0.2, "normal": "positive"}, 1.0),
+        ((B,), (P,), {"normal": "positive"}, 0.0),
         ((N,), (N, N), {"denial": 0.0}, 1.0),  # nothing that weighs
     ],
 )
@@ -62,7 +64,7 @@ def test_a_loop_over_conditions_finds_the_same():
             if B in (x, y):
                 return 0.0
             if x == y:
-                return d * d if x == N else 1.0
+                return {N: d * d, U: u * u, P: 1.0}[x]
             return u if N not in (x, y) else -c if U not in (x, y) else -c * u
 
         for x, y, found in zip(a.tolist(), b.tolist(), agreement(a, b, d, c, u).tolist()):

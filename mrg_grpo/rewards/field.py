@@ -11,6 +11,7 @@ the run.
 
 import contextlib
 import importlib
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -37,29 +38,25 @@ class Download:
     """The folder below the user's cache that RadEval keeps it in; "" is the hub's own."""
 
     @property
-    def command(self) -> str:
-        """What fetches it on a machine that reaches the hub."""
-        if self.repo == "nltk":
-            return f"python -m nltk.downloader {self.file}"
-        return f"hf download {self.repo}" + (f" {self.file} --cache-dir {self._folder}" if self.cache else "")
-
-    @property
-    def held(self) -> bool:
-        """Whether it lies on this machine."""
+    def absent(self) -> list[str]:
+        """Commands that fetch what is not on this machine, for one that reaches the hub."""
         if self.repo == "nltk":
             try:
-                return bool(importlib.import_module("nltk").data.find(f"tokenizers/{self.file}"))
+                importlib.import_module("nltk").data.find(f"tokenizers/{self.file}")
             except LookupError:
-                return False
+                return [f"python -m nltk.downloader {self.file}"]
+            return []
         from huggingface_hub import try_to_load_from_cache
 
-        return isinstance(try_to_load_from_cache(self.repo, self.file, cache_dir=self._folder), str)
-
-    @property
-    def _folder(self) -> Path | None:
-        """RadEval asks appdirs for it, as here: it is not ~/.cache everywhere."""
-        first, *rest = self.cache.split("/")
-        return Path(importlib.import_module("appdirs").user_cache_dir(first), *rest) if first else None
+        first, *rest = self.cache.split("/")  # RadEval asks appdirs for the user's cache: it is not ~/.cache everywhere
+        folder = Path(importlib.import_module("appdirs").user_cache_dir(first), *rest) if first else None
+        unpacked = folder / self.file.removesuffix(".tar.gz") / "config.json" if folder else Path()
+        if unpacked.is_file():  # an archive of RadGraph; its encoder lies on the hub
+            named = json.loads(unpacked.read_text(encoding="utf-8"))["model"]["embedder"]["token_embedders"]["bert"]
+            return Download(named["model_name"]).absent
+        if isinstance(try_to_load_from_cache(self.repo, self.file, cache_dir=folder), str):
+            return []
+        return [f"hf download {self.repo}" + (f" {self.file} --cache-dir {folder}" if folder else "")]
 
 
 @dataclass(frozen=True)
@@ -173,7 +170,7 @@ def require(name: str) -> None:
         except ANYTHING as error:  # importing runs foreign code
             remedy = 'pip install "spacy>=3.8"' if package == "medspacy" else f"mend {package}"
             raise UserError(f"{term}: cannot import {package} ({one_line(error)[:200]}); {remedy}") from error
-    absent = [one.command for one in metric.downloads if is_offline_mode() and not one.held]
+    absent = [command for one in metric.downloads for command in one.absent] if is_offline_mode() else []
     if absent:
         raise UserError(f"{term}: the hub is switched off and the cache lacks a model; get it: {' && '.join(absent)}")
     if name == "green" and torch.cuda.device_count() > 1:
@@ -215,10 +212,12 @@ def _loaded(name: str) -> Callable[[list[str], list[str]], list[float | None]]:
     kept: list[list[str]] = []
 
     def values(reports: list[str], reference: list[str]) -> list[float | None]:
-        # RadCliQ weighs words by the references and knows a list again by its address, so the last stays until the next
-        kept.append(reference)
+        # RadCliQ weighs words by how few references have them. One reference alone would weigh all its words 0, and a
+        # list at the address of the last would be taken for that
+        more = ["x"] if name == "radcliq" and len(set(reference)) == 1 else []
+        kept.append(reference + more)
         del kept[:-2]
-        return function(completions=reports, reference=reference)
+        return function(completions=reports + more, reference=kept[-1])[: len(reports)]
 
     return values
 

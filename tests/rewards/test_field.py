@@ -1,5 +1,6 @@
 """Rewards of the field with a stand-in for RadEval, which returns what RadEval 2.2.1 returns; test_radeval.py has it."""
 
+import json
 import math
 import sys
 import types
@@ -188,6 +189,14 @@ def test_offline_one_line_says_what_to_fetch(radeval, monkeypatch, tmp_path):
     hold(tmp_path / "radgraph" / "0.1.18", "StanfordAIMI/RRG_scorers", "radgraph-xl.tar.gz")
     for name in ("bertscore", "radgraph"):
         field.require(name)
+    unpacked = tmp_path / "radgraph" / "0.1.18" / "radgraph-xl"
+    unpacked.mkdir()
+    named = {"model": {"embedder": {"token_embedders": {"bert": {"model_name": "some/encoder"}}}}}
+    (unpacked / "config.json").write_text(json.dumps(named))
+    with pytest.raises(UserError, match="get it: hf download some/encoder$"):
+        field.require("radgraph")
+    hold(tmp_path / "hub", "some/encoder", "config.json")
+    field.require("radgraph")
     assert radeval.loaded == []  # nothing was loaded to find that out
 
 

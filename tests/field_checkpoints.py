@@ -19,7 +19,9 @@ from transformers import (
 )
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;()[]|<>/-'\"?!_"
-WORDS = "the heart is normal in size no pleural effusion seen there mild edema of both lungs small nodule left upper lobe"
+WORDS = (
+    "the heart is normal in size no pleural effusion seen there mild edema of both lungs small nodule left upper lobe"
+)
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{one}" for one in LETTERS), *WORDS.split()]
 SIZES = {
     "vocab_size": len(VOCABULARY), "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16,
@@ -30,7 +32,11 @@ ENTITIES = ["O", "B-ABNORMALITY", "I-ABNORMALITY"]
 ENCODER = "tiny/radgraph-encoder"
 
 
-def write_hub(root: Path, srr_labels: int) -> dict[str, str]:
+SRR_LABELS = 163
+"""55 findings, each present, absent or uncertain, where that was seen."""
+
+
+def write_hub(root: Path) -> dict[str, str]:
     """Everything below `root`; the environment that makes RadEval read it."""
     torch.manual_seed(0)
     hub = root / "hub"
@@ -38,7 +44,7 @@ def write_hub(root: Path, srr_labels: int) -> dict[str, str]:
     tagger = AutoModelForTokenClassification.from_config(BertConfig(**SIZES, **labels))
     tagger.classifier.weight.data.zero_()
     tagger.classifier.bias.data = torch.tensor([0.0, 1.0, 0.0])  # every piece is an entity
-    finder = AutoModelForSequenceClassification.from_config(BertConfig(**SIZES, num_labels=srr_labels))
+    finder = AutoModelForSequenceClassification.from_config(BertConfig(**SIZES, num_labels=SRR_LABELS))
     finder.classifier.weight.data *= 100  # some labels on, and not the same for all sentences
     for repo, model in {
         "distilbert-base-uncased": AutoModel.from_config(distilbert()),

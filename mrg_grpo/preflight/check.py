@@ -3,7 +3,8 @@
     folder  device  splits  studies  images  following  labeler  references
     model  tags  disk  tokens  targets                                                       what the run is given: here
     log-probabilities  KL  pixels  rewards  longest step                       what the engine does: check_engine.py
-    Whether the terms of the reward are there is looked at before the labeler, and told if they are not.
+    Whether the terms of the reward are there is looked at before the labeler, and told if they are not; metrics of
+    the field tell their cost there.
 
 Deliberate choices:
 * The checks call the code that the run calls, never a copy of it.

@@ -1,9 +1,10 @@
-"""Rewards of the field with a stand-in for RadEval, which returns what RadEval 2.2.1 returns; test_radeval.py has it."""
+"""Rewards of the field with a stand-in that returns what RadEval 2.2.1 returns; test_radeval.py has RadEval itself."""
 
 import json
 import math
 import sys
 import types
+from itertools import pairwise
 
 import pytest
 import torch
@@ -77,7 +78,8 @@ def test_each_is_a_term_that_rises_with_quality(name, radeval, capsys):
     table = score({name: 0.5}, ["one two three", "four"])
     sign = -1 if name == "radcliq" else 1
     assert table.terms[name].tolist() == [3 * sign, sign] and table.total.tolist() == [1.5 * sign, 0.5 * sign]
-    assert radeval.scored == [(metric.radeval, ["one two three", "four"], ["lungs are clear"] * 2)]
+    more = ["x"] if name == "radcliq" else []
+    assert radeval.scored == [(metric.radeval, ["one two three", "four", *more], ["lungs are clear"] * 2 + more)]
     assert capsys.readouterr().out == "" and metric.milliseconds > 0 and metric.downloads
 
 
@@ -94,7 +96,7 @@ def test_a_report_without_a_word_is_worst_and_is_not_handed_over(radeval):
     table = score({"radcliq": 1.0, "ratescore": 1.0}, ["", "heart is large", "ok.", " . "])
     assert table.terms["ratescore"].tolist() == [0, 3, 0, 0]
     assert table.terms["radcliq"].tolist() == pytest.approx([-2.45, -3, -2.45, -2.45])
-    assert [reports for _, reports, _ in radeval.scored] == [["heart is large"]] * 2
+    assert [reports for _, reports, _ in radeval.scored] == [["heart is large", "x"], ["heart is large"]]
     radeval.scored.clear()
     assert score({"ratescore": 1.0}, ["", "-"]).terms["ratescore"].tolist() == [0, 0] and radeval.scored == []
 
@@ -117,8 +119,17 @@ def test_none_adds_nothing_and_nan_ends_the_run(radeval):
 def test_scores_that_could_belong_to_other_reports_end_the_run(radeval, monkeypatch):
     lost = lambda metric, **_: lambda completions, **columns: [0.5] * (len(completions) - 1)  # noqa: E731
     monkeypatch.setattr(sys.modules["radeval"], "make_reward_fn", lost)
-    with pytest.raises(UserError, match="RadEval's ratescore returned 0 values for 1 reports|returned 1 values for 2"):
+    with pytest.raises(UserError, match=r"RadEval's ratescore returned 0 values for 1 reports|returned 1 values for 2"):
         score({"ratescore": 1.0}, ["heart is large", "lungs are clear"])
+
+
+def test_radcliq_gets_a_second_reference_where_there_is_one_alone(radeval):
+    """Its words weigh log((1 + references) / (1 + those with the word)): 0 for all of a lone reference."""
+    two = score({"radcliq": 1.0}, ["heart is large"] * 2, ["lungs are clear", "edema"])
+    assert radeval.scored.pop() == ("radcliq", ["heart is large"] * 2, ["lungs are clear", "edema"])
+    lone = score({"radcliq": 1.0}, ["heart is large"] * 2)
+    assert radeval.scored == [("radcliq", ["heart is large"] * 2 + ["x"], ["lungs are clear"] * 2 + ["x"])]
+    assert two.terms["radcliq"].tolist() == lone.terms["radcliq"].tolist() == [-3, -3]
 
 
 def test_radcliq_never_sees_a_list_of_references_at_the_address_of_the_last(radeval, monkeypatch):
@@ -127,7 +138,7 @@ def test_radcliq_never_sees_a_list_of_references_at_the_address_of_the_last(rade
     monkeypatch.setattr(sys.modules["radeval"], "make_reward_fn", looked)
     for _ in range(20):
         score({"radcliq": 1.0}, ["heart is large"])
-    assert all(a != b for a, b in zip(addresses, addresses[1:]))
+    assert all(a != b for a, b in pairwise(addresses))
 
 
 def test_mistyped_names_are_asked_for_among_ours_and_the_fields():
@@ -193,7 +204,7 @@ def test_offline_one_line_says_what_to_fetch(radeval, monkeypatch, tmp_path):
     unpacked.mkdir()
     named = {"model": {"embedder": {"token_embedders": {"bert": {"model_name": "some/encoder"}}}}}
     (unpacked / "config.json").write_text(json.dumps(named))
-    with pytest.raises(UserError, match="get it: hf download some/encoder$"):
+    with pytest.raises(UserError, match=r"get it: hf download some/encoder$"):
         field.require("radgraph")
     hold(tmp_path / "hub", "some/encoder", "config.json")
     field.require("radgraph")
@@ -219,7 +230,7 @@ def hold(cache, repo, file):
 def test_green_is_refused_where_it_would_start_on_several_gpus(radeval, monkeypatch):
     field.require("green")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match='"green" starts anew on every GPU at each step; .*CUDA_VISIBLE_DEVICES'):
+    with pytest.raises(UserError, match=r'"green" starts anew on every GPU at each step; .*CUDA_VISIBLE_DEVICES'):
         field.require("green")
 
 
@@ -229,7 +240,9 @@ def test_check_tells_what_a_step_costs():
     assert list(check_field(config)) == []
     config.reward.weights = {"mccs": 1.0, "ratescore": 0.5, "green": 0.0, "radcliq": 0.1}
     (found,) = check_field(config)
-    assert (found.status, found.remedy) == ("pass", "") and found.found.startswith("ratescore, radcliq: 27.4 s for the 128")
+    assert (found.status, found.remedy) == ("pass", "") and found.found.startswith(
+        "ratescore, radcliq: 27.4 s for the 128"
+    )
     config.reward.weights["green"] = 1.0
     (found,) = check_field(config)
     assert found.status == "warn" and "310.3 s" in found.found and "costs less" in found.remedy

@@ -85,6 +85,17 @@ embedded-base: .venv/.dev
 	.venv-trackio/bin/pip install -q trackio==0.43.0
 	touch $@
 
+# RadEval beside the tests' environment, which it reads. medspacy and PyRuSH take an old spacy on Python 3.11, which does
+# not know numpy 2; with a new one they run. torchvision, which RadEval declares, it never imports
+.venv-radeval/.done: .venv/.dev
+	$(PYTHON) -m venv .venv-radeval
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$(.venv-radeval/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_the_tests.pth
+	.venv-radeval/bin/pip install -q --no-deps radeval==2.2.1 medspacy==1.3.1 PyRuSH==1.0.13
+	.venv-radeval/bin/pip install -q 'spacy>=3.8,<3.9' PyFastNER medspacy_quickumls==3.2 quicksectx pysbd==0.3.4 loguru \
+	  rouge_score nltk pandas datasets h5py jsonpickle appdirs dotmap
+	touch $@
+
 .venv/.core: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e .

@@ -79,6 +79,7 @@ setup(
         "wandb": ["wandb>=0.31,<0.32"],
         "hub": ["huggingface_hub>=2,<3"],  # of `export`; transformers brings it
         "quant": ["bitsandbytes>=0.50,<0.51"],
+        "radeval": ["radeval>=2.2.1,<2.3"],  # what mrg_grpo/rewards/field.py says of it was read from 2.2.1
         "tables": ["pyarrow>=26,<27"],
         "xlsx": ["openpyxl>=3.1,<3.2"],
         "bench": ["trl>=1.16", "datasets", "matplotlib"],

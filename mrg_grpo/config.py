@@ -211,8 +211,8 @@ class MccsConfig:
 @dataclass
 class RewardConfig:
     weights: dict[str, float] = field(default_factory=lambda: {"mccs": 0.75, "format": 0.25})
-    """Weight of each term: mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l, repetition, overlong, or the path
-    of a function.
+    """Weight of each term: mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l, repetition, overlong; by RadEval
+    radgraph, ratescore, radcliq, green, bertscore, srr_bert; or the path of a function.
 
     A file with this table uses the terms in it and no others.
     """

@@ -3,7 +3,8 @@
     folder  device  splits  studies  images  following  labeler  references
     model  tags  disk  tokens  targets                                                       what the run is given: here
     log-probabilities  KL  pixels  rewards  longest step                       what the engine does: check_engine.py
-    Whether the terms of the reward are there is looked at before the labeler, and told if they are not.
+    Whether the terms of the reward are there is looked at before the labeler, and told if they are not; metrics of
+    the field tell their cost there.
 
 Deliberate choices:
 * The checks call the code that the run calls, never a copy of it.
@@ -47,7 +48,7 @@ from mrg_grpo.preflight.check_engine import (
 )
 from mrg_grpo.preflight.result import CheckResult, result_of
 from mrg_grpo.prompt import parse_completion, question, target_text
-from mrg_grpo.rewards import require_terms
+from mrg_grpo.rewards import field, require_terms
 from mrg_grpo.run.checkpoint import KEEP
 from mrg_grpo.run.folder import holds_run, require_no_strangers
 from mrg_grpo.run.rehearsal import largest
@@ -287,6 +288,18 @@ def check_targets(config: Config, policy: Policy, labeler: Any, studies: list[St
     return result_of("targets", found, over > 0.5, over > 0.05, remedy)
 
 
+def check_field(config: Config) -> Iterator[CheckResult]:
+    """What the metrics of the field in the reward cost a step; nothing where there are none."""
+    reports = config.grpo.studies_per_step * config.grpo.group_size
+    names = [name for name, weight in config.reward.weights.items() if weight != 0 and name in field.FIELD]
+    cost = field.seconds(names, reports)
+    found = f"{', '.join(names)}: {cost:.1f} s for the {reports} reports of a step, by RadEval on an A100, short texts"
+    if names:
+        yield result_of(
+            "reward cost", found, False, cost > 60, "name a metric that costs less, or fewer reports a step"
+        )
+
+
 def preflight(config: Config, images: bool = False) -> Iterator[CheckResult]:
     """Every check in order; what cannot run is yielded as skipped. images: decode every image file."""
     yield check_folder(config)
@@ -308,6 +321,7 @@ def preflight(config: Config, images: bool = False) -> Iterator[CheckResult]:
         yield CheckResult("rewards", "fail", first_line(error), "mend [reward.weights] in the configuration")
         yield CheckResult("all others", "skip", "a term of the reward is not there")
         return
+    yield from check_field(config)
     labeler, finding = check_labeler(config)
     yield finding
     if labeler is not None and splits is not None:

@@ -1,7 +1,7 @@
 """The reward of a report: a weighted sum over named terms, one column each.
 
-B reports. Terms of our own are in terms.py. Any other name is a dotted path to a function of TRL's signature,
-`f(completions, **columns) -> list[float | None]`.
+B reports. Terms of our own are in terms.py. Those of the field, by RadEval, are in field.py. Any other name is a dotted
+path to a function of TRL's signature, `f(completions, **columns) -> list[float | None]`.
 
 Only the text inside <report> is labelled; where the block is missing, the whole completion without its tags (see
 `mrg_grpo.prompt.parse_completion`), so that the clinical term does not silently depend on the format term.
@@ -20,6 +20,7 @@ from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError, nearest
 from mrg_grpo.labelers.reference import ReferenceLabels
 from mrg_grpo.prompt import parse_completion, without_form
+from mrg_grpo.rewards import field
 from mrg_grpo.rewards.external import ExternalReward, is_path, metric_from_path
 from mrg_grpo.rewards.table import Reports, RewardTable
 from mrg_grpo.rewards.terms import TERMS, Term, own_terms
@@ -45,7 +46,7 @@ class Rewards:
         require_terms(config)
         own = own_terms(config, rarity, max_tokens)
         self.terms = {
-            name: own[name] if name in own else self._external(ExternalReward(name))
+            name: own[name] if name in own else self._external(self._reward(name))
             for name, weight in config.weights.items()
             if weight != 0
         }
@@ -74,8 +75,12 @@ class Rewards:
         return RewardTable(terms, total, reports)
 
     def _weighed(self, name: str, column: Tensor) -> Tensor:
-        """What a function by dotted path has no value for (NaN) adds nothing to the sum; our own always have one."""
-        return self.config.weights[name] * (column.masked_fill(column.isnan(), 0.0) if is_path(name) else column)
+        """What a function of others has no value for (NaN) adds nothing to the sum; our own always have one."""
+        return self.config.weights[name] * (column if name in TERMS else column.masked_fill(column.isnan(), 0.0))
+
+    def _reward(self, name: str) -> ExternalReward:
+        """A term that is not our own: of the field, beside the labeler, or by dotted path."""
+        return ExternalReward(name, field.scorer(name, self.labeler.device) if name in field.FIELD else None)
 
     def _external(self, reward: ExternalReward) -> Term:
         def term(r: Reports) -> Tensor:
@@ -96,10 +101,14 @@ class Rewards:
 
 
 def require_terms(config: RewardConfig) -> None:
-    """Every term that has a weight is known, every path leads to a function; UserError, before any model is loaded."""
-    for name, weight in config.weights.items():
-        if weight != 0 and is_path(name):
+    """Every term that has a weight is known, every path leads to a function, and what a term of the field needs is
+    there; UserError, before any model is loaded."""
+    known = (*TERMS, *field.FIELD)
+    for name in (name for name, weight in config.weights.items() if weight != 0 and name not in TERMS):
+        if is_path(name):
             metric_from_path(name)
-        elif weight != 0 and name not in TERMS:
-            asked = " ".join(filter(None, (nearest(name, TERMS), f"use {', '.join(TERMS)}")))
+        elif name in field.FIELD:
+            field.require(name)
+        else:
+            asked = " ".join(filter(None, (nearest(name, known), f"use {', '.join(known)}")))
             raise UserError(f'reward.weights: unknown term "{name}"; {asked}, or a dotted path to a function')

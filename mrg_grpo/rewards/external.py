@@ -43,12 +43,12 @@ ANYTHING = (Exception, SystemExit)
 
 
 class ExternalReward:
-    """A reward by dotted path; `name` is that path."""
+    """A reward by dotted path; `name` is that path. Or any function of such a signature, by a name of its own."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, function: Callable[..., Any] | None = None) -> None:
         """Resolve the path now, so that a typing error ends the run before it starts. Raises UserError."""
         self.name = path
-        self.function = metric_from_path(path)
+        self.function = function or metric_from_path(path)
 
     def __call__(self, completions: list[str], **columns: Sequence) -> tuple[Tensor, Tensor]:
         """B completions -> values (B,) float and present (B,) bool; values are 0 where not present.

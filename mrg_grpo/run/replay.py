@@ -22,6 +22,7 @@ from mrg_grpo.grpo import Grpo
 from mrg_grpo.labelers import config_labeler
 from mrg_grpo.model.policy import Policy
 from mrg_grpo.rewards.external import is_path
+from mrg_grpo.rewards.field import FIELD
 from mrg_grpo.run.checkpoint import State
 from mrg_grpo.run.folder import holds_run
 from mrg_grpo.run.inputs import IMAGES, read_record, start_adapter
@@ -52,7 +53,7 @@ def replay(path: Path, trust: bool = False) -> Replay:
         config = check(build(Config, tomllib.loads(fault["config"]), str(path)))
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: no file of a skipped step ({first_line(error)})") from error
-    code = [name for name, weight in config.reward.weights.items() if weight and is_path(name)]
+    code = [name for name, weight in config.reward.weights.items() if weight and (is_path(name) or name in FIELD)]
     code += ["the code in model.path"] if config.model.trust_remote_code else []
     if code and not trust:
         raise UserError(f"{path}: it names {', '.join(code)} to be run; read that, then say --trust")

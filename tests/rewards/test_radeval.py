@@ -1,25 +1,33 @@
-"""The RadEval adapter of docs/guides/own-reward.md, run as it is printed there."""
+"""RadEval itself, in an environment of its own (`make .venv-radeval/.done`): with_radeval.py has what it is to do."""
 
+import os
 import re
+import subprocess
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from mrg_grpo.rewards.external import ExternalReward
-
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "guides" / "own-reward.md"
+RADEVAL = Path(".venv-radeval/bin/python")
 
 
-def test_the_adapter_in_the_docs(tmp_path, monkeypatch):
-    pytest.importorskip("radeval", reason="RadEval is not installed (pip install radeval)")
-    block = re.search(r"^    # my_rewards\.py\n((?:    .*\n|\n)+)", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+@pytest.mark.slow
+def test_radeval_gives_the_rewards_of_the_field_and_of_the_guide(tmp_path, request):
+    root = request.config.rootpath
+    python = root / RADEVAL
+    if not python.exists():
+        assert "MRG_REQUIRE_RADEVAL" not in os.environ, f"{RADEVAL} is missing: make .venv-radeval/.done"
+        pytest.skip("no environment with RadEval: make .venv-radeval/.done")
+    from field_checkpoints import write_hub  # transformers is slow to import
+
+    page = (root / "docs" / "guides" / "own-reward.md").read_text(encoding="utf-8")
+    block = re.search(r"^    # my_rewards\.py\n((?:    .*\n|\n)+)", page, re.MULTILINE)
     assert block is not None
     (tmp_path / "radeval_adapter_for_test.py").write_text(textwrap.dedent(block.group(1)), encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    reference = ["no pleural effusion is seen today", "mild edema of both lungs is seen"]
-    completions = [f"<think>t</think><report>{reference[0]}</report>", "<think>t</think><report>clear</report>"]
-    values, present = ExternalReward("radeval_adapter_for_test:radeval_bleu")(
-        completions, reports=[reference[0], "clear"], reference=reference, study_id=["a", "b"]
-    )
-    assert present.all() and values[0].item() == pytest.approx(1.0, abs=1e-3) and values[1].item() < 0.1
+    environment = os.environ | write_hub(tmp_path / "hub") | {"OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(root), str(tmp_path)])
+    command = [python, "-m", "pytest", "-p", "no:cacheprovider", "tests/rewards/with_radeval.py"]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
+    assert passed and int(passed.group(1)) == 8 and "skipped" not in done.stdout, done.stdout

@@ -73,16 +73,22 @@ class Family(ABC):
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
         """Run the vision tower: -> (image tokens of the batch, D); D may hold several features side by side."""
 
-    @abstractmethod
     def prompt_inputs(self, model: Any, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
-        """Embeddings of the prompt."""
+        """Embeddings of the prompt, with the features in the places of the image tokens."""
+        image = batch.input_ids == self.config.image_token_id
+        # some vocabularies have no row for the image token, and its embedding is replaced anyway
+        embeds = model.get_input_embeddings()(batch.input_ids.masked_fill(image, 0))
+        if features is not None:
+            embeds = embeds.masked_scatter(image.unsqueeze(-1), features.to(embeds.dtype))
+        return PromptInputs(embeds, {})
 
-    @abstractmethod
     def prompt_positions(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """Of a batch on the CPU: positions of the prompt, (3, N, P) for M-RoPE, (N, P) otherwise, and rope_deltas (N,).
 
         A report's token t stands at the number of real prompt tokens + t + rope_delta.
         """
+        positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)  # (N, P)
+        return positions, torch.zeros_like(positions[:, 0])
 
     def locate(self, batch: PromptBatch) -> None:
         """Note the positions in a batch that has none yet. On a GPU that would wait for it for every image."""

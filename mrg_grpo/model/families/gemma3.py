@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 from mrg_grpo.errors import UserError
-from mrg_grpo.model.families.base import Family, Masks, PromptInputs
+from mrg_grpo.model.families.base import Family, Masks
 
 if TYPE_CHECKING:
     from mrg_grpo.model.batch import PromptBatch
@@ -62,18 +61,6 @@ class Gemma3(Family):
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
         pixels = batch.pixels["pixel_values"].to(model.dtype)
         return model.model.get_image_features(pixels).pooler_output.flatten(0, 1)
-
-    def prompt_inputs(self, model: Any, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
-        image = batch.input_ids == self.config.image_token_id
-        # some vocabularies have no row for the image token, and its embedding is replaced anyway
-        embeds = model.get_input_embeddings()(batch.input_ids.masked_fill(image, 0))
-        if features is not None:
-            embeds = embeds.masked_scatter(image.unsqueeze(-1), features.to(embeds.dtype))
-        return PromptInputs(embeds, {})
-
-    def prompt_positions(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
-        positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)  # (N, P)
-        return positions, torch.zeros_like(positions[:, 0])
 
     def rotations(self, text: Any, hidden: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         return {kind: text.rotary_emb(hidden, positions, kind) for kind in set(text.config.layer_types)}

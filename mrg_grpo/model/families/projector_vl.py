@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mrg_grpo.errors import UserError
-from mrg_grpo.model.families.base import Family, Masks, PromptInputs
+from mrg_grpo.model.families.base import Family, Masks
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -83,17 +83,6 @@ class ProjectorVL(Family):
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
         pixels = batch.pixels["pixel_values"].to(model.dtype)
         return torch.cat([*model.model.get_image_features(pixels).pooler_output])
-
-    def prompt_inputs(self, model: Any, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
-        embeds = model.get_input_embeddings()(batch.input_ids)
-        image = batch.input_ids == self.config.image_token_id
-        if features is not None:
-            embeds = embeds.masked_scatter(image.unsqueeze(-1), features.to(embeds.dtype))
-        return PromptInputs(embeds, {})
-
-    def prompt_positions(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
-        positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)  # (N, P)
-        return positions, torch.zeros_like(positions[:, 0])
 
     def prompt_masks(self, batch: PromptBatch, place: Tensor, real: Tensor, padded: bool) -> Masks:
         if not self.one_mask:

@@ -15,7 +15,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids
 
 from mrg_grpo.model import vision_attention
-from mrg_grpo.model.families.base import Family, PromptInputs
+from mrg_grpo.model.families.base import Family
 from mrg_grpo.model.vision_attention import Segments, on
 
 if TYPE_CHECKING:
@@ -70,13 +70,6 @@ class QwenVL(Family):
         images = Segments.of(get_vision_cu_seqlens(grid))
         places = get_vision_position_ids(grid, tower.spatial_merge_size)
         return {"position_ids": places, "cu_seqlens": images, "max_seqlen": images.longest}
-
-    def prompt_inputs(self, model: Any, batch: PromptBatch, features: Tensor | None) -> PromptInputs:
-        embeds = model.get_input_embeddings()(batch.input_ids)
-        image = batch.input_ids == self.config.image_token_id
-        if features is not None:
-            embeds = embeds.masked_scatter(image.unsqueeze(-1), features.to(embeds.dtype))
-        return PromptInputs(embeds, {})
 
     def prompt_positions(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         # transformers' method reads the configuration alone; it stands on a class whose objects hold weights

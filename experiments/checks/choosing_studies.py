@@ -25,13 +25,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments.benchmarks import performance_page
+from experiments.docs.sections import markdown_table, rewrite
 from mrg_grpo.config import load_config
 from mrg_grpo.evaluation.clinical import clinical_statistics, metrics_from_sums
+from mrg_grpo.files import write_whole
 from mrg_grpo.probe import run_probe
 from mrg_grpo.train import train
 
-RESULTS = performance_page.RESULTS / "choosing_studies.json"
+RESULTS, PAGE = Path("experiments/results/choosing_studies.json"), Path("docs/guides/studies.md")
 CONFIG, FORMS, SEEDS, SHARE = "experiments/phantom.toml", ("phantom", "phantom_rare"), (0, 1, 2), 0.25
 ARMS = {
     "all": [],
@@ -92,6 +93,27 @@ def difference(arm: list[Tensor], base: list[Tensor]) -> dict[str, list[float]]:
     }
 
 
+def markdown(found: dict) -> str:
+    """The table of the guide."""
+    rows = []
+    for form in FORMS:
+        for arm, runs in found[form]["seeds"].items():
+            f1, cosine = ([run[name] for run in runs] for name in METRICS)
+            minus = found[form]["minus all"].get(arm)
+            less = [f"{d:+.3f} [{low:+.3f}, {high:+.3f}]" for d, low, high in minus.values()] if minus else ["", ""]
+            means = [sum(run[name] for run in runs) / len(runs) for name in ("reports", "groups_without_spread")]
+            rows.append((form, arm, f"{means[0]:,.0f}", f"{means[1]:.1%}", ", ".join(f"{x:.3f}" for x in f1), less[0],
+                         ", ".join(f"{x:.3f}" for x in cosine), less[1]))  # fmt: skip
+    head = ("data", "arm", "reports sampled", "groups without spread", "micro F1, seeds 0, 1, 2", "less `all`",
+            "clinical cosine", "less `all`")  # fmt: skip
+    return markdown_table(head, rows)
+
+
+def redraw() -> None:
+    """The table of the guide, from the record."""
+    rewrite(PAGE, {"choosing studies": markdown(json.loads(RESULTS.read_text(encoding="utf-8")))})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
@@ -110,7 +132,8 @@ def main() -> None:
         }
         print(form, json.dumps(found[form], indent=1))
     if list(given.forms) == list(FORMS):
-        performance_page.keep(RESULTS, found)
+        write_whole(RESULTS, json.dumps(found, indent=1) + "\n")
+        redraw()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from experiments.ablations.ablation import Bench
 from experiments.ablations.ablation_page import write_page
 from experiments.audits import audit_page, iu_baselines, labeler_page, radiologists
 from experiments.benchmarks import performance_page
+from experiments.checks import choosing_studies
 from experiments.docs import reference, step_diagram
 
 
@@ -24,6 +25,7 @@ def main() -> None:
     iu_baselines.redraw()
     labeler_page.redraw()
     radiologists.redraw()
+    choosing_studies.redraw()
     performance_page.write()
     collect_seeds.redraw()
     step_diagram.redraw()

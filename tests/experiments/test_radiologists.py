@@ -14,7 +14,7 @@ GOOD, BAD = "There is a large left pleural effusion. No pneumothorax.", "The lun
 def rated(path, count=6):
     studies = [
         {"id": f"s{n}", "reference": GOOD, "candidates": [
-            {"report": GOOD, "ratings": [5, 5, 4]}, {"report": BAD, "ratings": [1, 2, 1]},
+            {"report": GOOD, "ratings": [5, 4 + n % 2, 4]}, {"report": BAD, "ratings": [1, 2, 1]},
         ]} for n in range(count)
     ]  # fmt: skip
     path.write_text("".join(json.dumps(study) + "\n" for study in studies))

@@ -32,7 +32,7 @@ def test_the_better_report_is_found_and_cases_are_counted(tmp_path):
     own = radiologists.read_rated(rated(tmp_path / "rated.jsonl"))
     record = radiologists.measure(own, radiologists.read_ranked(path), embedded_labeler(), [])
     ccs = record["rewards"]["ccs"]
-    assert ccs["pairs"]["value"] == 1.0 and ccs["tau_b"]["value"] == pytest.approx(1.0) and ccs["ties"] == 0.0
+    assert ccs["pairs"]["value"] == 1.0 and 0.8 < ccs["tau_b"]["value"] < 1 and ccs["ties"] == 0.0
     assert record["rewards"]["ccs"]["minus"]["ccs"]["pairs"] == [0.0, 0.0, 0.0]
     assert record["rankings"]["ccs"] == {"a": [1, 2], "b": [1, 1]}
     assert record["reports"] == 12 and record["studies"] == 6 and 0 < record["ceiling"]["tau_b"] < 1

@@ -370,3 +370,25 @@ def test_the_recorded_measurement_is_within_a_fifth(request):
     assert len(rows) >= 3 and max(r["measured"] for r in rows) > 16 * min(r["measured"] for r in rows)
     for row in rows:
         assert row["planned"] == pytest.approx(row["measured"], rel=0.2)
+
+
+def test_what_stands_in_front_of_the_question_is_counted(tmp_path):
+    """The longest context of the training studies for memory, the middle one for hours; assumed where no data lie."""
+    data = tmp_path / "data"
+    assert main(["phantom", "--export", str(data), "--split", "train", "--count", "30"]) == 0
+    head, *rows = (data / "reports.csv").read_text().splitlines()
+    told = [f"{row},{'cough ' * (n % 10)}" for n, row in enumerate(rows)]
+    (data / "reports.csv").write_text("\n".join([f"{head},indication", *told]) + "\n")
+    table = ["data.form=table", f"data.root={data}", "data.table=reports.csv", "data.columns.split=none"]
+    config = load_config(None, table)
+    bare = plan.counts_of(config, None)
+    assert bare.context == bare.usual == ""
+    config.prompt.context = ["indication"]
+    counts = plan.counts_of(config, None)
+    assert counts.context == f"Context: Indication: {' '.join(['cough'] * 9)}.\n" and 0 < len(counts.usual) < 60
+    shapes = [plan.step_shape(config, 1, text).prompt for text in ("", counts.usual, counts.context)]
+    assert shapes[0] < shapes[1] < shapes[2] and shapes[2] - shapes[0] >= 9
+    config.data.root = str(tmp_path / "elsewhere")
+    config.prompt.context = ["indication", "prior_images"]
+    assumed = plan.counts_of(config, None)
+    assert assumed.most == 4 and len(assumed.context.split()) == plan.ASSUMED_WORDS["indication"]

@@ -206,6 +206,12 @@ def test_what_is_known_of_a_study_goes_from_the_table_into_every_record(tiny, tm
         said = {record["context"] for record in records}
         assert said <= {"", *(f"Context: Indication: cough of case {n}." for n in range(24))} and len(said) > 1, name
     assert run("train", CONFIG, [*settings, "prompt.context=[]"], "--resume") == 2  # another question
+    table = (data / "reports.csv").read_text()
+    (data / "reports.csv").write_text(table.replace("cough of case", "fever of case"))
+    capsys.readouterr()
+    assert run("train", CONFIG, [*settings, "run.steps=3"], "--resume") == 2
+    assert "the studies of data.root (test, train" in capsys.readouterr().err
+    (data / "reports.csv").write_text(table)
     assert main(["view", str(tmp_path / "run"), "--plain"]) == 0
     assert "Context: Indication: cough of case" in (tmp_path / "run" / "page.html").read_text()
     picture = next(data.glob("images/*.png"))

@@ -26,7 +26,7 @@ from transformers.utils import cached_file
 
 from mrg_grpo.config import Config
 from mrg_grpo.data.splits import Studies
-from mrg_grpo.data.study import Study
+from mrg_grpo.data.study import NOTHING, Study
 from mrg_grpo.embedded import labeler_path
 from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.files import read_text, sync, write_whole, writing
@@ -125,11 +125,16 @@ def digest(path: Path) -> str:
 
 
 def digest_of_studies(studies: list[Study], root: str) -> str:
-    """SHA-256 of a split as it was read; a picture by its name behind the root."""
+    """SHA-256 of a split as it was read; a picture by its name behind the root. Of the context what was asked for."""
     mark = hashlib.sha256()
+
+    def named(images: tuple[str, ...]) -> list[str]:
+        return [image.removeprefix(root).lstrip("/") for image in images]
+
     for study in studies:
-        images = [image.removeprefix(root).lstrip("/") for image in study.images]
-        mark.update(json.dumps([study.id, study.report, images]).encode())
+        known = vars(study.context) | {"prior_images": named(study.context.prior_images)}
+        told = [known] if study.context != NOTHING else []
+        mark.update(json.dumps([study.id, study.report, named(study.images), *told]).encode())
     return mark.hexdigest()
 
 

@@ -13,7 +13,7 @@ from mrg_grpo.evaluation.clinical import TITLES
 from mrg_grpo.evaluation.table import Number
 from mrg_grpo.files import read_text
 from mrg_grpo.hub import is_hub_id
-from mrg_grpo.prompt import question
+from mrg_grpo.prompt import context_line, question
 from mrg_grpo.toml import written_by_run
 
 TASK = "image-text-to-text"
@@ -148,6 +148,17 @@ def scores(judged: dict[str, Any]) -> str:
     )
 
 
+def known_of(config: Config) -> list[str]:
+    """What stood in front of the question, where anything did."""
+    asked = config.prompt.context
+    if not asked:
+        return []
+    filled = {name: f"[{name}]" for name in asked} | {"prior_images": ("",) * ("prior_images" in asked)}
+    line = context_line(filled, asked, images=1).strip()
+    told = "In front of it, in a line of its own, stood what was known of a study; what was not known was left out:"
+    return [told, f"```text\n{line}\n```"]
+
+
 def usage(config: Config, base: str, merged: bool) -> str:
     """Five lines for each library, and the exact prompt."""
     asked = question(config.prompt.text, config.prompt.think)
@@ -163,6 +174,7 @@ def usage(config: Config, base: str, merged: bool) -> str:
     lines = [
         "It was trained on this question, word for word, behind the pictures:",
         f"```text\n{asked}\n```",
+        *known_of(config),
         f"```python\n{imports}\n\n{load}\n"
         f'processor = AutoProcessor.from_pretrained("{processor}")\n'
         'content = [{"type": "image", "url": "xray.png"}, {"type": "text", "text": QUESTION}]\n'

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 import mrg_grpo.hub as hub
 from mrg_grpo.cli import main
-from mrg_grpo.config import load_config
+from mrg_grpo.config import Config, load_config
 from mrg_grpo.export import card, checkpoint
 from mrg_grpo.model import adapters
 from mrg_grpo.model.families import FAMILIES
@@ -282,3 +282,11 @@ def test_an_adapter_on_shared_embeddings_is_no_checkpoint(tiny_checkpoint, tmp_p
     run = a_run(tmp_path / "run", base, lora_targets=["q_proj", "embed_tokens"])
     assert "shares with its output projection" in refused(capsys, run, "--to", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_card_says_what_stood_in_front_of_the_question():
+    config = Config()
+    assert "what was known of a study" not in card.usage(config, "org/base", True)
+    config.prompt.context = ["indication", "prior_images", "age"]
+    line = "Context: Age: [age]. Indication: [indication]. Prior study: of the 2 images the last is from it."
+    assert f"```text\n{line}\n```" in card.usage(config, "org/base", True)

@@ -21,7 +21,7 @@ class StudyStream:
 
     def __init__(self, studies: list[Study], size: int, seed: int) -> None:
         self.studies, self.size, self.seed = studies, size, seed
-        self._order = cache(self._permutation)
+        self._order, self._spare = cache(self._permutation), cache(self._spare_stream)
 
     def _permutation(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -35,10 +35,13 @@ class StudyStream:
     def spares(self, step: int, rounds: int, turn: int, count: int) -> list[Study]:
         """At most `count` other studies for round `turn` (from 0) of `rounds` of a step, of an order of their own: each
         step has a part of it, so that none depends on what earlier steps took."""
-        other = StudyStream(self.studies, self.size * (rounds + 1), self.seed + SPARE)  # some may be of the step itself
         known = {study.id for study in self.batch(step)}
-        fresh = {study.id: study for study in other.batch(step) if study.id not in known}
+        fresh = {study.id: study for study in self._spare(rounds).batch(step) if study.id not in known}
         return list(fresh.values())[turn * self.size : turn * self.size + count]
+
+    def _spare_stream(self, rounds: int) -> "StudyStream":
+        """Kept, since a permutation of a large split takes its time; one round more, as some may be of the step."""
+        return StudyStream(self.studies, self.size * (rounds + 1), self.seed + SPARE)
 
     def prompts(self, encoder: PromptEncoder, first: int, last: int, workers: int = 2) -> Iterator[tuple[int, Loaded]]:
         """(step, its studies as prompts) for steps first..last; worker threads decode the images ahead of the step."""

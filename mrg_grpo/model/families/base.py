@@ -175,3 +175,13 @@ class Family(ABC):
         """Tokens that a sliding layer sees, itself included; None where the family has no such layers."""
         text = self.config.get_text_config()
         return text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None
+
+
+class TowerAndProjector(Family):
+    """A family whose features come from a vision tower and go through a projector of their own."""
+
+    def vision_tower(self, model: Any) -> nn.Module:
+        return model.model.vision_tower
+
+    def vision_modules(self, model: Any) -> list[nn.Module]:
+        return [self.vision_tower(model), model.model.multi_modal_projector]

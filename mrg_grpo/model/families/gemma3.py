@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 from mrg_grpo.errors import UserError
-from mrg_grpo.model.families.base import Family, Masks
+from mrg_grpo.model.families.base import Masks, TowerAndProjector
 
 if TYPE_CHECKING:
     from mrg_grpo.model.batch import PromptBatch
 
 
-class Gemma3(Family):
+class Gemma3(TowerAndProjector):
     """Gemma 3 with its SigLIP vision tower."""
 
     image_token, placeholder = "<image_soft_token>", "<start_of_image>"
@@ -51,12 +51,6 @@ class Gemma3(Family):
     def most_tokens(self, pixels: int) -> tuple[int, int]:
         vision: Any = self.config.vision_config
         return self.config.mm_tokens_per_image, (vision.image_size // vision.patch_size) ** 2
-
-    def vision_tower(self, model: Any) -> nn.Module:
-        return model.model.vision_tower
-
-    def vision_modules(self, model: Any) -> list[nn.Module]:
-        return [self.vision_tower(model), model.model.multi_modal_projector]
 
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
         pixels = batch.pixels["pixel_values"].to(model.dtype)

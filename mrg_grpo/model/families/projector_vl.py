@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrg_grpo.errors import UserError
-from mrg_grpo.model.families.base import Family, Masks
+from mrg_grpo.model.families.base import Masks, TowerAndProjector
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3")
 
 
-class ProjectorVL(Family):
+class ProjectorVL(TowerAndProjector):
     """A vision tower, a projector and a language model."""
 
     tower: ClassVar[str]
@@ -73,12 +73,6 @@ class ProjectorVL(Family):
             text: Any = self.text_model(model)
             for layer in text.layers:  # Mistral's look it up in the configuration; the other models' have it themselves
                 layer.self_attn.sliding_window = self.window
-
-    def vision_tower(self, model: Any) -> nn.Module:
-        return model.model.vision_tower
-
-    def vision_modules(self, model: Any) -> list[nn.Module]:
-        return [self.vision_tower(model), model.model.multi_modal_projector]
 
     def vision_features(self, model: Any, batch: PromptBatch) -> Tensor:
         pixels = batch.pixels["pixel_values"].to(model.dtype)

@@ -28,6 +28,7 @@ from torch import Tensor
 from experiments.docs.sections import markdown_table, rewrite
 from mrg_grpo.config import load_config
 from mrg_grpo.evaluation.clinical import clinical_statistics, metrics_from_sums
+from mrg_grpo.evaluation.intervals import bootstrap_difference
 from mrg_grpo.files import write_whole
 from mrg_grpo.probe import run_probe
 from mrg_grpo.train import train
@@ -78,19 +79,16 @@ def figures(folder: Path) -> dict[str, float]:
 
 def difference(arm: list[Tensor], base: list[Tensor]) -> dict[str, list[float]]:
     """metric -> arm minus base, mean over seeds, with its 95% interval over studies; tensors (S, K), one a seed."""
-    generator, count = torch.Generator().manual_seed(0), len(arm[0])
-    draws = [torch.arange(count), *(torch.randint(count, (count,), generator=generator) for _ in range(DRAWS))]
-    gaps: dict[str, list[float]] = {name: [] for name in METRICS}
-    for rows in draws:
-        sides = [[metrics_from_sums(one[rows].sum(0)) for one in side] for side in (arm, base)]
-        for name in METRICS:
-            means = [sum(float(found[name]) for found in side) / len(side) for side in sides]
-            gaps[name].append(means[0] - means[1])
-    bounds = torch.tensor([0.025, 0.975])
+
+    def mean_over_seeds(sums: Tensor) -> dict[str, Tensor]:
+        found = [metrics_from_sums(own) for own in sums.split(arm[0].shape[1], dim=-1)]
+        return {name: sum(one[name] for one in found) / len(found) for name in METRICS}
+
+    sides = (torch.cat(side, dim=1).double() for side in (base, arm))
+    intervals = bootstrap_difference(*sides, mean_over_seeds, DRAWS)
     return {
-        name: [round(values[0], 4), *(round(x, 4) for x in torch.tensor(values[1:]).quantile(bounds).tolist())]
-        for name, values in gaps.items()
-    }
+        name: [round(float(x), 4) for x in (own.value, own.low, own.high)] for name, own in intervals.items()
+    }  # fmt: skip
 
 
 def markdown(found: dict) -> str:

@@ -284,8 +284,6 @@ def test_a_table_is_read_by_usual_names_where_it_is_asked_for(tmp_path):
 def both(shared):
     """Both forms that hold a context, by study id."""
     root = shared / "data" / "iu_xray"
-    if not root.is_dir():
-        pytest.skip(f"needs the real IU X-Ray in {root}, which is not there")
     forms = ("iu_xray_kaggle", "iu_xray_xml")
     return {form: load_studies(form, root, allow_missing=True, context=TEXTS) for form in forms}
 

@@ -238,7 +238,7 @@ TABLE = (
             arg("--split", choices=("train", "val", "test"), default="test", help="default test"),
             arg("--count", type=int, default=100, help="number of studies; default 100"),
             arg("--table", action="store_true", help="print the share of each label class in per cent"),
-            arg("--rare", action="store_true", help="use the data set phantom_rare"),
+            arg("--form", choices=("phantom", "phantom_rare", "phantom_room", "phantom_hasty"), default="phantom", help="data set; default phantom"),
         ),
     ),
 )  # fmt: skip

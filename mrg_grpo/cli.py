@@ -25,6 +25,8 @@ from mrg_grpo import __version__
 from mrg_grpo.errors import UserError, first_line, one_line, visible
 from mrg_grpo.files import at_home
 
+PHANTOM_FORMS = ("phantom", "phantom_rare", "phantom_room", "phantom_hasty")
+
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 """What argparse's add_argument is given."""
 
@@ -238,7 +240,7 @@ TABLE = (
             arg("--split", choices=("train", "val", "test"), default="test", help="default test"),
             arg("--count", type=int, default=100, help="number of studies; default 100"),
             arg("--table", action="store_true", help="print the share of each label class in per cent"),
-            arg("--form", choices=("phantom", "phantom_rare", "phantom_room", "phantom_hasty"), default="phantom", help="data set; default phantom"),
+            arg("--form", choices=PHANTOM_FORMS, default="phantom", help="data set of the phantom; default phantom"),
         ),
     ),
 )  # fmt: skip

@@ -16,8 +16,8 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.files import at_home
 from mrg_grpo.toml import build, parsed_override, read_tree, ruled
 
-FORMS = ("phantom", "phantom_rare", "phantom_room", "phantom_hasty", "table", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen",
-         "mimic_cxr", "rexgradient", "chexpert_plus", "padchest_gr")  # fmt: skip
+FORMS = ("phantom", "phantom_rare", "phantom_room", "phantom_hasty", "table", "iu_xray_r2gen", "iu_xray_kaggle",
+         "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr", "rexgradient", "chexpert_plus", "padchest_gr")  # fmt: skip
 """What data.form can be."""
 
 CONTEXT = ("age", "sex", "indication", "history", "comparison", "prior_report", "prior_images")

@@ -20,7 +20,7 @@ EXPERIMENT = Experiment(
     question="Which reward, where there is much to learn",
     about="The start denies, leaves out and invents by condition, and half of what it could say is missing. It shows "
     "what each reward mends, and how far each stays behind an oracle that is paid for micro F1 itself.",
-    settings=("data.form=phantom_room", "run.steps=100"),
+    settings=("data.form=phantom_room", "run.steps=120"),
     arms=(
         Arm("start", "the hasty start", HASTE, "sft"),
         Arm("oracle", "GRPO, oracle", task=("experiments.ablations.oracle:oracle",), start="start"),

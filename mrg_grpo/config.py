@@ -209,10 +209,26 @@ class MccsConfig:
 
 
 @dataclass
+class ClinicalConfig:
+    denial: float = ruled(0.1, least=0, most=1)
+    """What a denial weighs beside a finding: 1 as much, as in CCS; 0 nothing, as in CE-F1."""
+    contradiction: float = ruled(0.0, least=0, most=1)
+    """What a finding against a denial costs, where 1 is what an agreed finding earns; never less than `denial`, which
+    is what 0 means."""
+    uncertain: float = ruled(1.0, least=0, most=1)
+    """What an uncertain finding weighs beside a positive one."""
+    normal: str = ruled("positive", "none", "positive", "strict")
+    """Two normal reports earn 1 whatever they deny: those without a "positive" finding, or without a positive or
+    uncertain one ("strict"). "none" has no such rule."""
+    gate: float = ruled(0.0, least=0)
+    """p in ((1 + x) / 2) ** p, which pays little for little agreement x and keeps every difference; 0 pays x."""
+
+
+@dataclass
 class RewardConfig:
     weights: dict[str, float] = field(default_factory=lambda: {"mccs": 0.75, "format": 0.25})
-    """Weight of each term: mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l, repetition, overlong; by RadEval
-    radgraph, ratescore, radcliq, green, bertscore, srr_bert; or the path of a function.
+    """Weight of each term: mccs, ccs, unsigned_cosine, clinical, format, ce_f1, bleu, rouge_l, repetition, overlong; by
+    RadEval radgraph, ratescore, radcliq, green, bertscore, srr_bert; or the path of a function.
 
     A file with this table uses the terms in it and no others.
     """
@@ -220,6 +236,8 @@ class RewardConfig:
     """Tokens before sampling.max_tokens in which the term `overlong` falls from 0 to -1."""
     mccs: MccsConfig = field(default_factory=MccsConfig)
     """The terms made from CCS, the cosine similarity of signed CheXbert vectors."""
+    clinical: ClinicalConfig = field(default_factory=ClinicalConfig)
+    """The term `clinical`: agreement of labels in which denials weigh little, from -1 to 1."""
 
 
 @dataclass

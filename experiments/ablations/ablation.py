@@ -41,7 +41,7 @@ RUNS = Path("runs/ablations")
 RESULTS = Path("experiments/results/ablations")
 PAGE = Path("docs/results/ablations.md")
 COMMON = ("run.eval_studies=200", "run.follow_studies=0", "run.show_every=0", "run.rollouts_every=5")
-TASK_TERMS = ("mccs", "ccs", "unsigned_cosine", "ce_f1", "bleu", "rouge_l")
+TASK_TERMS = ("mccs", "ccs", "unsigned_cosine", "clinical", "ce_f1", "bleu", "rouge_l")
 """Terms that say how good a report is: those that an arm about the reward replaces."""
 QUICK = ("run.steps=80", "run.test_studies=300", "run.eval_studies=100")
 ROUNDS, PROBE, WARM_UP = 3, 16, 6

@@ -10,6 +10,9 @@ and reports that also speak of what no label stands for. experiments/checks/ceil
 The oracle (oracle.py) pays what micro F1 counts: it shows how far this policy comes in this time.
 """
 
+from dataclasses import replace
+
+from experiments.ablations.ablate_rare import CLINICAL, LITTLE, RATED
 from experiments.ablations.ablation import Arm, Claim, Experiment
 from experiments.ablations.ablation_command import main
 
@@ -34,6 +37,14 @@ EXPERIMENT = Experiment(
             task=("mccs",),
             start="start",
         ),
+        *(replace(arm, start="start") for arm in CLINICAL),
+        Arm(
+            "clinical-rouge-terms",
+            "GRPO, the same, each term normalised",
+            (*CLINICAL[-1].settings, "grpo.normalise=terms"),
+            task=CLINICAL[-1].task,
+            start="start",
+        ),
     ),
     control="mccs",
     quick=("start", "oracle", "mccs", "ce_f1"),
@@ -44,6 +55,9 @@ EXPERIMENT = Experiment(
         Claim("MCCS beats CE-F1", "mccs-0.2", "ce_f1", of_paper=True),
         Claim("The margin helps", "mccs", "mccs-0.2"),
         Claim("Rarity weights help", "rarity-0.2", "mccs-0.2"),
+        *(Claim(LITTLE, "clinical", than) for than in ("mccs", "mccs-0.2", "ce_f1")),
+        *(Claim(RATED, "clinical-rouge", than) for than in ("mccs", "mccs-0.2", "ce_f1")),
+        Claim("Normalising each term helps", "clinical-rouge-terms", "clinical-rouge"),
     ),
 )
 

@@ -54,15 +54,15 @@ def test_thresholds_are_those_of_the_best_f1():
 
 def test_the_probe_learns_what_single_tokens_and_their_mean_show():
     torch.manual_seed(0)
-    tokens = torch.randn(600, 9, 8)
-    stated = torch.zeros(600, 13, dtype=torch.bool)
+    tokens = torch.randn(6000, 9, 8)
+    stated = torch.zeros(6000, 13, dtype=torch.bool)
     stated[:, 0] = tokens.mean(dim=1)[:, 0] > 0
     stated[:, 1] = (tokens[:, :, 1] > 2.2).any(dim=1)
-    probe = ceiling.fit(tokens[:500], stated[:500])
+    probe = ceiling.fit(tokens[:5000], stated[:5000])
     with torch.no_grad():
-        scores = probe(tokens[500:])
+        scores = probe(tokens[5000:])
     for i in (0, 1):
-        there, not_there = scores[stated[500:, i], i], scores[~stated[500:, i], i]
+        there, not_there = scores[stated[5000:, i], i], scores[~stated[5000:, i], i]
         assert (there[:, None] > not_there).float().mean() > 0.8
 
 

@@ -53,7 +53,8 @@ def agreement(
     """Class ids (..., 14) x (..., 14) -> agreement (...,) in [-1, 1].
 
     contradiction: None is `denial`, the cosine of vectors. normal: two normal reports agree fully, whatever they deny;
-    which ones are is in NORMAL, and "none" has no such rule. empty: the value where neither report says anything that weighs; where just one does, it is 0.
+    which ones are is in NORMAL, and "none" has no such rule. empty: the value where neither report says anything that
+    weighs; where just one does, it is 0.
     """
     table = class_agreement(denial, denial if contradiction is None else contradiction, uncertain).to(generated.device)
     g, r = generated[..., :13].long(), reference[..., :13].long()
@@ -62,8 +63,11 @@ def agreement(
     value = value.masked_fill((own == 0) & (other == 0), empty)
     if normal == "none":
         return value
-    found = torch.stack([(ids == one).any(dim=-1) for ids, own in zip((g, r), NORMAL[normal]) for one in own])
-    return torch.where(found.any(dim=0), value, 1.0)
+    own_findings, other_findings = (
+        torch.isin(ids, torch.tensor(which, device=ids.device)).any(dim=-1)
+        for ids, which in zip((g, r), NORMAL[normal])
+    )
+    return torch.where(own_findings | other_findings, value, 1.0)
 
 
 def smooth_gate(value: Tensor, power: float) -> Tensor:

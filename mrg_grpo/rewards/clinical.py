@@ -63,11 +63,10 @@ def agreement(
     value = value.masked_fill((own == 0) & (other == 0), empty)
     if normal == "none":
         return value
-    own_findings, other_findings = (
-        torch.isin(ids, torch.tensor(which, device=ids.device)).any(dim=-1)
-        for ids, which in zip((g, r), NORMAL[normal])
+    says, holds = (
+        torch.isin(ids, torch.tensor(own, device=ids.device)).any(dim=-1) for ids, own in zip((g, r), NORMAL[normal])
     )
-    return torch.where(own_findings | other_findings, value, 1.0)
+    return torch.where(says | holds, value, 1.0)
 
 
 def smooth_gate(value: Tensor, power: float) -> Tensor:

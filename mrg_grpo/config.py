@@ -217,9 +217,10 @@ class ClinicalConfig:
     is what 0 means."""
     uncertain: float = ruled(1.0, least=0, most=1)
     """What an uncertain finding weighs beside a positive one."""
-    normal: str = ruled("positive", "none", "positive", "strict")
+    normal: str = ruled("positive", "none", "positive", "strict", "unhedged")
     """Two normal reports earn 1 whatever they deny: those without a "positive" finding, or without a positive or
-    uncertain one ("strict"). "none" has no such rule."""
+    uncertain one ("strict"), or a report without either where the reference has no positive one ("unhedged", so that
+    calling everything possible is not paid). "none" has no such rule."""
     gate: float = ruled(0.0, least=0)
     """p in ((1 + x) / 2) ** p, which pays little for little agreement x and keeps every difference; 0 pays x."""
 

@@ -40,7 +40,7 @@ def write(tmp_path, text):
         ("[reward.clinical]\ndenial = 1.5", "reward.clinical.denial: 1.5 must be at most 1"),
         ("[reward.clinical]\ncontradiction = -0.1", "contradiction: -0.1 must not be negative"),
         ("[reward.clinical]\nuncertain = 2", "reward.clinical.uncertain: 2.0 must be at most 1"),
-        ("[reward.clinical]\nnormal = 'always'", "'always' is not one of none, positive, strict"),
+        ("[reward.clinical]\nnormal = 'always'", "'always' is not one of none, positive, strict, unhedged"),
         ("[reward.clinical]\ngate = -1", "reward.clinical.gate: -1.0 must not be negative"),
         ("[reward.clinical]\nmargin = 0.2", 'unknown key "margin"'),
         ("[data]\nviews = 'left'", "must be"),

@@ -32,6 +32,15 @@ def class_agreement(denial: float, contradiction: float, uncertain: float) -> Te
     )  # fmt: skip
 
 
+NORMAL = {
+    "positive": ((POSITIVE,), (POSITIVE,)),
+    "strict": ((POSITIVE, UNCERTAIN), (POSITIVE, UNCERTAIN)),
+    "unhedged": ((POSITIVE, UNCERTAIN), (POSITIVE,)),
+}
+"""Rule -> what neither the report nor the reference holds where both are normal. With "positive" a report that calls
+everything possible is normal, and is paid in full wherever the reference is."""
+
+
 def agreement(
     generated: Tensor,
     reference: Tensor,
@@ -43,9 +52,9 @@ def agreement(
 ) -> Tensor:
     """Class ids (..., 14) x (..., 14) -> agreement (...,) in [-1, 1].
 
-    contradiction: None is `denial`, the cosine of vectors. normal: two normal reports agree fully, whatever they deny:
-    those without a "positive" finding, or without a finding that is positive or uncertain ("strict"); "none" has no
-    such rule. empty: the value where neither report says anything that weighs; where just one does, it is 0.
+    contradiction: None is `denial`, the cosine of vectors. normal: two normal reports agree fully, whatever they deny;
+    which ones are is in NORMAL, and "none" has no such rule. empty: the value where neither report says anything that
+    weighs; where just one does, it is 0.
     """
     table = class_agreement(denial, denial if contradiction is None else contradiction, uncertain).to(generated.device)
     g, r = generated[..., :13].long(), reference[..., :13].long()
@@ -54,9 +63,10 @@ def agreement(
     value = value.masked_fill((own == 0) & (other == 0), empty)
     if normal == "none":
         return value
-    findings = {"positive": (POSITIVE,), "strict": (POSITIVE, UNCERTAIN)}[normal]
-    found = torch.stack([(ids == name).any(dim=-1) for ids in (g, r) for name in findings])
-    return torch.where(found.any(dim=0), value, 1.0)
+    says, holds = (
+        torch.isin(ids, torch.tensor(own, device=ids.device)).any(dim=-1) for ids, own in zip((g, r), NORMAL[normal])
+    )
+    return torch.where(says | holds, value, 1.0)
 
 
 def smooth_gate(value: Tensor, power: float) -> Tensor:

@@ -32,6 +32,10 @@ def ids(*classes):
         ((N, N), (B, N, N), {"normal": "strict"}, 1.0),
         ((N, U), (B, N, N), {"normal": "strict"}, -0.5),  # a finding that is uncertain is one
         ((N, U), (B, N, N), {"normal": "positive"}, 1.0),
+        ((N, U), (B, N, N), {"normal": "unhedged"}, -0.5),
+        ((B, N, N), (N, U), {"normal": "unhedged"}, 1.0),  # the reference may doubt
+        ((U,) * 13, (N,) * 13, {"normal": "unhedged", "denial": 0.1}, -1.0),  # and a report that doubts all is not paid
+        ((U,) * 13, (N,) * 13, {"normal": "positive", "denial": 0.1}, 1.0),
         ((N, N), (P, N, N), {"normal": "strict"}, 0.0),  # -1 + 1
         ((B,), (B,), {}, 1.0),
         ((B,), (B,), {"empty": 0.2}, 0.2),

@@ -77,6 +77,7 @@ CLINICAL = 0.1**2 + 1  # k(r, r) of a finding and a denial
         ("contradiction = 0.05", [0.9 / math.sqrt(2 * CLINICAL), 0.1 / math.sqrt(CLINICAL), 1.0, 1.0]),
         ("denial = 1.0\nnormal = 'none'", [0.0, 1 / math.sqrt(2), 1 / math.sqrt(2), -1.0]),
         ("denial = 1.0\nnormal = 'strict'", [0.0, 1 / math.sqrt(2), 1.0, -1.0]),
+        ("denial = 1.0\nnormal = 'unhedged'", [0.0, 1 / math.sqrt(2), 1.0, -1.0]),
         ("denial = 0.1\nuncertain = 0.5\nnormal = 'none'",
          [0.9 / math.sqrt(2 * CLINICAL), 0.1 / math.sqrt(CLINICAL), 1 / math.sqrt(2), -0.1 / math.sqrt(0.5 * 0.02)]),
         ("denial = 0.0\ngate = 2.0", [((1 + 1 / math.sqrt(2)) / 2) ** 2, 0.25, 1.0, 1.0]),

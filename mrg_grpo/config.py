@@ -217,7 +217,7 @@ class ClinicalConfig:
     is what 0 means."""
     uncertain: float = ruled(1.0, least=0, most=1)
     """What an uncertain finding weighs beside a positive one."""
-    normal: str = ruled("positive", "none", "positive", "strict", "unhedged")
+    normal: str = ruled("unhedged", "none", "positive", "strict", "unhedged")
     """Two normal reports earn 1 whatever they deny: those without a "positive" finding, or without a positive or
     uncertain one ("strict"), or a report without either where the reference has no positive one ("unhedged", so that
     calling everything possible is not paid). "none" has no such rule."""

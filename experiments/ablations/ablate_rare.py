@@ -19,10 +19,10 @@ LEFT_OUT = ("bleu", "rouge")  # the mix of both stands for NLG rewards
 CLINICAL = (
     Arm("clinical", "GRPO, clinical (denial 0.1)", task=("clinical",)),
     Arm(
-        "clinical-rouge",
-        "GRPO, clinical (denial 0) and ROUGE-L",
+        "clinical-bleu",
+        "GRPO, clinical (denial 0) and BLEU",
         ("reward.clinical.denial=0",),
-        task=("clinical", "rouge_l"),
+        task=("clinical", "bleu"),
     ),
 )
 """The terms that radiologists' ratings support (docs/results/radiologists.md)."""
@@ -40,7 +40,7 @@ EXPERIMENT = replace(
     claims=(
         *(c for c in ablate_rewards.EXPERIMENT.claims if not {c.better, c.than} & set(LEFT_OUT)),
         *(Claim(LITTLE, "clinical", than) for than in ("mccs", "mccs-0.2", "ce_f1")),
-        *(Claim(RATED, "clinical-rouge", than) for than in ("mccs", "mccs-0.2", "ce_f1")),
+        *(Claim(RATED, "clinical-bleu", than) for than in ("mccs", "mccs-0.2", "ce_f1")),
     ),
 )
 

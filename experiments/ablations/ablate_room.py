@@ -39,7 +39,7 @@ EXPERIMENT = Experiment(
         ),
         *(replace(arm, start="start") for arm in CLINICAL),
         Arm(
-            "clinical-rouge-terms",
+            "clinical-bleu-terms",
             "GRPO, the same, each term normalised",
             (*CLINICAL[-1].settings, "grpo.normalise=terms"),
             task=CLINICAL[-1].task,
@@ -56,8 +56,8 @@ EXPERIMENT = Experiment(
         Claim("The margin helps", "mccs", "mccs-0.2"),
         Claim("Rarity weights help", "rarity-0.2", "mccs-0.2"),
         *(Claim(LITTLE, "clinical", than) for than in ("mccs", "mccs-0.2", "ce_f1")),
-        *(Claim(RATED, "clinical-rouge", than) for than in ("mccs", "mccs-0.2", "ce_f1")),
-        Claim("Normalising each term helps", "clinical-rouge-terms", "clinical-rouge"),
+        *(Claim(RATED, "clinical-bleu", than) for than in ("mccs", "mccs-0.2", "ce_f1")),
+        Claim("Normalising each term helps", "clinical-bleu-terms", "clinical-bleu"),
     ),
 )
 

@@ -199,7 +199,7 @@ def meteor_scorer() -> Any:
 
 
 ONE_AT_A_TIME = threading.Lock()
-"""METEOR's process answers line by line: two threads that wrote to it would get each other's answers, or wait for ever."""
+"""METEOR's process answers line by line: two threads at once would get each other's answers, or wait for ever."""
 
 
 def _meteor_statistics(generated: list[str], reference: list[str]) -> Tensor:

@@ -35,6 +35,7 @@ EXPERIMENT = replace(
     question="Which reward, where findings are rare",
     about="The same arms where a finding is as rare as in real reports and four words in ten carry no label. It shows "
     "which conclusions survive when most of a report is denial.",
+    overview={},
     settings=("data.form=phantom_rare",),
     arms=(*(arm for arm in ablate_rewards.EXPERIMENT.arms if arm.name not in LEFT_OUT), *CLINICAL),
     claims=(

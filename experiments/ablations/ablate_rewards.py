@@ -53,6 +53,16 @@ EXPERIMENT = Experiment(
         Arm("rouge", "GRPO, ROUGE-L", task=("rouge_l",)),
     ),
     control="mccs",
+    overview={
+        "base": "no GRPO: the start",
+        "format-only": "the form alone",
+        "bleu": "BLEU",
+        "rouge": "ROUGE-L",
+        "unsigned": "label cosine, no sign",
+        "ce_f1": "CE-F1",
+        "mccs": "MCCS",
+        "sft-studies": "token-level training",
+    },
     quick=("base", "mccs", "sft", "nlg", "ce_f1", "rarity"),
     claims=(
         Claim("Label rewards beat token-level supervision", "mccs", "sft", of_paper=True),

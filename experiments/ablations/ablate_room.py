@@ -47,6 +47,16 @@ EXPERIMENT = Experiment(
         ),
     ),
     control="mccs",
+    overview={
+        "start": "no GRPO: the start",
+        "mccs": "MCCS, margin 0.6",
+        "mccs-0.2": "MCCS, margin 0.2",
+        "ce_f1": "CE-F1",
+        "rarity-0.2": "rarity MCCS",
+        "clinical": "clinical",
+        "clinical-bleu": "clinical and BLEU",
+        "oracle": "the oracle",
+    },
     quick=("start", "oracle", "mccs", "ce_f1"),
     claims=(
         Claim("The oracle leads", "oracle", "mccs"),

@@ -96,6 +96,9 @@ class Experiment:
     claims: tuple[Claim, ...] = field(default=())
     settings: tuple[str, ...] = ()
     """Of all its arms, `table.key=value`."""
+    overview: Mapping[str, str] = field(default_factory=dict)
+    """The arms that answer most of the question at one look, from the top, and what they are trained by; {} draws no
+    such picture."""
     choosing: bool = False
     """Arms to choose a default from: the final adapters also decode the whole validation split, which decides."""
 

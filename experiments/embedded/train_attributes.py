@@ -29,7 +29,7 @@ from experiments.embedded.language.compose import ALL_SLOTS, MAKERS, Makers, com
 from experiments.embedded.language.grammar import Mark
 from experiments.embedded.language.placed import device, sided
 from mrg_grpo.attributes import LEFT, RIGHT, Attributes, Said
-from mrg_grpo.data.phantom.case import sample_case
+from mrg_grpo.data.phantom.case import case_labels, sample_case
 from mrg_grpo.data.phantom.text import report_attributes, write_report
 from mrg_grpo.labelers import CheXbert
 from mrg_grpo.labelers.attribute_reader import SIGNS, AttributeReader, ReaderSizes, over_tokens, save_reader, signs
@@ -62,9 +62,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One report: its sentences, what it says, and the words of each sentence that say it (None: not known)."""
+    """One report: its sentences, its 14 labels, its attributes, and the words that say them (None: not known)."""
 
     sentences: tuple[str, ...]
+    labels: tuple[int, ...]
     said: Said
     marks: tuple[tuple[Mark, ...], ...] | None
 
@@ -89,14 +90,14 @@ def stream(seed: int, phantom_share: float) -> Iterator[Lesson]:
             yield next(phantoms)
         else:
             report = compose(rng, PLACED if rng.random() < 0.7 else MAKERS)
-            yield Lesson(report.sentences, report.said, report.marks)
+            yield Lesson(report.sentences, report.labels, report.said, report.marks)
 
 
 def phantom_lessons(seed: int) -> Iterator[Lesson]:
     """Phantom reports by their training templates, of a split of their own."""
     for index in itertools.count():
         case = sample_case("labeler", index, seed)
-        yield Lesson((write_report(case, "train"),), report_attributes(case, "train"), None)
+        yield Lesson((write_report(case, "train"),), case_labels(case), report_attributes(case, "train"), None)
 
 
 def mark_signs(mark: Mark) -> list[int]:

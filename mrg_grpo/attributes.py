@@ -47,6 +47,15 @@ class Attributes:
         side, size = (torch.tensor([row[i] for row in rows], dtype=torch.long).reshape(-1, 13) for i in (0, 1))
         return cls(side, size, torch.tensor([row[2] for row in rows], dtype=torch.long))
 
+    @classmethod
+    def unpacked(cls, rows: Tensor) -> "Attributes":
+        """(B, 27) of `packed` -> the attributes."""
+        return cls(rows[:, :13], rows[:, 13:26], rows[:, 26])
+
+    def packed(self) -> Tensor:
+        """13 sides, 13 sizes and the malposition of each report, (B, 27): one tensor to send or to gather."""
+        return torch.cat([self.side, self.size, self.malposition[:, None]], dim=1)
+
     def to(self, device: torch.device | str) -> "Attributes":
         """The same on another device."""
         return Attributes(self.side.to(device), self.size.to(device), self.malposition.to(device))

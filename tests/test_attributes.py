@@ -41,3 +41,11 @@ def test_no_reports_have_no_rows():
     none = Attributes.of([])
     assert (none.side.shape, none.size.shape, none.malposition.shape) == ((0, 13), (0, 13), (0,))
     assert none.side.dtype == none.malposition.dtype == torch.long
+
+
+def test_what_is_packed_is_unpacked():
+    attributes = Attributes.of([said(LEFT, LARGE, POSITIVE), NOTHING, said(BOTH, SMALL)])
+    again = Attributes.unpacked(attributes.packed())
+    assert attributes.packed().shape == (3, 27)
+    assert torch.equal(again.side, attributes.side) and torch.equal(again.size, attributes.size)
+    assert torch.equal(again.malposition, attributes.malposition)

@@ -1,7 +1,8 @@
 """Labelers: what turns a report into 14 CheXbert class ids.
 
 Here: CheXbert, its reader of sides and sizes, its CSV convention, labels of references, texts that it cannot read,
-which sentence carries which finding, and which labeler a configuration names. Not here: what is made of the labels (rewards/, evaluation/).
+which sentence carries which finding, and which labeler a configuration names. Not here: what is made of the labels
+(rewards/, evaluation/).
 May import: labels, attributes, errors, files, config, distributed and the embedded weights.
 """
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from experiments.ablations.ablation import CONFIG, QUICK, Arm, Bench, Experiment, run_all
 from experiments.ablations.ablation_page import write_page
-from mrg_grpo.cli import path
+from mrg_grpo.commands import path
 from mrg_grpo.config import RewardConfig
 from mrg_grpo.errors import UserError
 from mrg_grpo.rewards import require_terms

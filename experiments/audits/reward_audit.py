@@ -111,14 +111,19 @@ def best_constant(reward: Reward, train_labels: Tensor) -> list[int]:
 
 def ascended(row: Sequence[int], pays: Callable[[Sequence[Sequence[int]]], Tensor]) -> tuple[list[int], float]:
     """The row that no change of one or two conditions makes better, and what it pays."""
-    row, best = list(row), float(pays([row])[0])
+    row, best, both = list(row), float(pays([row])[0]), False
     while True:
-        changed = list(dict.fromkeys(tuple(other) for one in one_changed(row) for other in one_changed(one)))
+        changed = one_changed(row)
+        if both:  # many: only where no single change is better
+            changed = list(dict.fromkeys(tuple(other) for one in changed for other in one_changed(one)))
         means = pays(changed)
         place = int(means.argmax())
-        if means[place] <= best + 1e-7:
+        if means[place] > best + 1e-7:
+            row, best, both = list(changed[place]), float(means[place]), False
+        elif both:
             return row, best
-        row, best = list(changed[place]), float(means[place])
+        else:
+            both = True
 
 
 def one_changed(row: Sequence[int]) -> list[list[int]]:

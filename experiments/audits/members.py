@@ -86,11 +86,9 @@ MAIN = by_name(
     POSITIVE,
     UNHEDGED,
     *ALONE,
-    *with_words(ALONE[0], "rouge_l", 1.0),
-    *with_words(ALONE[0], "bleu", 1.0),
-    *with_words(POSITIVE, "bleu", 1.5),
-    *with_words(UNHEDGED, "rouge_l", 1.0),
     *with_words(ALONE[1], "rouge_l", 1.0),
+    *with_words(ALONE[1], "bleu", 1.0),
+    *with_words(UNHEDGED, "bleu", 1.0),
 )
 
 FIRST = by_name(
@@ -123,7 +121,7 @@ RULES = by_name(
         one
         for normal, d, u in product(("positive", "strict", "unhedged"), (0.0, 0.1), (1.0, 0.7, 0.5))
         for member in [Member(d, None, u, normal)]
-        for one in (member, *with_words(member, "rouge_l", 1.0), *with_words(member, "bleu", 1.5))
+        for one in (member, *with_words(member, "rouge_l", 1.0), *with_words(member, "bleu", 1.0, 1.5))
     )
 )
 """Which reports are normal, after the audit found that by positives alone a report that doubts all of it is paid."""

@@ -142,8 +142,8 @@ def test_calling_everything_possible_is_paid_by_the_rule_that_asks_for_positives
     normal = corpus.labels[~(corpus.labels[:, :13] == POSITIVE).any(dim=1)]
     hedge = attacks.constant([UNCERTAIN] * 13, len(normal))
     rewards = clinical_rewards(corpus.train_labels)
-    assert len(normal) > 50 and (rewards["clinical"](hedge, normal) == 1).all()
-    assert rewards["clinical unhedged"](hedge, normal).mean() < 0.1
+    assert len(normal) > 50 and (rewards["clinical by positives"](hedge, normal) == 1).all()
+    assert rewards["clinical"](hedge, normal).mean() < 0.1
 
 
 def test_another_study_is_never_the_own_one():

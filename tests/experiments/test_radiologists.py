@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiments.audits import radiologists
-from experiments.audits.members import ALONE, EXPECTED, MAIN, POSITIVE, TRIES, Member
+from experiments.audits.members import ALONE, EXPECTED, MAIN, POSITIVE, TRIES, UNHEDGED, Member
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.rewards import field
@@ -73,9 +73,9 @@ def test_the_page_is_its_record(at_the_project_root):
 def test_a_member_is_called_by_what_it_is_and_scores_so():
     labels = embedded_labeler().label([BAD, GOOD]), embedded_labeler().label([GOOD, GOOD])
     texts = [BAD, GOOD], [GOOD, GOOD]
-    assert torch.equal(POSITIVE.scores(*labels, *texts), clinical(*labels).double())
-    mixed = Member(0.1, normal="positive", words="rouge_l", weight=1.5)
-    assert mixed.name == "d=0.1 positive + 1.5 rouge_l"
+    assert torch.equal(UNHEDGED.scores(*labels, *texts), clinical(*labels).double())
+    mixed = Member(0.1, normal="unhedged", words="rouge_l", weight=1.5)
+    assert mixed.name == "d=0.1 unhedged + 1.5 rouge_l"
     expected = clinical(*labels).double() + 1.5 * rouge_l(*texts).double()
     assert torch.allclose(mixed.scores(*labels, *texts), expected)
     assert Member(0.0, 0.5, 0.7, "strict").name == "d=0 c=0.5 u=0.7 strict"

@@ -8,7 +8,7 @@
 
 Deliberate choice
 * Another configuration, or one with settings (--set) or arms (--arm) of its own, has a folder of its own: records and
-  page of the project are of experiments/phantom.toml as it stands.
+  page of the project are of experiments/phantom_bench.toml as it stands.
 """
 
 from __future__ import annotations

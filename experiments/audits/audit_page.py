@@ -27,6 +27,11 @@ KINDS = (
 SHOWN = {"omit_findings": "leaves out every finding (abnormal studies)", "negation_flip": "every denial turned around",
          "five_negatives": "five denials, always the same", "another_study": "the report of another study"}  # fmt: skip
 """The attacks of the pictures."""
+SHORT = {"empty": "the empty report", "all_normal": "always the same normal report",
+         "five_negatives": "five denials, always the same",
+         "omit_findings": "leaves out every finding (abnormal studies)"}  # fmt: skip
+CHOICE = ("CE-F1", "MCCS 0.2", "MCCS 0.6", "rarity MCCS 0.2", "clinical", "clinical d=0", "clinical d=0 + BLEU", "BLEU")
+"""Attacks and rewards of the picture in docs/explanation/rewards.md."""
 BREAK_EVEN = (
     "The probability above which it pays to state a condition, or a denial, that the reference may contradict. Above "
     "1/2 a reward teaches silence about what is more likely there than not; below, it teaches guessing."
@@ -217,6 +222,18 @@ def chart(source: dict) -> str:
     return charts.bars(title, groups, list(SHOWN.values()), low=-1.0 if lowest < 0 else 0.0, note=note)
 
 
+def short_chart(source: dict) -> str:
+    """The rewards that there are to choose between, under the attacks that tell them apart."""
+    groups = {
+        reward: [
+            tuple(source["abnormal_studies" if name == "omit_findings" else "all"][name][reward]) for name in SHORT
+        ]
+        for reward in CHOICE
+    }
+    note = f"Mean reward, 95% interval; the true report is paid 1; {source['source']}, {source['studies']:,} studies"
+    return charts.bars("What each reward pays an attacker", groups, list(SHORT.values()), note=note)
+
+
 def length_chart(source: dict) -> str:
     """The long reports under each reward without and with both terms."""
     shown = LONG[1:]
@@ -235,7 +252,8 @@ def write_page(results: dict, page: Path) -> None:
     for key in ("iu", "phantom"):
         svg = chart(results["sources"][f"{key}_labels"])
         charts.write(page.parent / "images" / f"reward_audit_{key}.svg", svg)
-    charts.write(page.parent / "images" / "reward_audit_length.svg", length_chart(results["sources"]["iu_text"]))
+    for name, draw in (("length", length_chart), ("short", short_chart)):
+        charts.write(page.parent / "images" / f"reward_audit_{name}.svg", draw(results["sources"]["iu_text"]))
     sections.rewrite(page, {SECTION: markdown(results)})
 
 

@@ -26,6 +26,10 @@ LABELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+RULE = {"unhedged": "", "none": "no rule", "positive": "by positives", "strict": "strict"}
+"""What a member is called by its rule for normal reports; the default has no word."""
+
+
 @dataclass(frozen=True)
 class Member:
     """A label term, the member of the family (mrg_grpo/rewards/clinical.py) or `label`, plus weight * words."""
@@ -41,14 +45,16 @@ class Member:
 
     @property
     def name(self) -> str:
-        """Such as "d=0 c=0.5 positive + 1.5 bleu": what a denial weighs, a contradiction costs, and so on."""
-        own = [self.label] if self.label else [f"d={self.denial:g}"]
+        """Such as "clinical d=0 c=0.5 strict + 1.5 bleu": what a denial weighs, a contradiction costs, the rule for
+        normal reports where it is not the default."""
+        own = [self.label] if self.label else [f"clinical d={self.denial:g}"]
         own += [f"c={self.contradiction:g}"] if self.contradiction is not None else []
         own += [f"u={self.uncertain:g}"] if self.uncertain != 1 else []
-        own += [self.normal] if self.normal != "none" else []
+        own += [RULE[self.normal]] if not self.label and RULE[self.normal] else []
         if self.label == "none":
             return self.words
-        return " ".join(own) + (f" + {self.weight:g} {self.words}" if self.words else "")
+        times = "" if self.weight == 1 else f"{self.weight:g} "
+        return " ".join(own) + (f" + {times}{self.words}" if self.words else "")
 
     def scores(self, generated: Tensor, reference: Tensor, reports: list[str], references: list[str]) -> Tensor:
         """Class ids (S, 14) and texts of reports and references -> (S,)."""

@@ -39,7 +39,7 @@ from mrg_grpo.rewards.external import ExternalReward
 
 RESULTS = Path("experiments/results/radiologists.json")
 PAGE, PICTURE = Path("docs/results/radiologists.md"), Path("docs/results/images/radiologists.svg")
-COMMAND = "python -m experiments.audits.radiologists RATINGS.jsonl --rankings CASES.jsonl --keep"
+COMMAND = "python -m experiments.audits.radiologists RATINGS.jsonl --rankings CASES.jsonl --field --keep"
 
 
 @dataclass
@@ -249,13 +249,14 @@ def main() -> None:
     parser.add_argument("--labeler", default="", help="chexbert.pth; default is the embedded labeler")
     parser.add_argument("--tokenizer", default="", help="of chexbert.pth")
     parser.add_argument("--metric", action="append", default=[], help="a term of the field, or module:function")
+    parser.add_argument("--field", action="store_true", help="all terms of the field, by RadEval, that can run here")
     parser.add_argument("--keep", action="store_true", help="write the record, the page and the picture")
     given = parser.parse_args()
     cases = read_ranked(given.rankings) if given.rankings else []
     labeler = load_labeler(given.labeler, given.tokenizer)
     record = {
         "command": COMMAND, "labeler": labeler_name(given.labeler),
-        **measure(read_rated(given.ratings), cases, labeler, given.metric),
+        **measure(read_rated(given.ratings), cases, labeler, [*(field.FIELD if given.field else ()), *given.metric]),
     }  # fmt: skip
     print(markdown(record))
     if given.keep:

@@ -22,7 +22,7 @@ EXPERIMENT = Experiment(
     name="room",
     question="Which reward, where there is much to learn",
     about="The start denies, leaves out and invents by condition, far below what its tower sees. It shows "
-    "what each reward mends, beside an oracle that knows the metric and is paid for micro F1 itself.",
+    "what each reward puts right, beside an oracle that knows the metric and is paid for micro F1 itself.",
     settings=("data.form=phantom_room", "run.steps=120"),
     arms=(
         Arm("start", "the hasty start", HASTE, "sft"),

@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.audits import iu_baselines
 from experiments.audits.members import MAIN, TRIES, Member
 from experiments.docs import charts
 from experiments.docs.sections import markdown_table, rewrite
@@ -36,10 +37,14 @@ from mrg_grpo.files import write_whole
 from mrg_grpo.labelers import labeler_name, load_labeler
 from mrg_grpo.rewards import field
 from mrg_grpo.rewards.external import ExternalReward
+from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights
 
 RESULTS = Path("experiments/results/radiologists.json")
 PAGE, PICTURE = Path("docs/results/radiologists.md"), Path("docs/results/images/radiologists.svg")
-COMMAND = "python -m experiments.audits.radiologists RATINGS.jsonl --rankings CASES.jsonl --field --keep"
+COMMAND = (
+    "python -m experiments.audits.radiologists RATINGS.jsonl --rankings CASES.jsonl --training ../shared/data/iu_xray "
+    "--field --keep"
+)
 
 
 @dataclass
@@ -70,6 +75,19 @@ def scored(rated: Rated, labeler, members: Mapping[str, Member]) -> dict[str, Te
     """name -> (S,) of every member."""
     labels = labeler.label(rated.reports).cpu(), labeler.label(rated.references).cpu()
     return {name: one.scores(*labels, rated.reports, rated.references) for name, one in members.items()}
+
+
+def by_rarity(rated: Rated, labeler, training: Path | None) -> dict[str, Tensor]:
+    """name -> (S,) of the rewards with rarity weights, which need training references: a folder with annotation.json
+    and labels.jsonl (iu_baselines.load). Empty without one."""
+    if training is None:
+        return {}
+    weights = rarity_weights(iu_baselines.load(training)["train"][1])
+    labels = labeler.label(rated.reports).cpu(), labeler.label(rated.references).cpu()
+    return {
+        "rarity ccs": clinical_cosine(*labels, weights).double(),
+        "rarity mccs 0.2": mccs(*labels, 0.2, weights).double(),
+    }
 
 
 def measured(rated: Rated, labeler, metrics: list[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -159,10 +177,10 @@ BASES = ("ce_f1", "ccs")
 """What the others are compared with."""
 
 
-def measure(rated: Rated, cases: list[Ranked], labeler, metrics: list[str]) -> dict:
+def measure(rated: Rated, cases: list[Ranked], labeler, metrics: list[str], training: Path | None = None) -> dict:
     """The record of the page."""
     theirs, absent = measured(rated, labeler, metrics)
-    scores = scored(rated, labeler, MAIN) | theirs
+    scores = scored(rated, labeler, MAIN) | by_rarity(rated, labeler, training) | theirs
     found, resampled = rankings(scores, rated.ratings, rated.cases)
     less = {
         name: {base: {figure: [getattr(found[name], figure).value - getattr(found[base], figure).value,
@@ -249,6 +267,7 @@ def main() -> None:
     parser.add_argument("--labeler", default="", help="chexbert.pth; default is the embedded labeler")
     parser.add_argument("--tokenizer", default="", help="of chexbert.pth")
     parser.add_argument("--metric", action="append", default=[], help="a term of the field, or module:function")
+    parser.add_argument("--training", type=Path, help="annotation.json and labels.jsonl, for rarity weights")
     parser.add_argument("--field", action="store_true", help="all terms of the field, by RadEval, that can run here")
     parser.add_argument("--keep", action="store_true", help="write the record, the page and the picture")
     given = parser.parse_args()
@@ -256,7 +275,8 @@ def main() -> None:
     labeler = load_labeler(given.labeler, given.tokenizer)
     record = {
         "command": COMMAND, "labeler": labeler_name(given.labeler),
-        **measure(read_rated(given.ratings), cases, labeler, [*(field.FIELD if given.field else ()), *given.metric]),
+        **measure(read_rated(given.ratings), cases, labeler, [*(field.FIELD if given.field else ()), *given.metric],
+                  given.training),
     }  # fmt: skip
     print(markdown(record))
     if given.keep:

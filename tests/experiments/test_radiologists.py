@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.audits import radiologists
+from experiments.audits import iu_baselines, radiologists
 from experiments.audits.members import ALONE, EXPECTED, MAIN, POSITIVE, TRIES, UNHEDGED, Member
 from mrg_grpo.errors import UserError
 from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.rewards import field
 from mrg_grpo.rewards.clinical import clinical
+from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights
 from mrg_grpo.rewards.nlg import rouge_l
 
 GOOD, BAD = "There is a large left pleural effusion. No pneumothorax.", "The lungs are clear. No pleural effusion."
@@ -65,7 +66,7 @@ def test_the_page_is_its_record(at_the_project_root):
     # what the page says in short
     tau, pairs = ({name: own[figure]["value"] for name, own in rewards.items()} for figure in ("tau_b", "pairs"))
     mixes = [name for name in MAIN if " + " in name]
-    assert len(MAIN) == len(rewards) and min(tau[name] for name in mixes) > tau["ce_f1"]
+    assert {*MAIN, "rarity ccs", "rarity mccs 0.2"} == set(rewards) and min(tau[name] for name in mixes) > tau["ce_f1"]
     assert all(pairs[name] > pairs["ce_f1"] for name in mixes) and tau[EXPECTED.name] < tau["ce_f1"]
     assert all(tau[one.name] < tau[replace(one, normal="unhedged").name] for one in (POSITIVE, ALONE[0]))
     assert set(record["tries"]) == set(TRIES) and set(record["absent"]) == set(field.FIELD)
@@ -98,3 +99,14 @@ def test_a_metric_that_cannot_run_is_named_with_its_line(tmp_path, monkeypatch, 
     found, absent = radiologists.measured(own, embedded_labeler(), ["radgraph", "green"])
     assert found["radgraph"].tolist() == [0.25, 0.0] and list(absent) == ["green"]
     assert "green is not measured" in capsys.readouterr().out and "needs radeval" in absent["green"]
+
+
+def test_rarity_weights_are_those_of_the_training_references(tmp_path, shared):
+    own, labeler = radiologists.read_rated(rated(tmp_path / "rated.jsonl", 1)), embedded_labeler()
+    assert radiologists.by_rarity(own, labeler, None) == {}
+    found = radiologists.by_rarity(own, labeler, shared / "data/iu_xray")
+    weights = rarity_weights(iu_baselines.load(shared / "data/iu_xray")["train"][1])
+    labels = labeler.label(own.reports), labeler.label(own.references)
+    assert torch.allclose(found["rarity ccs"], clinical_cosine(*labels, weights).double())
+    assert torch.allclose(found["rarity mccs 0.2"], mccs(*labels, 0.2, weights).double())
+    assert not torch.allclose(found["rarity ccs"], clinical_cosine(*labels).double())

@@ -5,10 +5,15 @@ PYTHON ?= python3
 SET ?=
 BIN := .venv/bin
 
-.PHONY: train smoke ablate ablate-quick audit redraw docs docs-serve bench test test-all lint embedded-base embedded-labeler clean
+.PHONY: train room smoke ablate ablate-quick audit redraw docs docs-serve bench test test-all lint embedded-base embedded-labeler clean
 
 train: .venv/.core
 	$(BIN)/mrg-grpo train $(CONFIG) $(foreach s,$(SET),--set $(s))
+
+# the bench with room: a start that writes in haste, and GRPO from it
+room: .venv/.core
+	test -d runs/phantom_hasty/adapter || $(BIN)/mrg-grpo sft experiments/phantom_hasty.toml
+	$(BIN)/mrg-grpo train experiments/phantom_room.toml $(foreach s,$(SET),--set $(s))
 
 # two workers, each on one thread; one that is done takes over tests of the other
 SIDE_BY_SIDE := -n 2 --dist worksteal
@@ -53,7 +58,7 @@ bench: .venv-bench/.done
 # all ablations, three seeds, about 9 hours on 2 cores: seed 0 of every experiment first; stop it and start it again at
 # will. JOBS arms run side by side, each on its share of the cores: more arms an hour than one on all
 JOBS ?= 2
-ABLATIONS := rewards rare margin format group
+ABLATIONS := rewards rare room margin format group
 ablate: .venv/.dev
 	for seeds in 0 "0 1" "0 1 2"; do for name in $(ABLATIONS); do \
 	  $(BIN)/python experiments/ablations/ablate_$$name.py --jobs $(JOBS) --seeds $$seeds || exit $$?; done; done

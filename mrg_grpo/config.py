@@ -16,8 +16,8 @@ from mrg_grpo.errors import UserError
 from mrg_grpo.files import at_home
 from mrg_grpo.toml import build, parsed_override, read_tree, ruled
 
-FORMS = ("phantom", "phantom_rare", "table", "iu_xray_r2gen", "iu_xray_kaggle", "iu_xray_xml", "mimic_cxr_r2gen",
-         "mimic_cxr", "rexgradient", "chexpert_plus", "padchest_gr")  # fmt: skip
+FORMS = ("phantom", "phantom_rare", "phantom_room", "phantom_hasty", "table", "iu_xray_r2gen", "iu_xray_kaggle",
+         "iu_xray_xml", "mimic_cxr_r2gen", "mimic_cxr", "rexgradient", "chexpert_plus", "padchest_gr")  # fmt: skip
 """What data.form can be."""
 
 CONTEXT = ("age", "sex", "indication", "history", "comparison", "prior_report", "prior_images")
@@ -195,7 +195,8 @@ class LabelerConfig:
 
 
 MARGIN = 0.6
-"""m of MCCS. The paper does not state it; of five values this was best on the phantom's validation split."""
+"""m of MCCS. The paper does not state it; of five values this was best on the phantom's validation split. The
+configurations for real reports take 0.2, which ties fewer of the pairs that radiologists rank."""
 
 
 @dataclass
@@ -209,10 +210,27 @@ class MccsConfig:
 
 
 @dataclass
+class ClinicalConfig:
+    denial: float = ruled(0.1, least=0, most=1)
+    """What a denial weighs beside a finding: 1 as much, as in CCS; 0 nothing, as in CE-F1."""
+    contradiction: float = ruled(0.0, least=0, most=1)
+    """What a finding against a denial costs, where 1 is what an agreed finding earns; never less than `denial`, which
+    is what 0 means."""
+    uncertain: float = ruled(1.0, least=0, most=1)
+    """What an uncertain finding weighs beside a positive one."""
+    normal: str = ruled("unhedged", "none", "positive", "strict", "unhedged")
+    """Two normal reports earn 1 whatever they deny: those without a "positive" finding, or without a positive or
+    uncertain one ("strict"), or a report without either where the reference has no positive one ("unhedged", so that
+    calling everything possible is not paid). "none" has no such rule."""
+    gate: float = ruled(0.0, least=0)
+    """p in ((1 + x) / 2) ** p, which pays little for little agreement x and keeps every difference; 0 pays x."""
+
+
+@dataclass
 class RewardConfig:
     weights: dict[str, float] = field(default_factory=lambda: {"mccs": 0.75, "format": 0.25})
-    """Weight of each term: mccs, ccs, unsigned_cosine, format, ce_f1, bleu, rouge_l, repetition, overlong; by RadEval
-    radgraph, ratescore, radcliq, green, bertscore, srr_bert; or the path of a function.
+    """Weight of each term: mccs, ccs, unsigned_cosine, clinical, format, ce_f1, bleu, rouge_l, repetition, overlong; by
+    RadEval radgraph, ratescore, radcliq, green, bertscore, srr_bert; or the path of a function.
 
     A file with this table uses the terms in it and no others.
     """
@@ -220,6 +238,8 @@ class RewardConfig:
     """Tokens before sampling.max_tokens in which the term `overlong` falls from 0 to -1."""
     mccs: MccsConfig = field(default_factory=MccsConfig)
     """The terms made from CCS, the cosine similarity of signed CheXbert vectors."""
+    clinical: ClinicalConfig = field(default_factory=ClinicalConfig)
+    """The term `clinical`: agreement of labels in which denials weigh little, from -1 to 1."""
 
 
 @dataclass

@@ -11,9 +11,28 @@ comes from other hospitals. Rarity weights are those of these training reference
 from dataclasses import replace
 
 from experiments.ablations import ablate_rewards
+from experiments.ablations.ablation import Arm, Claim
 from experiments.ablations.ablation_command import main
 
 LEFT_OUT = ("bleu", "rouge")  # the mix of both stands for NLG rewards
+
+CLINICAL = (
+    Arm("clinical", "GRPO, clinical (denial 0.1)", task=("clinical",)),
+    Arm(
+        "clinical-bleu",
+        "GRPO, clinical (denial 0) and BLEU",
+        ("reward.clinical.denial=0",),
+        task=("clinical", "bleu"),
+    ),
+)
+"""The terms that radiologists' ratings support (docs/results/radiologists.md)."""
+LITTLE = "Little weight for denials helps"
+RATED = "What radiologists agree with most teaches more"
+CLAIMS = tuple(
+    Claim(text, better, than)
+    for text, better in ((LITTLE, "clinical"), (RATED, "clinical-bleu"))
+    for than in ("mccs", "mccs-0.2", "ce_f1", "rarity-0.2")
+)
 
 EXPERIMENT = replace(
     ablate_rewards.EXPERIMENT,
@@ -21,9 +40,13 @@ EXPERIMENT = replace(
     question="Which reward, where findings are rare",
     about="The same arms where a finding is as rare as in real reports and four words in ten carry no label. It shows "
     "which conclusions survive when most of a report is denial.",
+    overview={},
     settings=("data.form=phantom_rare",),
-    arms=tuple(arm for arm in ablate_rewards.EXPERIMENT.arms if arm.name not in LEFT_OUT),
-    claims=tuple(c for c in ablate_rewards.EXPERIMENT.claims if not {c.better, c.than} & set(LEFT_OUT)),
+    arms=(*(arm for arm in ablate_rewards.EXPERIMENT.arms if arm.name not in LEFT_OUT), *CLINICAL),
+    claims=(
+        *(c for c in ablate_rewards.EXPERIMENT.claims if not {c.better, c.than} & set(LEFT_OUT)),
+        *CLAIMS,
+    ),
 )
 
 if __name__ == "__main__":

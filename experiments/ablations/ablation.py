@@ -1,12 +1,12 @@
 """Ablations: arms that differ in a few settings, run with several seeds, each kept once it is finished.
 
-An arm is a command of `mrg-grpo` and settings changed from experiments/phantom.toml. The files ablate_*.py say which
-arms there are; this one runs them, `ablation_file` keeps their records, `ablation_page` writes the page of them (PAGE),
-`ablation_command` is their command line.
+An arm is a command of `mrg-grpo` and settings changed from experiments/phantom_bench.toml. The files ablate_*.py say
+which arms there are; this one runs them, `ablation_file` keeps their records, `ablation_page` writes the page of them
+(PAGE), `ablation_command` is their command line.
 
 Deliberate choices
-* Equal effort: no arm is tuned. All take the settings of experiments/phantom.toml, change what they are about, and see
-  the same studies in the same order with the same seed.
+* Equal effort: no arm is tuned. All take the settings of experiments/phantom_bench.toml, change what they are about,
+  and see the same studies in the same order with the same seed.
 * An arm that is about the reward replaces the whole table of weights: its own terms share the weight that the
   configuration gives to its task terms, and every other term keeps its weight in every arm.
 * An arm is finished when there is a record of the same origin (`ablation_origin`: command, settings, weights), so
@@ -36,12 +36,12 @@ from mrg_grpo.config import load_config
 from mrg_grpo.errors import UserError
 from mrg_grpo.toml import to_toml
 
-CONFIG = "experiments/phantom.toml"
+CONFIG = "experiments/phantom_bench.toml"
 RUNS = Path("runs/ablations")
 RESULTS = Path("experiments/results/ablations")
 PAGE = Path("docs/results/ablations.md")
 COMMON = ("run.eval_studies=200", "run.follow_studies=0", "run.show_every=0", "run.rollouts_every=5")
-TASK_TERMS = ("mccs", "ccs", "unsigned_cosine", "ce_f1", "bleu", "rouge_l")
+TASK_TERMS = ("mccs", "ccs", "unsigned_cosine", "clinical", "ce_f1", "bleu", "rouge_l")
 """Terms that say how good a report is: those that an arm about the reward replaces."""
 QUICK = ("run.steps=80", "run.test_studies=300", "run.eval_studies=100")
 ROUNDS, PROBE, WARM_UP = 3, 16, 6
@@ -96,6 +96,9 @@ class Experiment:
     claims: tuple[Claim, ...] = field(default=())
     settings: tuple[str, ...] = ()
     """Of all its arms, `table.key=value`."""
+    overview: Mapping[str, str] = field(default_factory=dict)
+    """The arms that answer most of the question at one look, from the top, and what they are trained by; {} draws no
+    such picture."""
     choosing: bool = False
     """Arms to choose a default from: the final adapters also decode the whole validation split, which decides."""
 

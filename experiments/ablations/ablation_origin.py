@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mrg_grpo import embedded
-from mrg_grpo.config import Config, MccsConfig, RewardConfig
+from mrg_grpo.config import ClinicalConfig, Config, MccsConfig, RewardConfig
 from mrg_grpo.errors import UserError
 from mrg_grpo.toml import build, to_toml
 
@@ -71,7 +71,7 @@ def compared(origin: Origin) -> Config:
 
 
 def leave_unread(reward: RewardConfig, trained: bool) -> None:
-    """Settings of the cosine terms that no weighted term reads get one value: a new default makes no new arm."""
+    """Settings of the clinical terms that no weighted term reads get one value: a new default makes no new arm."""
     cosine, signed, margin = (
         trained and any(reward.weights.get(name) for name in names)
         for names in (("mccs", "ccs", "unsigned_cosine"), ("mccs", "ccs"), ("mccs",))
@@ -81,6 +81,8 @@ def leave_unread(reward: RewardConfig, trained: bool) -> None:
         weighting=reward.mccs.weighting if signed else "none",
         zero_vectors=reward.mccs.zero_vectors if cosine else 1.0,
     )
+    if not (trained and reward.weights.get("clinical")):
+        reward.clinical = ClinicalConfig()
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.ablations.ablation import Bench
+from experiments.ablations.ablation import Bench, Experiment
 from experiments.ablations.ablation_results import (
     COSINE,
     F1,
@@ -41,26 +41,20 @@ PICTURED = {
     }),
 }  # fmt: skip
 """Over the run: picture -> what it shows, curve -> its heading."""
-OVERVIEW = {
-    "base": "no GRPO: the start", "format-only": "the form alone", "bleu": "BLEU", "rouge": "ROUGE-L",
-    "unsigned": "label cosine, no sign", "ce_f1": "CE-F1", "mccs": "MCCS",
-    "sft-studies": "token-level training",
-}  # fmt: skip
-"""The arms that answer most of the question at one look, from the top, and what they are trained by."""
 FARTHEST = 0.1
 """A difference that is drawn: with those of arms that learned nothing the small ones would not be seen."""
 
 
-def overview(results: Sequence[Result]) -> str:
-    """Micro F1 and clinical cosine of the arms of OVERVIEW that are there, with intervals and seeds."""
-    shown = {OVERVIEW[r.arm.name]: r for name in OVERVIEW for r in results if r.arm.name == name}
+def overview(experiment: Experiment, results: Sequence[Result]) -> str:
+    """Micro F1 and clinical cosine of the experiment's arms that answer most, with intervals and seeds."""
+    shown = {title: r for name, title in experiment.overview.items() for r in results if r.arm.name == name}
     columns = [column for column in SHOWN if column[0] == "labeler"]
     numbers = {title: scores(result, columns) for title, result in shown.items()}
     panels = {head: {title: bar(numbers[title][i]) for title in shown} for i, (_, _, head) in enumerate(columns)}
     seeds = {head: {title: [seed_value(r, judge, seed, name) for seed in r.records] for title, r in shown.items()}
              for judge, name, head in columns}  # fmt: skip
     note = "test split; dots: all seeds together, with 95% intervals over studies; open circles: single seeds"
-    return charts.dots("Which reward teaches what: scores of the trained policies", panels, note, seeds)
+    return charts.dots(f"{experiment.question}: scores of the trained policies", panels, note, seeds)
 
 
 def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
@@ -85,8 +79,8 @@ def pictures(bench: Bench, results: Sequence[Result]) -> dict[str, str]:
         files[f"ablation_{bench.name}_{picture}.svg"] = charts.small_multiples(
             f"{question}: {what}", columns, over, (0, 1), strands
         )
-    if sum(result.arm.name in OVERVIEW for result in results) == len(OVERVIEW):
-        files[f"ablation_{bench.name}_overview.svg"] = overview(results)
+    if bench.experiment.overview.keys() <= {result.arm.name for result in results} and bench.experiment.overview:
+        files[f"ablation_{bench.name}_overview.svg"] = overview(bench.experiment, results)
     control = control_of(bench, results)
     others = beside(control, results)
     if control and others:

@@ -39,7 +39,8 @@ DESCRIBED = {
     "format_compliance": "compliance", "report_length": "words",
 }  # fmt: skip
 OWN_COLUMNS = ("run.seed", "reward.weights", "reward.mccs.margin")
-REWARD = (*OWN_COLUMNS, "reward.mccs.weighting", "reward.mccs.zero_vectors")
+UNREAD = ("run.seed", "reward.")
+"""How settings begin that say nothing of an arm without a reward."""
 """Settings that other columns show, or that mean nothing where nothing is rewarded."""
 SPOKEN = {"bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr"}
 
@@ -187,7 +188,7 @@ def setting_table(results: Sequence[Result], control: Result | None) -> list[str
         weighed = sorted(config.reward.weights.items(), key=lambda pair: -pair[1])
         weights = " + ".join(f"{weight:g} {name}" for name, weight in weighed) if trained else "-"
         margin = f"{config.reward.mccs.margin:g}" if trained and "mccs" in config.reward.weights else "-"
-        names = [name for name in changed_keys(base, config) if name not in (OWN_COLUMNS if trained else REWARD)]
+        names = [name for name in changed_keys(base, config) if not name.startswith(OWN_COLUMNS if trained else UNREAD)]
         others = [f"{name} = {setting(config, name)}" for name in names]
         command = {"train": [], "sft": ["token-level"], "none": ["no training"]}[record["kind"]]
         lines.append(f"| {result.arm.title} | {weights} | {margin} | {'; '.join([*command, *others]) or '-'} |")

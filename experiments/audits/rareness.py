@@ -66,10 +66,10 @@ def main() -> None:
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "labels.jsonl").is_file():
         sys.exit("usage: python experiments/audits/rareness.py FOLDER, which holds annotation.json and labels.jsonl")
     columns = {"IU X-Ray": real(Path(sys.argv[1]))}
-    for form in ("phantom", "phantom_rare"):
+    for form in ("phantom", "phantom_rare", "phantom_room"):
         studies = load_studies(form, "")["train"]
         columns[form] = described([study.report for study in studies], [study.labels for study in studies])
-    print(f"| | {' | '.join(columns)} |\n|---|---|---|---|")
+    print(f"| | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|")
     for name in columns["phantom"]:
         print(f"| {name} | " + " | ".join(f"{column[name]:.2f}" for column in columns.values()) + " |")
     print(

@@ -9,13 +9,14 @@ from experiments.ablations import (
     ablate_margin,
     ablate_rare,
     ablate_rewards,
+    ablate_room,
     collect_seeds,
 )
 from experiments.ablations.ablation import Bench
 from experiments.ablations.ablation_page import write_page
 from experiments.audits import audit_page, iu_baselines, labeler_page, radiologists
 from experiments.benchmarks import performance_page
-from experiments.checks import choosing_studies
+from experiments.checks import ceiling, choosing_studies
 from experiments.docs import reference, step_diagram
 
 
@@ -25,11 +26,12 @@ def main() -> None:
     iu_baselines.redraw()
     labeler_page.redraw()
     radiologists.redraw()
+    ceiling.redraw()
     choosing_studies.redraw()
     performance_page.write()
     collect_seeds.redraw()
     step_diagram.redraw()
-    for module in (ablate_rewards, ablate_rare, ablate_margin, ablate_format, ablate_group):
+    for module in (ablate_rewards, ablate_rare, ablate_room, ablate_margin, ablate_format, ablate_group):
         write_page(Bench(module.EXPERIMENT))
 
 

@@ -119,4 +119,5 @@ def made_with(config: Config) -> dict[str, object]:
         "sampling.max_tokens": config.sampling.max_tokens,
         "grpo.group_size": config.grpo.group_size,
         "run.seed": config.run.seed,
+        **({"reward.clinical": vars(config.reward.clinical)} if config.reward.weights.get("clinical") else {}),
     }

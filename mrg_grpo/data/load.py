@@ -80,7 +80,7 @@ def load_studies(
     if form.startswith("phantom"):
         from mrg_grpo.data.phantom import dataset as phantom  # rendered on demand; runs on real images never import it
 
-        drawn = phantom.load(str(root), sections=options.sections, rare=form == "phantom_rare")
+        drawn = phantom.load(str(root), sections=options.sections, form=form)
         none = f"warning: context: {form} has none of {', '.join(options.context)}"
         return Studies(drawn, [none] if options.context else ())
     source = _read(form, records.data_folder(Path(root)), options)

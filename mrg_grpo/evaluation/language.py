@@ -198,7 +198,16 @@ def meteor_scorer() -> Any:
     return Meteor()
 
 
+ONE_AT_A_TIME = threading.Lock()
+"""METEOR's process answers line by line: two threads at once would get each other's answers, or wait for ever."""
+
+
 def _meteor_statistics(generated: list[str], reference: list[str]) -> Tensor:
+    with ONE_AT_A_TIME:
+        return _asked_of_meteor(generated, reference)
+
+
+def _asked_of_meteor(generated: list[str], reference: list[str]) -> Tensor:
     scorer = meteor_scorer()
     rows = []
     for number, (a, b) in enumerate(zip(generated, reference), start=1):

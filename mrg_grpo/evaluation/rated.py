@@ -23,6 +23,7 @@ from mrg_grpo.evaluation.ratings import Ranking, rankings
 from mrg_grpo.evaluation.record_files import read_records
 from mrg_grpo.evaluation.table import Number, format_table
 from mrg_grpo.rewards.ce_f1 import ce_f1
+from mrg_grpo.rewards.clinical import clinical
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, unsigned_cosine
 from mrg_grpo.rewards.nlg import bleu, rouge_l
 
@@ -78,6 +79,7 @@ def label_scores(labels: Tensor, reference_labels: Tensor, margin: float) -> dic
         "mccs": mccs(labels, reference_labels, margin),
         "ccs": clinical_cosine(labels, reference_labels),
         "unsigned_cosine": unsigned_cosine(labels, reference_labels),
+        "clinical": clinical(labels, reference_labels),
         "ce_f1": ce_f1(labels, reference_labels),
     }
 

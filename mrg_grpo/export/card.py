@@ -109,6 +109,7 @@ def made(run: Path, config: Config, base: str, kept: float | None) -> list[tuple
         rows += [
             ("reward", " + ".join(f"{weight:g} {name}" for name, weight in config.reward.weights.items())),
             ("margin of MCCS", f"{config.reward.mccs.margin:g}"),
+            *clinical_rows(config),
             ("steps", f"{config.run.steps:,} of {grpo.studies_per_step} studies, {grpo.group_size} reports each"),
             ("learning rate, beta", f"{grpo.learning_rate:g}, {grpo.beta:g}"),
         ]
@@ -121,6 +122,13 @@ def made(run: Path, config: Config, base: str, kept: float | None) -> list[tuple
     if kept is not None:
         rows.append(("kept in this checkpoint", f"{kept:.3f} of the log-probability shift that training made"))
     return rows
+
+
+def clinical_rows(config: Config) -> list[tuple[str, str]]:
+    """The settings of the term `clinical`, where it has a weight."""
+    if not config.reward.weights.get("clinical"):
+        return []
+    return [("reward.clinical", ", ".join(f"{name} {value}" for name, value in vars(config.reward.clinical).items()))]
 
 
 def table(rows: list[tuple[str, str]]) -> str:

@@ -20,6 +20,7 @@ d = c = 0 and u = 1 the cosine of the findings alone; c = d is the cosine of vec
 import torch
 from torch import Tensor
 
+from mrg_grpo.config import ClinicalConfig
 from mrg_grpo.labels import POSITIVE, UNCERTAIN
 
 
@@ -31,31 +32,41 @@ def class_agreement(denial: float, contradiction: float, uncertain: float) -> Te
     )  # fmt: skip
 
 
+NORMAL = {
+    "positive": ((POSITIVE,), (POSITIVE,)),
+    "strict": ((POSITIVE, UNCERTAIN), (POSITIVE, UNCERTAIN)),
+    "unhedged": ((POSITIVE, UNCERTAIN), (POSITIVE,)),
+}
+"""Rule -> what neither the report nor the reference holds where both are normal. With "positive" a report that calls
+everything possible is normal, and is paid in full wherever the reference is."""
+
+
 def agreement(
     generated: Tensor,
     reference: Tensor,
     denial: float = 1.0,
     contradiction: float | None = None,
     uncertain: float = 1.0,
-    normal: str = "",
+    normal: str = "none",
     empty: float = 1.0,
 ) -> Tensor:
     """Class ids (..., 14) x (..., 14) -> agreement (...,) in [-1, 1].
 
-    contradiction: None is `denial`, the cosine of vectors. normal: two normal reports agree fully, whatever they deny:
-    those without a "positive" finding, or without a finding that is positive or uncertain ("strict"); "" has no such
-    rule. empty: the value where neither report says anything that weighs; where just one does, it is 0.
+    contradiction: None is `denial`, the cosine of vectors. normal: two normal reports agree fully, whatever they deny;
+    which ones are is in NORMAL, and "none" has no such rule. empty: the value where neither report says anything that
+    weighs; where just one does, it is 0.
     """
     table = class_agreement(denial, denial if contradiction is None else contradiction, uncertain).to(generated.device)
     g, r = generated[..., :13].long(), reference[..., :13].long()
     both, own, other = (table[a, b].sum(dim=-1) for a, b in ((g, r), (g, g), (r, r)))  # (...,)
     value = (both / (own * other).sqrt().clamp(min=1e-12)).clamp(-1.0, 1.0)
     value = value.masked_fill((own == 0) & (other == 0), empty)
-    if not normal:
+    if normal == "none":
         return value
-    findings = {"positive": (POSITIVE,), "strict": (POSITIVE, UNCERTAIN)}[normal]
-    found = torch.stack([(ids == name).any(dim=-1) for ids in (g, r) for name in findings])
-    return torch.where(found.any(dim=0), value, 1.0)
+    says, holds = (
+        torch.isin(ids, torch.tensor(own, device=ids.device)).any(dim=-1) for ids, own in zip((g, r), NORMAL[normal])
+    )
+    return torch.where(says | holds, value, 1.0)
 
 
 def smooth_gate(value: Tensor, power: float) -> Tensor:
@@ -65,3 +76,14 @@ def smooth_gate(value: Tensor, power: float) -> Tensor:
     group whose reports differ has spread.
     """
     return ((1.0 + value) / 2.0) ** power
+
+
+def clinical(generated: Tensor, reference: Tensor, settings: ClinicalConfig | None = None) -> Tensor:
+    """The term of that name: class ids (..., 14) x (..., 14) -> reward (...,) in [-1, 1], behind a gate in [0, 1].
+
+    settings: [reward.clinical]; None is its defaults.
+    """
+    own = settings or ClinicalConfig()
+    contradiction = max(own.denial, own.contradiction)
+    value = agreement(generated, reference, own.denial, contradiction, own.uncertain, own.normal)
+    return smooth_gate(value, own.gate) if own.gate else value

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mrg_grpo.config import RewardConfig
 from mrg_grpo.rewards.ce_f1 import ce_f1
+from mrg_grpo.rewards.clinical import clinical
 from mrg_grpo.rewards.format import format_reward
 from mrg_grpo.rewards.length import overlong, repetition
 from mrg_grpo.rewards.mccs import clinical_cosine, mccs, unsigned_cosine
@@ -26,6 +27,7 @@ def own_terms(config: RewardConfig, rarity: Tensor | None = None, max_tokens: in
         "mccs": lambda r: mccs(r.labels, r.reference_labels, settings.margin, weights=rarity, zero_vectors=empty),
         "ccs": lambda r: clinical_cosine(r.labels, r.reference_labels, weights=rarity, zero_vectors=empty),
         "unsigned_cosine": lambda r: unsigned_cosine(r.labels, r.reference_labels, zero_vectors=empty),
+        "clinical": lambda r: clinical(r.labels, r.reference_labels, config.clinical),
         "format": lambda r: format_reward(r.parsed),
         "ce_f1": lambda r: ce_f1(r.labels, r.reference_labels),
         "bleu": lambda r: bleu(r.texts, r.references),

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,22 @@ def test_r2gen_truncates_references_alone():
     assert prepare(["A  b.\nC"], "raw", is_reference=True) == ["A b. C"]
     with pytest.raises(UserError, match="language mode"):
         prepare([text], "lower")
+
+
+def test_threads_do_not_write_to_meteors_one_process_at_once(monkeypatch):
+    """Ablations run side by side in threads: each must get the answers to its own reports."""
+    inside, met = [0], []
+
+    class Scorer:
+        def _stat(self, generated, references):
+            inside[0] += 1
+            met.append(inside[0])
+            time.sleep(0.001)
+            inside[0] -= 1
+            return " ".join([str(len(generated))] * 23)
+
+    monkeypatch.setattr(language, "meteor_scorer", Scorer)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: language._meteor_statistics(["x" * n] * 20, ["y"] * 20), range(1, 5)))
+    assert max(met) == 1
+    assert [float(one[0, 0]) for one in found] == [1.0, 2.0, 3.0, 4.0]

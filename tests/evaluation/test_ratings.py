@@ -79,6 +79,7 @@ def test_score_ranks_a_users_own_reports(tmp_path, capsys):
     assert "ratings of 16 of 17 reports, 8 cases" in printed and "pairs of a case right" in printed
     found = json.loads(output.read_text())["ratings"]
     assert found["ccs"]["tau_b"]["value"] == pytest.approx(1.0) and found["ccs"]["pairs"]["value"] == 1.0
+    assert found["clinical"]["pairs"]["value"] == 1.0
     assert found["unsigned_cosine"]["ties"] == 1.0 and found["unsigned_cosine"]["tau_b"]["value"] is None
     written(ratings, ("id", "rating"), [("other", 3)])
     assert main(given) == 2

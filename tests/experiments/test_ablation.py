@@ -224,7 +224,7 @@ def test_an_arm_takes_values_of_the_configuration_it_changes(bench, tmp_path):
     arm = Arm("x", "x", ("sft.learning_rate=@grpo.learning_rate", "sft.batch_size=@grpo.studies_per_step"), "sft")
     mine = tmp_path / "mine.toml"
     mine.write_text("[grpo]\nlearning_rate = 3e-6\nstudies_per_step = 4\n")
-    for config, rate, studies in (("experiments/phantom.toml", 1e-3, 8), (str(mine), 3e-6, 4)):
+    for config, rate, studies in (("experiments/phantom_bench.toml", 1e-3, 8), (str(mine), 3e-6, 4)):
         sft = load_config(config, replace(bench, config=config).settings(arm, 0)).sft
         assert (sft.learning_rate, sft.batch_size) == (rate, studies)
 
@@ -336,6 +336,7 @@ def test_arms_without_mccs_outlive_a_new_margin():
     ("setting", "moved"),
     [
         ("reward.mccs.zero_vectors=0.0", {"mccs", "mccs-0.2", "rarity", "rarity-0.2", "ccs", "unsigned"}),
+        ("reward.clinical.denial=0.5", set()),
         ("reward.mccs.weighting=rarity", {"mccs", "mccs-0.2", "ccs"}),  # rarity has it as it is
     ],
 )
@@ -344,6 +345,12 @@ def test_an_arm_is_another_by_every_setting_that_its_reward_reads(setting, moved
     other = Bench(rewards, added=(setting,))
     trained = [arm for arm in rewards.arms if arm.command == "train"]
     assert {arm.name for arm in trained if not same(other.origin(arm, 0), Bench(rewards).origin(arm, 0))} == moved
+
+
+def test_the_settings_of_the_clinical_term_make_another_arm_where_it_is_read():
+    own = Arm("clinical", "clinical", task=("clinical",))
+    plain, other = (Bench(EXPERIMENTS[0], added=one).origin(own, 0) for one in ((), ("reward.clinical.denial=0.5",)))
+    assert not same(plain, other)
 
 
 def test_names_on_a_hub_stand_for_themselves_and_files_for_their_bytes(tmp_path):

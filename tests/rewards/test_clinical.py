@@ -32,6 +32,10 @@ def ids(*classes):
         ((N, N), (B, N, N), {"normal": "strict"}, 1.0),
         ((N, U), (B, N, N), {"normal": "strict"}, -0.5),  # a finding that is uncertain is one
         ((N, U), (B, N, N), {"normal": "positive"}, 1.0),
+        ((N, U), (B, N, N), {"normal": "unhedged"}, -0.5),
+        ((B, N, N), (N, U), {"normal": "unhedged"}, 1.0),  # the reference may doubt
+        ((U,) * 13, (N,) * 13, {"normal": "unhedged", "denial": 0.1}, -1.0),  # and a report that doubts all is not paid
+        ((U,) * 13, (N,) * 13, {"normal": "positive", "denial": 0.1}, 1.0),
         ((N, N), (P, N, N), {"normal": "strict"}, 0.0),  # -1 + 1
         ((B,), (B,), {}, 1.0),
         ((B,), (B,), {"empty": 0.2}, 0.2),
@@ -54,6 +58,13 @@ def test_with_full_weights_it_is_the_cosine_of_signed_vectors():
     a[:9], b[5:14] = 0, 0
     assert (agreement(a, b) - clinical_cosine(a, b)).abs().max() < 1e-6
     assert agreement(a.view(2, 200, 14), b.view(2, 200, 14)).shape == (2, 200)
+
+
+@pytest.mark.parametrize("normal", ["none", "positive", "strict", "unhedged"])
+def test_each_report_against_each_reference(normal):
+    a, b = (ids[:20] * (torch.arange(20)[:, None] % 3 > 0) for ids in draws(2))
+    table = agreement(a[:, None], b, 0.1, normal=normal)
+    assert table.shape == (20, 20) and torch.equal(table.diagonal(), agreement(a, b, 0.1, normal=normal))
 
 
 def test_a_loop_over_conditions_finds_the_same():

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from mrg_grpo.config import Config
+from mrg_grpo.config import Config, load_config
 from mrg_grpo.data.study import Study
 from mrg_grpo.errors import UserError
 from mrg_grpo.rewards import TERMS, Rewards, require_terms
@@ -63,6 +63,34 @@ def test_terms_by_name():
     terms = score({"unsigned_cosine": 1.0, "ccs": 1.0}, completions, references).terms
     assert terms["unsigned_cosine"].tolist() == pytest.approx([1, 1, 1, 1])
     assert terms["ccs"].tolist() == pytest.approx([0, 0, 1, -1])
+
+
+CLINICAL = 0.1**2 + 1  # k(r, r) of a finding and a denial
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [  # the reports "pp", "n.", "n.", "uu" of the studies "np" and "nn"
+        ("", [0.9 / math.sqrt(2 * CLINICAL), 0.1 / math.sqrt(CLINICAL), 1.0, -1.0]),
+        ("denial = 0.0", [1 / math.sqrt(2), 0.0, 1.0, 0.0]),
+        ("denial = 0.0\nnormal = 'positive'", [1 / math.sqrt(2), 0.0, 1.0, 1.0]),
+        ("denial = 0.0\ncontradiction = 0.5", [0.5 / math.sqrt(2), 0.0, 1.0, -1.0]),
+        ("contradiction = 0.05", [0.9 / math.sqrt(2 * CLINICAL), 0.1 / math.sqrt(CLINICAL), 1.0, -1.0]),
+        ("denial = 1.0\nnormal = 'none'", [0.0, 1 / math.sqrt(2), 1 / math.sqrt(2), -1.0]),
+        ("denial = 1.0\nnormal = 'strict'", [0.0, 1 / math.sqrt(2), 1.0, -1.0]),
+        ("denial = 1.0\nnormal = 'unhedged'", [0.0, 1 / math.sqrt(2), 1.0, -1.0]),
+        ("denial = 0.1\nuncertain = 0.5\nnormal = 'none'",
+         [0.9 / math.sqrt(2 * CLINICAL), 0.1 / math.sqrt(CLINICAL), 1 / math.sqrt(2), -0.1 / math.sqrt(0.5 * 0.02)]),
+        ("denial = 0.0\ngate = 2.0", [((1 + 1 / math.sqrt(2)) / 2) ** 2, 0.25, 1.0, 0.25]),
+    ],
+)  # fmt: skip
+def test_the_clinical_term_by_a_file_of_settings(tmp_path, settings, expected):
+    file = tmp_path / "clinical.toml"
+    file.write_text(f"[reward.weights]\nclinical = 0.5\n[reward.clinical]\n{settings}\n")
+    studies = [Study("s", (), "np", "train"), Study("t", (), "nn", "train")]
+    table = Rewards(load_config(file).reward, DigitLabeler()).score(["pp", "n.", "n.", "uu"], studies, [[0]] * 4)
+    assert table.terms["clinical"].tolist() == pytest.approx(expected, abs=1e-6)
+    assert table.total.tolist() == pytest.approx([0.5 * value for value in expected], abs=1e-6)
 
 
 def test_a_function_gets_labels_and_images_beside_the_texts(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
@@ -49,12 +49,25 @@ SITE_HABIT = {"A": 1.12, "B": 0.88}
 RARE = "rare-"
 """Splits whose name begins so make the data set `phantom_rare`: findings as rare as in real reports, and reports that
 also speak of what no label stands for."""
+ROOM = "room-"
+"""Splits whose name begins so make `phantom_room`: half of the findings, and what no label stands for as in RARE."""
+HASTY = f"{ROOM}hasty"
+"""The split that `phantom_hasty` trains on: studies of `phantom_room` with reports written in haste."""
 KEPT = {
     "Enlarged Cardiomediastinum": 0.79, "Cardiomegaly": 0.77, "Lung Opacity": 0.96, "Lung Lesion": 0.40, "Edema": 0.10,
     "Consolidation": 0.07, "Pneumonia": 0.08, "Atelectasis": 0.46, "Pneumothorax": 0.06, "Pleural Effusion": 0.16,
     "Pleural Other": 0.20, "Fracture": 0.42, "Support Devices": 0.33,
 }  # fmt: skip
 """P(a drawn finding is there) in rare splits: positive or uncertain in the 2,365 real reports, over the same here."""
+
+HASTE = {
+    "Enlarged Cardiomediastinum": (0.5, 0.8, 0.0), "Cardiomegaly": (0.6, 0.9, 0.0), "Lung Opacity": (0.7, 0.2, 0.0),
+    "Lung Lesion": (0.5, 0.1, 0.0), "Edema": (0.3, 0.1, 0.06), "Consolidation": (0.5, 0.8, 0.0),
+    "Pneumonia": (0.2, 0.1, 0.12), "Atelectasis": (0.7, 0.1, 0.0), "Pneumothorax": (0.6, 0.9, 0.0),
+    "Pleural Effusion": (0.6, 0.9, 0.0), "Pleural Other": (0.2, 0.0, 0.06), "Fracture": (0.2, 0.1, 0.12),
+    "Support Devices": (0.3, 0.0, 0.08),
+}  # fmt: skip
+"""What a hasty report makes of each condition: P(left out | stated), P(denied | left out), P(stated | not stated)."""
 
 BILATERAL = {"Edema": 1.0, "Cardiomegaly": 0.0, "Enlarged Cardiomediastinum": 0.0, "Pleural Effusion": 0.3,
              "Atelectasis": 0.25, "Lung Opacity": 0.15, "Pneumonia": 0.15, "Pleural Other": 0.15}  # fmt: skip
@@ -92,9 +105,13 @@ class PhantomCase:
         return f"{self.seed}/{self.split}/{self.index}"
 
     @property
-    def rare(self) -> bool:
-        """Of the data set `phantom_rare`."""
-        return self.split.startswith(RARE)
+    def incidental(self) -> bool:
+        """Whether the report also speaks of what no label stands for."""
+        return self.split.startswith((RARE, ROOM))
+
+    def kept(self, name: str) -> float:
+        """P(a drawn finding of this condition is there)."""
+        return KEPT[name] if self.split.startswith(RARE) else 0.5 if self.split.startswith(ROOM) else 1.0
 
     def rng(self, purpose: str) -> random.Random:
         """An independent stream per purpose: the same on every platform."""
@@ -108,8 +125,8 @@ def sample_case(split: str, index: int, seed: int = SEED) -> PhantomCase:
     rng = blank.rng("case")
     site = rng.choice("AB")
     findings = _findings(rng)
-    if blank.rare:
-        findings = tuple(finding for finding in findings if rng.random() < KEPT[finding.condition])
+    if blank.incidental:
+        findings = tuple(finding for finding in findings if rng.random() < blank.kept(finding.condition))
     present = {finding.condition: finding for finding in findings}
     mentions = tuple(_mention(rng, name, present.get(name), site) for name in CONDITIONS[:13])
     return PhantomCase(seed, split, index, site, findings, mentions)
@@ -155,6 +172,23 @@ def _mention(rng: random.Random, name: str, finding: Finding | None, site: str) 
     if draw < unsure and name != "Support Devices":
         return UNCERTAIN
     return NEGATIVE if rng.random() < NEGATED[name] else BLANK
+
+
+def hasty(case: PhantomCase) -> PhantomCase:
+    """The case as a hasty report tells it: by condition, findings are left out, denied or invented (HASTE). The picture
+    stays what it is."""
+    rng = case.rng("haste")
+    mentions, findings = list(case.mentions), case.findings
+    for i, (name, (left_out, denied, invented)) in enumerate(HASTE.items()):
+        draw, deny = rng.random(), rng.random()
+        made_up = _finding(rng, name)
+        if mentions[i] in (POSITIVE, UNCERTAIN):
+            if draw < left_out:
+                mentions[i] = NEGATIVE if deny < denied else BLANK
+        elif draw < invented:
+            mentions[i] = POSITIVE
+            findings = (*(finding for finding in findings if finding.condition != name), made_up)
+    return replace(case, mentions=tuple(mentions), findings=findings)
 
 
 def case_labels(case: PhantomCase) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mrg_grpo.data.phantom.case import RARE, SEED, case_labels, sample_case
+from mrg_grpo.data.phantom.case import HASTY, RARE, ROOM, SEED, PhantomCase, case_labels, hasty, sample_case
 from mrg_grpo.data.phantom.draw import render
 from mrg_grpo.data.phantom.heldout import HELDOUT, JOINT_HELDOUT
 from mrg_grpo.data.phantom.phrases import JOINT, PHRASES
@@ -31,17 +31,24 @@ def load(
     *,
     sections: tuple[str, ...] = ("findings",),
     sizes: dict[str, int] | None = None,
-    rare: bool = False,
+    form: str = "phantom",
 ) -> dict[str, list[Study]]:
-    """`phantom`, or `phantom_rare`, by split name. `root` is not needed; every report is a findings section."""
+    """The data set `form` by split name. `root` is not needed; every report is a findings section."""
 
     def study(split: str, index: int) -> Study:
-        stream = RARE + split if rare else split
-        case = sample_case(stream, index)
-        address = f"phantom:{SEED}/{stream}/{index}"
-        return Study(f"{stream}-{index:05d}", (address,), write_report(case), split, case_labels(case))
+        case = case_of(form, split, index)
+        address = f"phantom:{SEED}/{case.split}/{index}"
+        return Study(f"{case.split}-{index:05d}", (address,), write_report(case), split, case_labels(case))
 
     return {split: [study(split, i) for i in range(size)] for split, size in (sizes or SIZES).items()}
+
+
+def case_of(form: str, split: str, index: int) -> PhantomCase:
+    """A study of a data set, as its report tells it."""
+    if form == "phantom_hasty" and split == "train":
+        return hasty(sample_case(HASTY, index))
+    prefix = {"phantom": "", "phantom_rare": RARE, "phantom_room": ROOM, "phantom_hasty": ROOM}[form]
+    return sample_case(prefix + split, index)
 
 
 def image_of(address: str) -> Image.Image:
@@ -53,9 +60,11 @@ def image_of(address: str) -> Image.Image:
     return Image.fromarray(render(sample_case(split, int(index), int(seed))))
 
 
-def prevalence(split: str = "train", count: int = 8000) -> list[tuple[str, float, float, float, float]]:
+def prevalence(
+    form: str = "phantom", split: str = "train", count: int = 8000
+) -> list[tuple[str, float, float, float, float]]:
     """Per condition: per cent positive, uncertain, negative, blank in the reports of a split."""
-    rows = [case_labels(sample_case(split, i)) for i in range(count)]
+    rows = [case_labels(case_of(form, split, i)) for i in range(count)]
     table = []
     for i, name in enumerate(CONDITIONS):
         counts = Counter(row[i] for row in rows)
@@ -64,23 +73,23 @@ def prevalence(split: str = "train", count: int = 8000) -> list[tuple[str, float
     return table  # type: ignore[return-value]
 
 
-def wording(split: str = "train", count: int = 8000) -> str:
+def wording(form: str = "phantom", split: str = "train", count: int = 8000) -> str:
     """How many phrases there are, and how long the reports of a split."""
     train, held = (
         sum(len(o) for by_class in table.values() for o in by_class.values()) for table in (PHRASES, HELDOUT)
     )
     joint, joint_held = (sum(map(len, table.values())) for table in (JOINT, JOINT_HELDOUT))
-    words = [len(write_report(sample_case(split, i)).split()) for i in range(count)]
+    words = [len(write_report(case_of(form, split, i)).split()) for i in range(count)]
     return (
         f"phrases of one condition: {train} to train with, {held} held out; joint denials: {joint} and {joint_held}; "
         f"words of a report: {sum(words) / count:.1f} on average, {min(words)} to {max(words)}"
     )
 
 
-def export(folder: Path, split: str, count: int, rare: bool = False) -> None:
+def export(folder: Path, split: str, count: int, form: str = "phantom") -> None:
     """Write studies as files: images/, and what belongs to them twice, as the table reports.csv and in R2Gen's form as
     annotation.json. Other splits that are there stay."""
-    studies = load(sizes={split: count}, rare=rare)[split]
+    studies = load(sizes={split: count}, form=form)[split]
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records = []
     for study in studies:
@@ -101,19 +110,18 @@ def export(folder: Path, split: str, count: int, rare: bool = False) -> None:
 
 
 def run_phantom(
-    folder: str | None = None, split: str = "test", count: int = 100, table: bool = False, rare: bool = False
+    folder: str | None = None, split: str = "test", count: int = 100, table: bool = False, form: str = "phantom"
 ) -> None:
     """`mrg-grpo phantom`: studies as files, or the data set's label table. UserError where neither is asked for."""
     if count < 1:
         raise UserError(f"phantom: --count {count} must be at least 1")
     if table:
         print("| condition | positive | uncertain | negative | blank |\n|---|---|---|---|---|")
-        train = f"{RARE}train" if rare else "train"
-        for name, *shares in prevalence(train):
+        for name, *shares in prevalence(form):
             print(f"| {name} | " + " | ".join(f"{share:.1f}" for share in shares) + " |")
-        print(f"\n{wording(train)}")
+        print(f"\n{wording(form)}")
     elif not folder:
         raise UserError("phantom: say --export DIR for studies as files, or --table for the labels they carry")
     if folder:
-        export(Path(folder), split, count, rare)
+        export(Path(folder), split, count, form)
         print(f"{count} studies of {split}: {folder}")

@@ -67,7 +67,7 @@ def write_report(case: PhantomCase, templates: str = "all") -> str:
         order.remove("heart")
         order.insert(0, "heart")
     body = [sentence for region in order for sentence in regions[region]] + fillers["soft tissues"] + fillers["abdomen"]
-    if case.rare:
+    if case.incidental:
         body += _incidental(case)
     body = body or [rng.choice(FILLERS["clear lungs"])]
     return " ".join(fillers["technique"] + fillers["comparison"] + body)

@@ -79,7 +79,7 @@ def test_rare_findings_are_as_rare_as_in_real_reports(shared):
 
 
 def test_incidental_sentences_carry_no_label_and_come_in_rare_splits_alone():
-    data = phantom.load(sizes={"train": 600}, rare=True)["train"]
+    data = phantom.load(sizes={"train": 600}, form="phantom_rare")["train"]
     assert data[7].id == "rare-train-00007" and data[7].images == ("phantom:7/rare-train/7",)
     assert data[7].split == "train" and data[7].labels == phantom_case.case_labels(
         phantom_case.sample_case("rare-train", 7)
@@ -90,6 +90,47 @@ def test_incidental_sentences_carry_no_label_and_come_in_rare_splits_alone():
     plain = [study.report for study in phantom.load(sizes={"train": 600})["train"]]
     assert not any("spine" in report or "aorta" in report for report in plain)
     assert 29 < np.mean([len(report.split()) for report in told]) < 34
+
+
+def test_the_room_has_half_of_the_findings_and_speaks_of_what_has_no_label():
+    room, plain = (phantom.load(sizes={"test": 3000}, form=form)["test"] for form in ("phantom_room", "phantom"))
+    assert room[4].images == ("phantom:7/room-test/4",)
+
+    def stated(studies):
+        return np.isin([study.labels[:13] for study in studies], (POSITIVE, UNCERTAIN)).mean(0)
+
+    assert np.all(np.abs(stated(room) / stated(plain) - 0.5) < 0.13)
+    assert sum("spine" in study.report for study in room) > 300
+    assert torch.equal(read_labels([s.report for s in room]), torch.tensor([s.labels for s in room]))
+
+
+def test_hasty_reports_leave_out_deny_and_invent_at_the_stated_rates():
+    cases = [phantom_case.sample_case(phantom_case.HASTY, i) for i in range(6000)]
+    true, told = (np.array([one.mentions for one in rows]) for rows in (cases, [phantom_case.hasty(c) for c in cases]))
+    for i, (name, (left_out, denied, invented)) in enumerate(phantom_case.HASTE.items()):
+        assert name == CONDITIONS[i]
+        there = np.isin(true[:, i], (POSITIVE, UNCERTAIN))
+        gone = there & ~np.isin(told[:, i], (POSITIVE, UNCERTAIN))
+        made_up = ~there & (told[:, i] == POSITIVE)
+        for found, of, rate in (
+            (gone, there, left_out),
+            (told[:, i] == NEGATIVE, gone, denied),
+            (made_up, ~there, invented),
+        ):
+            share = (found & of).sum() / of.sum()
+            assert abs(share - rate) < 4 * np.sqrt(max(rate * (1 - rate), 1e-9) / of.sum()) + 1e-9, name
+        kept = ~gone & ~made_up
+        assert (true[kept, i] == told[kept, i]).all()
+
+
+def test_haste_is_of_the_training_reports_alone_and_no_picture_shows_it():
+    data = phantom.load(sizes={"train": 300, "val": 20}, form="phantom_hasty")
+    assert data["val"] == phantom.load(sizes={"val": 20}, form="phantom_room")["val"]
+    assert data["train"][5].images == ("phantom:7/room-hasty/5",)
+    case = phantom_case.sample_case("room-hasty", 5)
+    assert np.array_equal(np.asarray(phantom.image_of("phantom:7/room-hasty/5")), render(case))
+    told = [study.report for study in data["train"]]
+    assert torch.equal(read_labels(told), torch.tensor([study.labels for study in data["train"]]))
 
 
 def test_no_phrase_is_both_trained_and_held_out():

@@ -27,7 +27,12 @@ CLINICAL = (
 )
 """The terms that radiologists' ratings support (docs/results/radiologists.md)."""
 LITTLE = "Little weight for denials helps"
-RATED = "What radiologists agree with most teaches most"
+RATED = "What radiologists agree with most teaches more"
+CLAIMS = tuple(
+    Claim(text, better, than)
+    for text, better in ((LITTLE, "clinical"), (RATED, "clinical-bleu"))
+    for than in ("mccs", "mccs-0.2", "ce_f1", "rarity-0.2")
+)
 
 EXPERIMENT = replace(
     ablate_rewards.EXPERIMENT,
@@ -40,8 +45,7 @@ EXPERIMENT = replace(
     arms=(*(arm for arm in ablate_rewards.EXPERIMENT.arms if arm.name not in LEFT_OUT), *CLINICAL),
     claims=(
         *(c for c in ablate_rewards.EXPERIMENT.claims if not {c.better, c.than} & set(LEFT_OUT)),
-        *(Claim(LITTLE, "clinical", than) for than in ("mccs", "mccs-0.2", "ce_f1")),
-        *(Claim(RATED, "clinical-bleu", than) for than in ("mccs", "mccs-0.2", "ce_f1")),
+        *CLAIMS,
     ),
 )
 

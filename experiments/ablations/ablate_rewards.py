@@ -2,8 +2,8 @@
 
     python experiments/ablations/ablate_rewards.py --seeds 0 1 2
 
-* GRPO: the settings of experiments/phantom.toml, a task term of weight 0.75 beside the format term of 0.25. The task
-  term alone differs, with another configuration too. Without the format term, without thinking: ablate_format.py.
+* GRPO: the settings of experiments/phantom_bench.toml, a task term of weight 0.75 beside the format term of 0.25. The
+  task term alone differs, with another configuration too. Without the format term, without thinking: ablate_format.py.
 * Token-level training goes on from the same base, on the same references, for the time of the MCCS arm's steps, at its
   own learning rate and at GRPO's: neither was tuned. In that time it sees six to eight times as many studies; one arm
   sees just those that GRPO sees. Its targets hold a think block written from labels; one arm learns the report alone.

@@ -1,12 +1,12 @@
 """Ablations: arms that differ in a few settings, run with several seeds, each kept once it is finished.
 
-An arm is a command of `mrg-grpo` and settings changed from experiments/phantom.toml. The files ablate_*.py say which
-arms there are; this one runs them, `ablation_file` keeps their records, `ablation_page` writes the page of them (PAGE),
-`ablation_command` is their command line.
+An arm is a command of `mrg-grpo` and settings changed from experiments/phantom_bench.toml. The files ablate_*.py say
+which arms there are; this one runs them, `ablation_file` keeps their records, `ablation_page` writes the page of them
+(PAGE), `ablation_command` is their command line.
 
 Deliberate choices
-* Equal effort: no arm is tuned. All take the settings of experiments/phantom.toml, change what they are about, and see
-  the same studies in the same order with the same seed.
+* Equal effort: no arm is tuned. All take the settings of experiments/phantom_bench.toml, change what they are about,
+  and see the same studies in the same order with the same seed.
 * An arm that is about the reward replaces the whole table of weights: its own terms share the weight that the
   configuration gives to its task terms, and every other term keeps its weight in every arm.
 * An arm is finished when there is a record of the same origin (`ablation_origin`: command, settings, weights), so
@@ -36,7 +36,7 @@ from mrg_grpo.config import load_config
 from mrg_grpo.errors import UserError
 from mrg_grpo.toml import to_toml
 
-CONFIG = "experiments/phantom.toml"
+CONFIG = "experiments/phantom_bench.toml"
 RUNS = Path("runs/ablations")
 RESULTS = Path("experiments/results/ablations")
 PAGE = Path("docs/results/ablations.md")

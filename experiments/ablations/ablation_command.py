@@ -8,7 +8,7 @@
 
 Deliberate choice
 * Another configuration, or one with settings (--set) or arms (--arm) of its own, has a folder of its own: records and
-  page of the project are of experiments/phantom.toml as it stands.
+  page of the project are of experiments/phantom_bench.toml as it stands.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from experiments.ablations.ablation import CONFIG, QUICK, Arm, Bench, Experiment, run_all
 from experiments.ablations.ablation_page import write_page
-from mrg_grpo.cli import path
+from mrg_grpo.commands import path
 from mrg_grpo.config import RewardConfig
 from mrg_grpo.errors import UserError
 from mrg_grpo.rewards import require_terms

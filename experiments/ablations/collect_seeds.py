@@ -54,6 +54,7 @@ def section(records: Sequence[dict]) -> str:
     seeds = len(records)
     minutes = min(one["minutes"] for one in records)  # the others had less than the whole machine
     memory = max(one["peak_memory_gb"] for one in records)
+    studies = records[0]["sides"]["test split"]["studies"]
     lines = [
         f'<img src="{PICTURE}" alt="Learning curves of {seeds} seeds: both reward terms of the sampled reports" '
         'align="right" width="55%">',
@@ -69,8 +70,8 @@ def section(records: Sequence[dict]) -> str:
     lines += [
         "",
         f"A run takes about {minutes:.0f} minutes on two free CPU cores and {memory:.1f} GB of memory: "
-        f"{records[0]['steps']} steps, then 1,000 test studies decoded before and after. Mean of {seeds} seeds, with "
-        "the range where they differ; the table that a run prints has the intervals.",
+        f"{records[0]['steps']} steps, then {studies:,} test studies decoded before and after. Mean of {seeds} seeds, "
+        "with the range where they differ; the table that a run prints has the intervals.",
     ]  # fmt: skip
     return "\n".join(lines)
 

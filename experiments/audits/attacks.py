@@ -20,7 +20,8 @@ S studies.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle, repeat
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ HARMLESS = {
 }
 CHANGED = {
     "repeated": "the true report, three times over",
+    "looped": "the true report, its last sentence said until the limit",
+    "filled": "the true report, filled to the limit by sentences without a label",
     "hedged": "every finding hedged",
     "omit_findings": "every finding left out",
     "findings_only": "findings only, denials left out",
@@ -63,6 +66,19 @@ NOUNS = dict(
          "rib fracture", "central line"),
     )
 )  # fmt: skip
+FILLER = (
+    "The trachea is midline.", "The soft tissues are unremarkable.", "The upper abdomen is unremarkable.",
+    "The patient is slightly rotated.", "Two views of the chest were obtained.", "The technique is adequate.",
+    "The visualized bowel gas pattern is normal.", "The clavicles are symmetric.", "Both shoulders are included.",
+    "The liver shadow is in its usual place.", "The stomach bubble is on the left.", "The study is of good quality.",
+    "The lower neck is included in the image.", "The scapulae are projected outside of the lungs.",
+    "The inspiration is sufficient.", "The exposure is adequate.", "The ribs are symmetric.",
+    "The breast shadows are symmetric.", "The position of the arms is usual.", "The side marker is visible.",
+    "The spleen shadow is of usual form.", "The diaphragm has its usual form.", "The spine is straight.",
+    "The azygos vein is of usual size.", "The aortic arch is on the left.", "The skin folds are unremarkable.",
+    "The vessels of the neck are in their place.", "The bowel below the diaphragm is of usual width.",
+)  # fmt: skip
+"""Harmless sentences in which neither the embedded labeler nor the generator's reader reads any of the conditions."""
 FORMS = {POSITIVE: "There is {}.", NEGATIVE: "No {}.", UNCERTAIN: "Possible {}."}
 
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
@@ -234,6 +250,25 @@ def keep_sentences(reports: list[str], labels_of: dict[str, Sequence[int]], kind
         return not finding if kind == "omit_findings" else finding
 
     return [" ".join(sentence for sentence in sentences(report) if kept(sentence)) for report in reports]
+
+
+def looped(report: str, size: Callable[[str], int], limit: int) -> str:
+    """The report, its last sentence said again until its size reaches the limit."""
+    return _until(report, repeat(sentences(report)[-1]), size, limit)
+
+
+def filled(report: str, size: Callable[[str], int], limit: int) -> str:
+    """The report, followed by FILLER until its size reaches the limit."""
+    return _until(report, cycle(FILLER), size, limit)
+
+
+def _until(report: str, more: Iterable[str], size: Callable[[str], int], limit: int) -> str:
+    """Whole sentences: the last one may cross the limit."""
+    for sentence in more:
+        if size(report) >= limit:
+            break
+        report = f"{report} {sentence}"
+    return report
 
 
 def write_labels(row: Sequence[int]) -> str:

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 from experiments.audits import attacks
+from experiments.audits.audited import GUARDED, GUARDS
 from experiments.docs import charts, sections
+from mrg_grpo.config import RewardConfig
 from mrg_grpo.labels import CONDITIONS
 
 SECTION = "reward_audit"
@@ -19,16 +21,23 @@ KINDS = (
     ("the true report with one habit", attacks.CHANGED),
     (
         "needs no picture",
-        {**attacks.BLIND, HONEST: "the best constant list of findings and denials found, each reward's own"},
+        {**attacks.BLIND, HONEST: "the best constant list of findings, denials and doubts found, each reward's own"},
     ),
 )
 SHOWN = {"omit_findings": "leaves out every finding (abnormal studies)", "negation_flip": "every denial turned around",
          "five_negatives": "five denials, always the same", "another_study": "the report of another study"}  # fmt: skip
 """The attacks of the pictures."""
+SHORT = {"empty": "the empty report", "all_normal": "always the same normal report",
+         "five_negatives": "five denials, always the same",
+         "omit_findings": "leaves out every finding (abnormal studies)"}  # fmt: skip
+CHOICE = ("CE-F1", "MCCS 0.2", "MCCS 0.6", "rarity MCCS 0.2", "clinical", "clinical d=0", "clinical d=0 + BLEU", "BLEU")
+"""Attacks and rewards of the picture in docs/explanation/rewards.md."""
 BREAK_EVEN = (
     "The probability above which it pays to state a condition, or a denial, that the reference may contradict. Above "
     "1/2 a reward teaches silence about what is more likely there than not; below, it teaches guessing."
 )
+LONG = ("copy", "repeated", "looped", "filled")
+"""The true report and the attacks that `repetition` and `overlong` are there against."""
 FLIPS = ("negation_flip", "negation_turned")
 """Of labels, and what of it a text can do: take a "no" away."""
 
@@ -53,12 +62,16 @@ def attack_table(source: dict, studies: str) -> list[str]:
 
 
 def cheapest(source: dict) -> dict[str, tuple[str, list[float]]]:
-    """Reward -> the attack without a picture that it pays most on average over all studies, and what it pays."""
+    """Reward -> the attack without a picture that it pays most on average over all studies, and what it pays.
+
+    Not of the terms for length, which are no reward by themselves.
+    """
     table = source["all"]
     blind = [name for name in (*attacks.BLIND, HONEST) if name in table]
     return {
         reward: max(((name, table[name][reward]) for name in blind if reward in table[name]), key=lambda pair: pair[1])
         for reward in table["copy"]
+        if reward not in GUARDS
     }
 
 
@@ -78,6 +91,18 @@ def hack_table(source: dict) -> list[str]:
             title = f'"{source["best_constants"][reward]}"'
         cells = [cell(source["abnormal_studies"][attack][reward]) for attack in habits]
         lines.append(f"| {reward} | {title} | {cell(triple)} | {' | '.join(cells)} |")
+    return lines
+
+
+def length_table(source: dict) -> list[str]:
+    """What reports that go on too long are paid: by each term, and by rewards without and with both."""
+    alone, both = source["all"], source["guarded"]
+    lines = [f"| reward | {' | '.join(attacks.TITLES[name] for name in LONG)} |", "|---" * (1 + len(LONG)) + "|"]
+    for reward in GUARDS:
+        lines.append(f"| *{reward}* | {' | '.join(cell(alone[name][reward]) for name in LONG)} |")
+    for reward in GUARDED:
+        cells = [f"{alone[name][reward][0]:.3f} -> {cell(both[name][reward])}" for name in LONG]
+        lines.append(f"| {reward} | {' | '.join(cells)} |")
     return lines
 
 
@@ -142,6 +167,13 @@ def markdown(results: dict) -> str:
         lines += [f"![What each reward pays for](images/reward_audit_{key}.svg)", ""]
         for source in (sources[name] for name in sources if name.startswith(key)):
             lines += [f"{_sentence(source)}", "", *hack_table(source), ""]
+    lines += ["## Repetition and length", "", "No label sees that a report says all of it again, or goes on with "
+              "sentences that say nothing. What rewards pay for it, and what they pay with the terms `repetition` and "
+              f"`overlong` beside them at {RewardConfig().weights['format']:g} each: without -> with. Limits are "
+              f"{' and '.join(str(sources[f'{key}_text']['limit']) for key in ('iu', 'phantom'))} tokens.", "",
+              "![Long reports, without and with both terms](images/reward_audit_length.svg)", ""]  # fmt: skip
+    for key in ("iu", "phantom"):
+        lines += [_sentence(sources[f"{key}_text"]), "", *length_table(sources[f"{key}_text"]), ""]
     lines += ["## Plain and rarity-weighted cosine", "", "Four attacks on real labels, with and without rarity "
               "weights. The weights take most from blind templates and add most to reports without denials.",
               ""]  # fmt: skip
@@ -190,11 +222,38 @@ def chart(source: dict) -> str:
     return charts.bars(title, groups, list(SHOWN.values()), low=-1.0 if lowest < 0 else 0.0, note=note)
 
 
+def short_chart(source: dict) -> str:
+    """The rewards that there are to choose between, under the attacks that tell them apart."""
+    groups = {
+        reward: [
+            tuple(source["abnormal_studies" if name == "omit_findings" else "all"][name][reward]) for name in SHORT
+        ]
+        for reward in CHOICE
+    }
+    note = f"Mean reward, 95% interval; the true report is paid 1; {source['source']}, {source['studies']:,} studies"
+    return charts.bars("What each reward pays an attacker", groups, list(SHORT.values()), note=note)
+
+
+def length_chart(source: dict) -> str:
+    """The long reports under each reward without and with both terms."""
+    shown = LONG[1:]
+    groups = {
+        title: [tuple(source[part][name][reward]) for name in shown]
+        for reward in GUARDED
+        for title, part in ((reward, "all"), (f"{reward}, both terms", "guarded"))
+    }
+    note = f"Mean reward, 95% interval; the true report is paid 1; {source['source']}, {source['studies']:,} studies"
+    titles = [attacks.TITLES[name] for name in shown]
+    return charts.bars("Reports that go on too long", groups, titles, note=note)
+
+
 def write_page(results: dict, page: Path) -> None:
     """Rewrite what stands between the two markers of the page, and the pictures beside it."""
     for key in ("iu", "phantom"):
         svg = chart(results["sources"][f"{key}_labels"])
         charts.write(page.parent / "images" / f"reward_audit_{key}.svg", svg)
+    for name, draw in (("length", length_chart), ("short", short_chart)):
+        charts.write(page.parent / "images" / f"reward_audit_{name}.svg", draw(results["sources"]["iu_text"]))
     sections.rewrite(page, {SECTION: markdown(results)})
 
 

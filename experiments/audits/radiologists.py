@@ -1,6 +1,7 @@
 """How rewards rank reports as radiologists do: docs/results/radiologists.md.
 
     python -m experiments.audits.radiologists RATINGS.jsonl [--rankings CASES.jsonl] [--labeler chexbert.pth]
+        [--metric radgraph] [--metric module:function]
 
 RATINGS.jsonl: a study a line, with "id", "reference" and "candidates", each with "report" and "ratings", a number of
 each radiologist, higher better. CASES.jsonl: "id", "category", "reference", "candidates" by name and "expected", such
@@ -12,74 +13,38 @@ that are missed and findings that are invented; a denial that is missing is no e
 little: CE-F1, which leaves them out, leads over CCS in tau-b. They must weigh something, since they break the ties of
 CE-F1 inside a study. To deny what is there is the error that hurts a patient, so it must cost more than silence. The
 gate moves no rank: it is there for training. "Uncertain" is expected to matter little, since few reports say it.
-Every member that was tried stands in MEMBERS.
+Every member that was tried stands in experiments/audits/members.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from experiments.audits import iu_baselines
+from experiments.audits.members import MAIN, TRIES, Member
 from experiments.docs import charts
 from experiments.docs.sections import markdown_table, rewrite
-from mrg_grpo.errors import UserError
-from mrg_grpo.evaluation.ratings import FIGURES, rankings, spearman, tau_b
+from mrg_grpo.errors import UserError, one_line
+from mrg_grpo.evaluation.ratings import FIGURES, figures, pairs_of, pairs_tied, rankings, spearman, tau_b
 from mrg_grpo.files import write_whole
 from mrg_grpo.labelers import labeler_name, load_labeler
-from mrg_grpo.rewards.ce_f1 import ce_f1
-from mrg_grpo.rewards.clinical import agreement
+from mrg_grpo.rewards import field
 from mrg_grpo.rewards.external import ExternalReward
-from mrg_grpo.rewards.mccs import clinical_cosine, mccs, unsigned_cosine
-from mrg_grpo.rewards.nlg import bleu, rouge_l
+from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights
 
 RESULTS = Path("experiments/results/radiologists.json")
 PAGE, PICTURE = Path("docs/results/radiologists.md"), Path("docs/results/images/radiologists.svg")
-COMMAND = "python -m experiments.audits.radiologists RATINGS.jsonl --rankings CASES.jsonl --keep"
-Reward = Callable[[Tensor, Tensor], Tensor]
-"""Class ids (..., 14) of the report and of the reference -> (...,)."""
-
-REWARDS: dict[str, Reward] = {
-    "mccs 0.6": lambda g, r: mccs(g, r, 0.6),
-    "mccs 0.2": lambda g, r: mccs(g, r, 0.2),
-    "ccs": clinical_cosine,
-    "unsigned_cosine": unsigned_cosine,
-    "ce_f1": ce_f1,
-}
-
-
-def member(**options: float | bool) -> Reward:
-    return lambda g, r: agreement(g, r, **options)  # type: ignore[arg-type]
-
-
-MEMBERS: dict[str, Reward] = {
-    "denial 0": member(denial=0.0),
-    "denial 0.1": member(denial=0.1),
-    "denial 0.2": member(denial=0.2),
-    "denial 0.3": member(denial=0.3),
-    "denial 0.5": member(denial=0.5),
-    "contradiction 1, denial 0.3": member(denial=0.3, contradiction=1.0),
-    "contradiction 0.5, denial 0.3": member(denial=0.3, contradiction=0.5),
-    "normal": member(normal="strict"),
-    "uncertain 0.5": member(uncertain=0.5),
-    "normal, denial 0.3": member(denial=0.3, normal="strict"),
-    "clinical (expected to win)": member(denial=0.3, contradiction=1.0, normal="strict"),
-    # after the first look: what a normal report is, less for denials, and "uncertain" again
-    "normal by positives, denial 0": member(denial=0.0, normal="positive"),
-    "normal, denial 0.1": member(denial=0.1, normal="strict"),
-    "normal, denial 0.1, contradiction 0.5": member(denial=0.1, contradiction=0.5, normal="strict"),
-    "normal, denial 0.1, contradiction 1": member(denial=0.1, contradiction=1.0, normal="strict"),
-    "normal by positives, denial 0.1": member(denial=0.1, normal="positive"),
-    "normal by positives, denial 0.1, contradiction 0.5": member(denial=0.1, contradiction=0.5, normal="positive"),
-    "the same, uncertain 0.7": member(denial=0.1, contradiction=0.5, uncertain=0.7, normal="positive"),
-    "normal by positives, denial 0.1, uncertain 0.7": member(denial=0.1, uncertain=0.7, normal="positive"),
-    "normal by positives, denial 0.3, uncertain 0.5": member(denial=0.3, uncertain=0.5, normal="positive"),
-}
+COMMAND = (
+    "python -m experiments.audits.radiologists RATINGS.jsonl --rankings CASES.jsonl --training ../shared/data/iu_xray "
+    "--field --keep"
+)
 
 
 @dataclass
@@ -106,18 +71,52 @@ def read_rated(path: Path) -> Rated:
     return Rated(reports, [reference for _, reference, _ in rows], by_rater.mean(dim=1), by_rater, cases)
 
 
-def scored(rated: Rated, labeler, metrics: list[str]) -> dict[str, Tensor]:
-    """name -> (S,) of every reward, member and metric."""
-    generated, reference = labeler.label(rated.reports), labeler.label(rated.references)
-    found = {name: reward(generated, reference).double() for name, reward in {**REWARDS, **MEMBERS}.items()}
-    found |= {"bleu": bleu(rated.reports, rated.references), "rouge_l": rouge_l(rated.reports, rated.references)}
+def scored(rated: Rated, labeler, members: Mapping[str, Member]) -> dict[str, Tensor]:
+    """name -> (S,) of every member."""
+    labels = labeler.label(rated.reports).cpu(), labeler.label(rated.references).cpu()
+    return {name: one.scores(*labels, rated.reports, rated.references) for name, one in members.items()}
+
+
+def by_rarity(rated: Rated, labeler, training: Path | None) -> dict[str, Tensor]:
+    """name -> (S,) of the rewards with rarity weights, which need training references: a folder with annotation.json
+    and labels.jsonl (iu_baselines.load). Empty without one."""
+    if training is None:
+        return {}
+    weights = rarity_weights(iu_baselines.load(training)["train"][1])
+    labels = labeler.label(rated.reports).cpu(), labeler.label(rated.references).cpu()
+    return {
+        "rarity ccs": clinical_cosine(*labels, weights).double(),
+        "rarity mccs 0.2": mccs(*labels, 0.2, weights).double(),
+    }
+
+
+def measured(rated: Rated, labeler, metrics: list[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """name -> (S,) of every metric: a term of the field by its name, or module:function; and why some are not."""
+    found, absent = dict[str, Tensor](), dict[str, str]()
     for name in metrics:
-        values, present = ExternalReward(name)(
-            rated.reports, prompts=[""] * len(rated.reports), reports=rated.reports, reference=rated.references,
-            study_id=rated.cases, labels=generated.tolist(), reference_labels=reference.tolist(),
-        )  # fmt: skip
-        found[name] = values.masked_fill(~present, 0.0)
-    return {name: values.double().cpu() for name, values in found.items()}
+        try:
+            found[name] = (of_field if name in field.FIELD else of_path)(name, rated, labeler).double()
+        except (UserError, OSError) as error:
+            absent[name] = one_line(error).replace(str(Path.home()), "~")
+            print(f"{name} is not measured: {absent[name]}")
+    return found, absent
+
+
+def of_field(name: str, rated: Rated, labeler) -> Tensor:
+    """(S,) of a term of RadEval; UserError, or OSError in loading it, where it cannot run."""
+    field.require(name)
+    values = field.scorer(name, labeler.device)(rated.reports, rated.references)
+    return torch.tensor([0.0 if value is None else value for value in values])
+
+
+def of_path(name: str, rated: Rated, labeler) -> Tensor:
+    """(S,) of module:function, None as 0."""
+    labels, truth = labeler.label(rated.reports), labeler.label(rated.references)
+    values, present = ExternalReward(name)(
+        rated.reports, prompts=[""] * len(rated.reports), reports=rated.reports, reference=rated.references,
+        study_id=rated.cases, labels=labels.tolist(), reference_labels=truth.tolist(),
+    )  # fmt: skip
+    return values.masked_fill(~present, 0.0)
 
 
 def ceiling(rated: Rated) -> dict[str, float]:
@@ -153,7 +152,7 @@ def passed(cases: list[Ranked], labeler) -> dict[str, dict[str, list[int]]]:
     for case in cases:
         names, reports = list(case.candidates), list(case.candidates.values())
         own = Rated(reports, [case.reference] * len(reports), torch.zeros(0), torch.zeros(0), names)
-        for reward, values in scored(own, labeler, []).items():
+        for reward, values in scored(own, labeler, MAIN).items():
             score = dict(zip(names, values.tolist()))
             count = found.setdefault(reward, {}).setdefault(case.category, [0, 0])
             count[0] += all(holds(rule, score) for rule in case.expected)
@@ -169,13 +168,19 @@ def holds(rule: str, score: dict[str, float]) -> bool:
 
 
 EQUAL = 0.01
+TRIED = (
+    "Of the family and of mixes with words, on this half of the ratings. d is what a denial weighs, c what a "
+    "contradiction costs (as d where it is not named), u what an uncertain finding weighs, and the word which reports "
+    "are normal."
+)
 BASES = ("ce_f1", "ccs")
 """What the others are compared with."""
 
 
-def measure(rated: Rated, cases: list[Ranked], labeler, metrics: list[str]) -> dict:
+def measure(rated: Rated, cases: list[Ranked], labeler, metrics: list[str], training: Path | None = None) -> dict:
     """The record of the page."""
-    scores = scored(rated, labeler, metrics)
+    theirs, absent = measured(rated, labeler, metrics)
+    scores = scored(rated, labeler, MAIN) | by_rarity(rated, labeler, training) | theirs
     found, resampled = rankings(scores, rated.ratings, rated.cases)
     less = {
         name: {base: {figure: [getattr(found[name], figure).value - getattr(found[base], figure).value,
@@ -186,8 +191,17 @@ def measure(rated: Rated, cases: list[Ranked], labeler, metrics: list[str]) -> d
     return {
         "reports": len(rated.reports), "studies": len(set(rated.cases)), "ceiling": ceiling(rated),
         "rewards": {name: {**ranking.to_json(), "minus": less[name]} for name, ranking in found.items()},
-        "rankings": passed(cases, labeler),
+        "rankings": passed(cases, labeler), "tries": tried(rated, labeler), "absent": absent,
     }  # fmt: skip
+
+
+def tried(rated: Rated, labeler) -> dict[str, list[float]]:
+    """name of every try -> tau-b, Spearman, pairs right, and how many of them are tied."""
+    pairs = pairs_of(rated.ratings, rated.cases)
+    return {
+        name: [*figures(own, rated.ratings, pairs), pairs_tied(own, pairs)]
+        for name, own in scored(rated, labeler, TRIES).items()
+    }
 
 
 def triple(numbers: list[float], sign: str = "") -> str:
@@ -196,7 +210,7 @@ def triple(numbers: list[float], sign: str = "") -> str:
 
 
 def markdown(record: dict) -> str:
-    """Both tables."""
+    """The tables."""
     rows, top = [], record["ceiling"]
     for name, own in sorted(record["rewards"].items(), key=lambda pair: -pair[1]["tau_b"]["value"]):
         numbers = [triple(list(own[figure].values())) for figure in ("tau_b", "spearman", "pairs")]
@@ -217,6 +231,12 @@ def markdown(record: dict) -> str:
         ]
         lines += ["", "Short cases in the order that experts expect, by category:", "",
                   markdown_table(("reward", *categories, "all"), ranked)]  # fmt: skip
+    if record["absent"]:
+        lines += ["", f"Not measured, as their models have to be downloaded: {', '.join(record['absent'])}."]
+    tries = sorted(record["tries"].items(), key=lambda pair: -pair[1][0])
+    rows = [(name, *(f"{x:.3f}" for x in own[:3]), f"{own[3]:.0%}") for name, own in tries]
+    lines += ["", f"## All {len(rows)} tries", "", TRIED, "",
+              markdown_table(("reward", "tau-b", "Spearman", "pairs right", "of them tied"), rows)]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -246,14 +266,17 @@ def main() -> None:
     parser.add_argument("--rankings", type=Path, help="short cases with the expected order")
     parser.add_argument("--labeler", default="", help="chexbert.pth; default is the embedded labeler")
     parser.add_argument("--tokenizer", default="", help="of chexbert.pth")
-    parser.add_argument("--metric", action="append", default=[], help="module:function, of TRL's signature")
+    parser.add_argument("--metric", action="append", default=[], help="a term of the field, or module:function")
+    parser.add_argument("--training", type=Path, help="annotation.json and labels.jsonl, for rarity weights")
+    parser.add_argument("--field", action="store_true", help="all terms of the field, by RadEval, that can run here")
     parser.add_argument("--keep", action="store_true", help="write the record, the page and the picture")
     given = parser.parse_args()
     cases = read_ranked(given.rankings) if given.rankings else []
     labeler = load_labeler(given.labeler, given.tokenizer)
     record = {
         "command": COMMAND, "labeler": labeler_name(given.labeler),
-        **measure(read_rated(given.ratings), cases, labeler, given.metric),
+        **measure(read_rated(given.ratings), cases, labeler, [*(field.FIELD if given.field else ()), *given.metric],
+                  given.training),
     }  # fmt: skip
     print(markdown(record))
     if given.keep:

@@ -5,7 +5,7 @@
 Real IU X-Ray reports (training and validation; the test split is never read) and 2,000 phantom reports, each attacked
 on labels (CheXbert's own of labels.jsonl, the phantom's own) and on texts, read by the labeler; phantom texts also by
 the generator's own reader, so that a fault of the labeler can be told from one of the reward.
-Attacks are defined in experiments/audits/attacks.py, rewards in mrg_grpo/rewards.
+Attacks are defined in experiments/audits/attacks.py, what is audited in experiments/audits/audited.py.
 
 Deliberate choices
 * What an attack knows (the normal template, what is often denied, the rarity weights, the best constant) comes from
@@ -25,8 +25,10 @@ import torch
 from torch import Tensor
 
 from experiments.audits import attacks
-from experiments.audits.audit_page import write_page
+from experiments.audits.audit_page import LONG, write_page
+from experiments.audits.audited import Reward, clinical_rewards, guarded, text_rewards, token_count
 from experiments.audits.iu_baselines import load
+from mrg_grpo.config import load_config
 from mrg_grpo.data.phantom.case import case_labels, sample_case
 from mrg_grpo.data.phantom.reader import read_labels
 from mrg_grpo.data.phantom.text import write_report
@@ -35,15 +37,13 @@ from mrg_grpo.evaluation.baselines import baselines_from_labels
 from mrg_grpo.evaluation.intervals import bootstrap
 from mrg_grpo.labelers import load_labeler
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
-from mrg_grpo.rewards.ce_f1 import ce_f1
 from mrg_grpo.rewards.external import ExternalReward
-from mrg_grpo.rewards.mccs import clinical_cosine, mccs, rarity_weights, unsigned_cosine
-from mrg_grpo.rewards.nlg import bleu, rouge_l
+from mrg_grpo.rewards.mccs import clinical_cosine, rarity_weights
 
 COMMAND = "python experiments/audits/reward_audit.py ../shared/data/iu_xray"
 PHANTOMS = 2000
-Reward = Callable[[Tensor, Tensor], Tensor]
-"""Class ids (..., 14) of the report and of the reference -> (...,)."""
+LIMITS = {"iu": "experiments/iu_xray.toml", "phantom": "experiments/phantom.toml"}
+"""Corpus -> the configuration whose sampling.max_tokens is the longest report."""
 
 
 @dataclass
@@ -56,11 +56,17 @@ class Corpus:
     train_labels: Tensor  # (R, 14)
     ids: list[str]
     paraphrases: list[str]
+    limit: int
+    """The longest report, in tokens."""
 
     def read_by(self, labeler) -> "Corpus":
         """The same reports with the labels that the labeler reads in them."""
         labels, train = labeler.label(self.reports).cpu(), labeler.label(self.train_reports).cpu()
-        return Corpus(self.reports, labels, self.train_reports, train, self.ids, self.paraphrases)
+        return Corpus(self.reports, labels, self.train_reports, train, self.ids, self.paraphrases, self.limit)
+
+
+def limit_of(corpus: str) -> int:
+    return load_config(LIMITS[corpus], ["data.root=any"] if corpus == "iu" else []).sampling.max_tokens
 
 
 class Reader:
@@ -76,7 +82,7 @@ def iu_corpus(folder: Path) -> Corpus:
     reports = splits["train"][0] + splits["val"][0]
     labels = torch.cat([splits["train"][1], splits["val"][1]])
     other = [attacks.reworded(report) for report in reports]
-    return Corpus(reports, labels, *splits["train"], [str(i) for i in range(len(reports))], other)
+    return Corpus(reports, labels, *splits["train"], [str(i) for i in range(len(reports))], other, limit_of("iu"))
 
 
 def phantom_corpus(count: int = PHANTOMS) -> Corpus:
@@ -85,22 +91,7 @@ def phantom_corpus(count: int = PHANTOMS) -> Corpus:
     reports, labels = [write_report(case) for case in cases], torch.tensor([case_labels(case) for case in cases])
     other = [write_report(case, "heldout") for case in cases[count:]]
     ids = [case.key for case in cases[count:]]
-    return Corpus(reports[count:], labels[count:], reports[:count], labels[:count], ids, other)
-
-
-def clinical_rewards(train_labels: Tensor) -> dict[str, Reward]:
-    """Every reward of labels, by name; rarity weights are those of the training labels."""
-    rare = rarity_weights(train_labels)
-    return {
-        "CE-F1": ce_f1,
-        "unsigned cosine": unsigned_cosine,
-        "CCS": clinical_cosine,
-        "MCCS 0.2": lambda a, b: mccs(a, b, 0.2),
-        "MCCS 0.6": lambda a, b: mccs(a, b, 0.6),
-        "rarity CCS": lambda a, b: clinical_cosine(a, b, rare),
-        "rarity MCCS 0.2": lambda a, b: mccs(a, b, 0.2, rare),
-        "rarity MCCS 0.6": lambda a, b: mccs(a, b, 0.6, rare),
-    }
+    return Corpus(reports[count:], labels[count:], reports[:count], labels[:count], ids, other, limit_of("phantom"))
 
 
 def best_constant(reward: Reward, train_labels: Tensor) -> list[int]:
@@ -120,19 +111,24 @@ def best_constant(reward: Reward, train_labels: Tensor) -> list[int]:
 
 def ascended(row: Sequence[int], pays: Callable[[Sequence[Sequence[int]]], Tensor]) -> tuple[list[int], float]:
     """The row that no change of one or two conditions makes better, and what it pays."""
-    row, best = list(row), float(pays([row])[0])
+    row, best, both = list(row), float(pays([row])[0]), False
     while True:
-        changed = list(dict.fromkeys(tuple(other) for one in one_changed(row) for other in one_changed(one)))
+        changed = one_changed(row)
+        if both:  # many: only where no single change is better
+            changed = list(dict.fromkeys(tuple(other) for one in changed for other in one_changed(one)))
         means = pays(changed)
         place = int(means.argmax())
-        if means[place] <= best + 1e-7:
+        if means[place] > best + 1e-7:
+            row, best, both = list(changed[place]), float(means[place]), False
+        elif both:
             return row, best
-        row, best = list(changed[place]), float(means[place])
+        else:
+            both = True
 
 
 def one_changed(row: Sequence[int]) -> list[list[int]]:
     """The rows that differ from this one in at most one condition."""
-    return [[*row[:i], label, *row[i + 1 :]] for i in range(13) for label in (BLANK, POSITIVE, NEGATIVE)]
+    return [[*row[:i], label, *row[i + 1 :]] for i in range(13) for label in range(4)]
 
 
 def attacked_labels(corpus: Corpus) -> dict[str, Tensor]:
@@ -176,6 +172,8 @@ def attacked_texts(corpus: Corpus, labeler) -> dict[str, list[str]]:
         "paraphrase": corpus.paraphrases,
         "shuffled": [attacks.shuffled(report, key) for report, key in zip(reports, corpus.ids)],
         "repeated": [" ".join([report] * 3) for report in reports],
+        "looped": [attacks.looped(report, token_count, corpus.limit) for report in reports],
+        "filled": [attacks.filled(report, token_count, corpus.limit) for report in reports],
         "hedged": attacks.hedged_text(reports, labels_of),
         "omit_findings": attacks.keep_sentences(reports, labels_of, "omit_findings"),
         "findings_only": attacks.keep_sentences(reports, labels_of, "findings_only"),
@@ -209,8 +207,8 @@ def score_texts(
     table = {}
     for attack, texts in texts_of.items():
         labels = labels_of[attack]
-        row = {"BLEU": bleu(texts, corpus.reports), "ROUGE-L": rouge_l(texts, corpus.reports)}
-        row |= {name: reward(labels, corpus.labels) for name, reward in rewards.items()}
+        paid = {name: reward(labels, corpus.labels) for name, reward in rewards.items()}
+        row = text_rewards(texts, corpus.reports, paid, corpus.limit)
         for external in externals:
             columns = {"reports": texts, "reference": corpus.reports, "study_id": corpus.ids}
             columns |= {"labels": labels.tolist(), "reference_labels": corpus.labels.tolist()}
@@ -234,7 +232,7 @@ def faithful(corpus: Corpus, labels_of: dict[str, Tensor]) -> dict[str, float]:
     }
     finding, denied = attacks.findings(corpus.labels), before == NEGATIVE
     right |= {
-        "paraphrase": (read["paraphrase"] == before)[before != BLANK],
+        **{name: (read[name] == before)[before != BLANK] for name in ("paraphrase", "repeated", "looped", "filled")},
         "hedged": (read["hedged"] == UNCERTAIN)[before == POSITIVE],
         "omit_findings": ~attacks.findings(labels_of["omit_findings"])[finding],
         "findings_only": (read["findings_only"] != NEGATIVE)[denied],
@@ -374,7 +372,9 @@ def main() -> None:
             labels = {attack: reader.label(written).cpu() for attack, written in texts.items()}
             table = score_texts(read, texts, labels, arguments.metrics if kind == "text" else [])
             source = audit(f"{titles[key]}, read by {name}", read, table, arguments.resamples)
-            results["sources"][f"{key}_{kind}"] = source | {"faithful": faithful(read, labels)}
+            long = {attack: guarded(table[attack]) for attack in LONG}
+            source["guarded"] = means(long, torch.ones(len(read.reports), dtype=torch.bool), arguments.resamples)
+            results["sources"][f"{key}_{kind}"] = source | {"limit": read.limit, "faithful": faithful(read, labels)}
         denials = corpus.labels[:, :13] == NEGATIVE
         results["sources"][f"{key}_labels"]["turned"] = round(turned(corpus)[denials].double().mean().item(), 5)
         results["sources"][f"{key}_labels"]["weights"] = [

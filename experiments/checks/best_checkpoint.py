@@ -1,4 +1,4 @@
-"""Which metric should choose the best adapter, and what choosing gains: the embedded default, six runs.
+"""Which metric should choose the best adapter, and what choosing gains: experiments/phantom_bench.toml, six runs.
 
     python -m experiments.checks.best_checkpoint --scratch runs/best      # resumable, about an hour on two cores
 
@@ -30,7 +30,7 @@ from mrg_grpo.config import load_config
 from mrg_grpo.evaluation.clinical import metrics_from_sums
 
 RESULTS = performance_page.RESULTS / "best_checkpoint.json"
-CONFIG = "experiments/phantom.toml"
+CONFIG = "experiments/phantom_bench.toml"
 CANDIDATES = ("clinical_cosine", "f1_micro_13_uncertain_positive")
 SEEDS_OF_RULE, SEEDS = (10, 11, 12), (0, 1, 2)
 HALVES = 200

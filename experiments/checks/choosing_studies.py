@@ -1,4 +1,4 @@
-"""What choosing studies gains at equal reports sampled: the embedded default and phantom_rare, three seeds.
+"""What choosing studies gains at equal reports sampled: phantom_bench.toml on phantom and phantom_rare, three seeds.
 
     python -m experiments.checks.choosing_studies --scratch runs/choosing      # resumable, about 100 minutes of a core
 
@@ -34,7 +34,7 @@ from mrg_grpo.probe import run_probe
 from mrg_grpo.train import train
 
 RESULTS, PAGE = Path("experiments/results/choosing_studies.json"), Path("docs/guides/studies.md")
-CONFIG, FORMS, SEEDS, SHARE = "experiments/phantom.toml", ("phantom", "phantom_rare"), (0, 1, 2), 0.25
+CONFIG, FORMS, SEEDS, SHARE = "experiments/phantom_bench.toml", ("phantom", "phantom_rare"), (0, 1, 2), 0.25
 ARMS = {
     "all": [],
     "keep": ["data.keep=spread.mccs > 0.05"],

@@ -4,8 +4,9 @@
       make train SET="model.quantize=nf4 grpo.recompute=all run.seed=$s run.output_dir=runs/nf4_$s"; done
     python -m experiments.checks.four_bits runs/nf4_0 runs/nf4_1 runs/nf4_2
 
-What is learned comes from these runs and from the default's three in results/phantom.json. Seconds and memory come from
-short runs of both, in turns, each in a process of its own: the median step, and the peak of the resident set in steps.
+What is learned comes from these runs and from the default's three in results/phantom.json, which must have taken as
+many steps and judged as many test studies. Seconds and memory come from short runs of both, in turns, each in a process
+of its own: the median step, and the peak of the resident set in steps.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     given = parser.parse_args()
     default = json.loads(collect_seeds.RESULTS.read_text(encoding="utf-8"))
+    records = [collect_seeds.record(run) for run in given.runs]
+    if len(kinds := {(one["steps"], one["sides"]["test split"]["studies"]) for one in (*default, *records)}) > 1:
+        raise SystemExit(f"runs of different steps and test studies cannot be compared: {sorted(kinds)}")
     pairs = []
     with tempfile.TemporaryDirectory() as scratch:
         for n in range(given.pairs):
@@ -63,7 +67,7 @@ def main() -> None:
     found = {
         "command": f"python -m experiments.checks.four_bits {' '.join(map(str, given.runs))}",
         "default": ends(default),
-        "nf4": ends([collect_seeds.record(run) for run in given.runs]),
+        "nf4": ends(records),
         "pairs": pairs,
     }
     performance_page.keep(RESULTS, found)

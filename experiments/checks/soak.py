@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     settings = [f"run.steps={options.steps}", f"run.output_dir={options.run}"]
-    command = ["train", "experiments/phantom.toml", *(part for x in settings for part in ("--set", x))]
+    command = ["train", "experiments/phantom_bench.toml", *(part for x in settings for part in ("--set", x))]
     run = ROOT / options.run
     start = time.time()
     process = subprocess.Popen([sys.executable, "-m", "mrg_grpo", *command], cwd=ROOT)

@@ -19,7 +19,8 @@ from typing import Any, get_type_hints
 from experiments.docs.sections import escaped, markdown_table
 from mrg_grpo import config as settings
 from mrg_grpo import step_metrics
-from mrg_grpo.cli import COMMANDS, parser
+from mrg_grpo.cli import parser
+from mrg_grpo.commands import COMMANDS
 from mrg_grpo.config import Config
 from mrg_grpo.evaluation import summary
 from mrg_grpo.evaluation.clinical import AVERAGES, LABEL_SETS, READINGS
@@ -123,7 +124,7 @@ def usage(action: argparse.Action) -> str:
 
 def meaning(action: argparse.Action) -> str:
     if not action.help:
-        raise ValueError(f"{usage(action)} has no help; say in mrg_grpo/cli.py what it is")
+        raise ValueError(f"{usage(action)} has no help; say in mrg_grpo/commands.py what it is")
     choices = f" (one of {', '.join(f'`{choice}`' for choice in action.choices)})" if action.choices else ""
     required = "; required" if action.option_strings and action.required else ""
     return f"{action.help}{choices}{required}"

@@ -87,9 +87,9 @@ class Ranking:
 FIGURES = ("tau_b", "spearman", "pairs")
 
 
-def figures(scores: Tensor, ratings: Tensor, cases: Sequence[str]) -> tuple[float, float, float]:
-    """tau-b, Spearman and pairs right."""
-    return tau_b(scores, ratings), spearman(scores, ratings), pairs_right(scores, pairs_of(ratings, cases))
+def figures(scores: Tensor, ratings: Tensor, pairs: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+    """tau-b, Spearman and pairs right; pairs: those of `pairs_of`."""
+    return tau_b(scores, ratings), spearman(scores, ratings), pairs_right(scores, pairs)
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,9 @@ def resample(scores: Mapping[str, Tensor], ratings: Tensor, cases: Sequence[str]
         chosen = torch.randint(len(names), (len(names),), generator=generator).tolist()
         rows = [i for n in chosen for i in places[names[n]]]
         again = [f"{place}" for place, n in enumerate(chosen) for _ in places[names[n]]]
+        pairs = pairs_of(ratings[rows], again)
         for name, own in scores.items():
-            values[name][draw] = torch.tensor(figures(own[rows], ratings[rows], again))
+            values[name][draw] = torch.tensor(figures(own[rows], ratings[rows], pairs))
     return Resampled(values)
 
 
@@ -133,7 +134,7 @@ def rankings(
     found = {}
     for name, own in scores.items():
         tau, rho, right = (
-            Number(value, *resampled.interval(name, i)) for i, value in enumerate(figures(own, ratings, cases))
+            Number(value, *resampled.interval(name, i)) for i, value in enumerate(figures(own, ratings, pairs))
         )
         found[name] = Ranking(tau, rho, right, pairs_tied(own, pairs))
     return found, resampled

@@ -8,7 +8,8 @@ import pytest
 
 from experiments.benchmarks import performance_page
 from mrg_grpo import __version__
-from mrg_grpo.cli import COMMANDS, parser
+from mrg_grpo.cli import parser
+from mrg_grpo.commands import COMMANDS
 from mrg_grpo.config import Config, apply_override
 from mrg_grpo.toml import build
 

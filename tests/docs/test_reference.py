@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from experiments.docs import reference
-from mrg_grpo.cli import COMMANDS, TABLE
+from mrg_grpo.commands import COMMANDS, TABLE
 from mrg_grpo.config import Config
 
 

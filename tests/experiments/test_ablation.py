@@ -224,7 +224,7 @@ def test_an_arm_takes_values_of_the_configuration_it_changes(bench, tmp_path):
     arm = Arm("x", "x", ("sft.learning_rate=@grpo.learning_rate", "sft.batch_size=@grpo.studies_per_step"), "sft")
     mine = tmp_path / "mine.toml"
     mine.write_text("[grpo]\nlearning_rate = 3e-6\nstudies_per_step = 4\n")
-    for config, rate, studies in (("experiments/phantom.toml", 1e-3, 8), (str(mine), 3e-6, 4)):
+    for config, rate, studies in (("experiments/phantom_bench.toml", 1e-3, 8), (str(mine), 3e-6, 4)):
         sft = load_config(config, replace(bench, config=config).settings(arm, 0)).sft
         assert (sft.learning_rate, sft.batch_size) == (rate, studies)
 

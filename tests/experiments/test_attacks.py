@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from experiments.audits import attacks
-from experiments.audits.reward_audit import attacked_labels, best_constant, break_even, clinical_rewards, phantom_corpus
+from experiments.audits.audited import GUARDED, clinical_rewards, guarded, text_rewards, token_count
+from experiments.audits.reward_audit import attacked_labels, best_constant, break_even, phantom_corpus
 from mrg_grpo.data.phantom.reader import read_labels
+from mrg_grpo.labelers import embedded_labeler
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 
@@ -99,6 +101,51 @@ def test_harmless_attacks_say_the_same(corpus):
     assert sum(a != b for a, b in zip(corpus.paraphrases, corpus.reports)) > 290
 
 
+def words(text):
+    return len(text.split())
+
+
+def test_the_long_reports_reach_the_limit_and_say_the_same(corpus):
+    """Filler has no label, alone or behind a report; a loop says what is said already."""
+    assert (read(list(attacks.FILLER)) == BLANK).all() and len(set(attacks.FILLER)) == len(attacks.FILLER)
+    assert (embedded_labeler().label(list(attacks.FILLER))[:, :13] == BLANK).all()
+    for attack in (attacks.looped, attacks.filled):
+        written = [attack(report, words, 120) for report in corpus.reports]
+        assert torch.equal(read(written), corpus.labels[:, :13])
+        longest = max(map(words, attacks.FILLER + tuple(s for r in corpus.reports for s in attacks.sentences(r))))
+        assert all(120 <= words(text) < 120 + longest for text in written)
+        assert all(text.startswith(report) for text, report in zip(written, corpus.reports))
+
+
+def test_long_reports_by_example():
+    assert attacks.looped("Heart is normal. No edema.", words, 9) == "Heart is normal. No edema. No edema. No edema."
+    assert attacks.filled("No edema.", words, 7) == f"No edema. {attacks.FILLER[0]} {attacks.FILLER[1]}"
+    assert attacks.filled("No edema.", words, 2) == "No edema."
+
+
+def test_rewards_with_both_terms_by_hand():
+    """Ten words that are said twice: 17 runs of four, of which the last seven are not new."""
+    truth = "Large left pleural effusion with atelectasis and mild pulmonary edema."
+    texts = [truth, f"{truth} {truth}"]
+    of_labels = {name: torch.ones(2) for name in clinical_rewards(torch.zeros(2, 14, dtype=torch.long))}
+    tokens = token_count(texts[1])
+    row = text_rewards(texts, [truth] * 2, of_labels, limit=tokens)
+    assert row["repetition"].tolist() == pytest.approx([1.0, 10 / 17]) and row["overlong"].tolist()[1] == -1.0
+    assert text_rewards(texts, [truth] * 2, of_labels, limit=tokens + 64)["overlong"].tolist() == [0.0, 0.0]
+    assert row["clinical d=0 + BLEU"].tolist() == pytest.approx(((1 + row["BLEU"]) / 2).tolist())
+    both = guarded(row | {"overlong": torch.tensor([0.0, -1.0])})
+    assert both["clinical"].tolist() == pytest.approx([1.0, (1 + 0.25 * 10 / 17) / 1.25 - 0.25])
+    assert set(both) == set(GUARDED)
+
+
+def test_calling_everything_possible_is_paid_by_the_rule_that_asks_for_positives_alone(corpus):
+    normal = corpus.labels[~(corpus.labels[:, :13] == POSITIVE).any(dim=1)]
+    hedge = attacks.constant([UNCERTAIN] * 13, len(normal))
+    rewards = clinical_rewards(corpus.train_labels)
+    assert len(normal) > 50 and (rewards["clinical by positives"](hedge, normal) == 1).all()
+    assert rewards["clinical"](hedge, normal).mean() < 0.1
+
+
 def test_another_study_is_never_the_own_one():
     for count in (2, 3, 50):
         assert all(i != j and 0 <= j < count for i, j in enumerate(attacks.others(count)))
@@ -106,12 +153,12 @@ def test_another_study_is_never_the_own_one():
 
 def test_best_constant_is_no_worse_than_any_of_two_conditions(corpus):
     few = corpus.train_labels.clone()
-    few[:, 2:13] = BLANK  # two conditions left: nine answers, all tried
+    few[:, 2:13] = BLANK  # two conditions left: sixteen answers, all tried
     for reward in clinical_rewards(few).values():
         every = {
             (a, b): reward(attacks.constant([a, b, *[0] * 11], 300), few).mean().item()
-            for a in range(3)
-            for b in range(3)
+            for a in range(4)
+            for b in range(4)
         }
         row = best_constant(reward, few)
         assert row[2:] == [0] * 11 and every[tuple(row[:2])] == pytest.approx(max(every.values()), abs=1e-6)
@@ -121,7 +168,7 @@ def test_break_even_by_hand(corpus):
     labels = torch.zeros(4, 14, dtype=torch.long)
     labels[:2, 0], labels[2:, 1] = POSITIVE, NEGATIVE
     texts = ["a"] * 4
-    shares = break_even(type(corpus)(texts, labels, texts, labels, texts, texts))
+    shares = break_even(type(corpus)(texts, labels, texts, labels, texts, texts, 1))
     # CCS of the first condition. The rest is empty twice: the finding earns 1 if true and costs 1 where it is denied.
     # It is one denial twice: 1 instead of sqrt(1/2) if true, 0 instead of sqrt(1/2) where it is denied.
     half = 0.5**0.5

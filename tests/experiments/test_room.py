@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from experiments.ablations import ablate_room
+from experiments.ablations.ablation import Bench
 from experiments.ablations.oracle import CEILING, oracle
 from experiments.checks import ceiling
+from mrg_grpo.config import load_config
 from mrg_grpo.labels import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 
 
@@ -69,3 +72,12 @@ def test_the_probe_learns_what_single_tokens_and_their_mean_show():
 def test_the_ceiling_of_a_few_studies_is_a_share():
     found = ceiling.ceiling("phantom_room", {"train": 60, "val": 20, "test": 20})
     assert 0 <= found["f1"] <= 1 and len(found["by_condition"]) == 13
+
+
+def test_make_room_is_the_bench_of_the_ablation():
+    bench = Bench(ablate_room.EXPERIMENT)
+    for file, arm in (("experiments/phantom_hasty.toml", "start"), ("experiments/phantom_room.toml", "mccs")):
+        own, theirs = load_config(file), load_config(bench.config, bench.settings(bench.experiment.arm(arm), 0))
+        assert (own.run.steps, own.run.test_studies) == (theirs.run.steps, theirs.run.test_studies)
+        own.run, own.model = theirs.run, theirs.model  # folders, and the adapter that the first leaves
+        assert own == theirs

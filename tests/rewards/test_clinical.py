@@ -60,6 +60,13 @@ def test_with_full_weights_it_is_the_cosine_of_signed_vectors():
     assert agreement(a.view(2, 200, 14), b.view(2, 200, 14)).shape == (2, 200)
 
 
+@pytest.mark.parametrize("normal", ["none", "positive", "strict", "unhedged"])
+def test_each_report_against_each_reference(normal):
+    a, b = (ids[:20] * (torch.arange(20)[:, None] % 3 > 0) for ids in draws(2))
+    table = agreement(a[:, None], b, 0.1, normal=normal)
+    assert table.shape == (20, 20) and torch.equal(table.diagonal(), agreement(a, b, 0.1, normal=normal))
+
+
 def test_a_loop_over_conditions_finds_the_same():
     a, b = draws(1)
     for d, c, u in ((0.3, 1.0, 0.5), (0.0, 0.0, 1.0), (0.1, 0.5, 0.7)):

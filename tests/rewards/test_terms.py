@@ -71,16 +71,17 @@ CLINICAL = 0.1**2 + 1  # k(r, r) of a finding and a denial
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [  # the reports "pp", "n.", "n.", "uu" of the studies "np" and "nn"
-        ("", [0.9 / math.sqrt(2 * CLINICAL), 0.1 / math.sqrt(CLINICAL), 1.0, 1.0]),
-        ("denial = 0.0", [1 / math.sqrt(2), 0.0, 1.0, 1.0]),
-        ("denial = 0.0\ncontradiction = 0.5", [0.5 / math.sqrt(2), 0.0, 1.0, 1.0]),
-        ("contradiction = 0.05", [0.9 / math.sqrt(2 * CLINICAL), 0.1 / math.sqrt(CLINICAL), 1.0, 1.0]),
+        ("", [0.9 / math.sqrt(2 * CLINICAL), 0.1 / math.sqrt(CLINICAL), 1.0, -1.0]),
+        ("denial = 0.0", [1 / math.sqrt(2), 0.0, 1.0, 0.0]),
+        ("denial = 0.0\nnormal = 'positive'", [1 / math.sqrt(2), 0.0, 1.0, 1.0]),
+        ("denial = 0.0\ncontradiction = 0.5", [0.5 / math.sqrt(2), 0.0, 1.0, -1.0]),
+        ("contradiction = 0.05", [0.9 / math.sqrt(2 * CLINICAL), 0.1 / math.sqrt(CLINICAL), 1.0, -1.0]),
         ("denial = 1.0\nnormal = 'none'", [0.0, 1 / math.sqrt(2), 1 / math.sqrt(2), -1.0]),
         ("denial = 1.0\nnormal = 'strict'", [0.0, 1 / math.sqrt(2), 1.0, -1.0]),
         ("denial = 1.0\nnormal = 'unhedged'", [0.0, 1 / math.sqrt(2), 1.0, -1.0]),
         ("denial = 0.1\nuncertain = 0.5\nnormal = 'none'",
          [0.9 / math.sqrt(2 * CLINICAL), 0.1 / math.sqrt(CLINICAL), 1 / math.sqrt(2), -0.1 / math.sqrt(0.5 * 0.02)]),
-        ("denial = 0.0\ngate = 2.0", [((1 + 1 / math.sqrt(2)) / 2) ** 2, 0.25, 1.0, 1.0]),
+        ("denial = 0.0\ngate = 2.0", [((1 + 1 / math.sqrt(2)) / 2) ** 2, 0.25, 1.0, 0.25]),
     ],
 )  # fmt: skip
 def test_the_clinical_term_by_a_file_of_settings(tmp_path, settings, expected):

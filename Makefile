@@ -5,7 +5,7 @@ PYTHON ?= python3
 SET ?=
 BIN := .venv/bin
 
-.PHONY: train room smoke ablate ablate-quick audit redraw docs docs-serve bench test test-all lint embedded-base embedded-labeler clean
+.PHONY: train room smoke ablate ablate-quick audit redraw docs docs-serve bench test test-all lint embedded-base embedded-labeler embedded-attributes clean
 
 train: .venv/.core
 	$(BIN)/mrg-grpo train $(CONFIG) $(foreach s,$(SET),--set $(s))
@@ -78,6 +78,11 @@ redraw: .venv/.dev
 # the weights in mrg_grpo/embedded, from nothing; see docs/results/built-in.md
 embedded-labeler: .venv/.dev
 	$(BIN)/python -m experiments.embedded.train_labeler --out mrg_grpo/embedded/labeler
+	$(MAKE) embedded-attributes
+
+# its reader of sides and sizes, on the weights that are there
+embedded-attributes: .venv/.dev
+	$(BIN)/python -m experiments.embedded.train_attributes --labeler mrg_grpo/embedded/labeler
 
 embedded-base: .venv/.dev
 	$(BIN)/python -m experiments.embedded.train_base --out mrg_grpo/embedded/base

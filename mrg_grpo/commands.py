@@ -208,7 +208,7 @@ TABLE = (
         (
             arg("reports_path", metavar="REPORTS.csv", type=path, help='a CSV with the column "Report Impression"'),
             arg("-o", "--output", type=path, required=True, metavar="LABELS.csv", help="the CSV of labels to write"),
-            LABELER, TOKENIZER,
+            arg("--attributes", action="store_true", help="add columns for side and size"), LABELER, TOKENIZER,
         ),
         on_ranks=True,
     ),

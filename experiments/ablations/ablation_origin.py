@@ -87,11 +87,12 @@ def leave_unread(reward: RewardConfig, trained: bool) -> None:
 
 @cache
 def digest(path: str) -> str:
-    """sha256 of a weights file, or of the safetensors of a folder; of a name on a hub, the name."""
+    """sha256 of a weights file, or of the model in a folder; of a name on a hub, the name. What reads sides and sizes
+    lies beside the embedded labeler's model, and no label goes through it."""
     if not Path(path).exists():
         return path
     total = hashlib.sha256()
-    for file in sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else [Path(path)]:
+    for file in sorted(Path(path).glob("model*.safetensors")) if Path(path).is_dir() else [Path(path)]:
         with file.open("rb") as content:
             while block := content.read(1 << 20):
                 total.update(block)

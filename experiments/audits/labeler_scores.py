@@ -85,25 +85,30 @@ def mesh_match(term: str, entry: str) -> bool:
     return f"{term}/".startswith(f"{entry}/")
 
 
-def mesh_records(shared: Path) -> tuple[list[str], Tensor, list[int]]:
-    """Findings and impression outside the test split, whether people tagged each condition (R, 12), and which 12."""
+def mesh_rows(shared: Path) -> list[tuple[str, list[str]]]:
+    """Findings and impression outside the test split, each with the MeSH terms that people gave it."""
     folder = shared / "data" / "iu_xray"
     annotation = json.loads((folder / "annotation.json").read_text())
     tests = {match.group(1) for row in annotation["test"] if (match := re.match(r"CXR(\d+)_", row["id"]))}
-    mapping = tomllib.loads(MESH_MAP.read_text())
-    covered = [index for index, name in enumerate(CONDITIONS) if name in mapping]
-    reports, truth = [], []
+    rows = []
     with (folder / "indiana_reports.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             report = f"{row['findings']} {row['impression']}".strip()
             terms = [term.strip() for term in row["MeSH"].split(";")]
-            if row["uid"] in tests or not report or "No Indexing" in terms:
-                continue
-            reports.append(report)
-            truth.append(
-                [any(mesh_match(term, entry) for term in terms for entry in mapping[CONDITIONS[i]]) for i in covered]
-            )
-    return reports, torch.tensor(truth), covered
+            if row["uid"] not in tests and report and "No Indexing" not in terms:
+                rows.append((report, terms))
+    return rows
+
+
+def mesh_records(shared: Path) -> tuple[list[str], Tensor, list[int]]:
+    """Findings and impression outside the test split, whether people tagged each condition (R, 12), and which 12."""
+    rows, mapping = mesh_rows(shared), tomllib.loads(MESH_MAP.read_text())
+    covered = [index for index, name in enumerate(CONDITIONS) if name in mapping]
+    truth = [
+        [any(mesh_match(term, entry) for term in terms for entry in mapping[CONDITIONS[i]]) for i in covered]
+        for _, terms in rows
+    ]
+    return [report for report, _ in rows], torch.tensor(truth), covered
 
 
 def mesh_scores(labeler: CheXbert, shared: Path) -> dict:

@@ -14,7 +14,7 @@ from experiments.ablations import (
 )
 from experiments.ablations.ablation import Bench
 from experiments.ablations.ablation_page import write_page
-from experiments.audits import audit_page, iu_baselines, labeler_page, radiologists
+from experiments.audits import attribute_page, audit_page, iu_baselines, labeler_page, radiologists
 from experiments.benchmarks import performance_page
 from experiments.checks import ceiling, choosing_studies
 from experiments.docs import reference, step_diagram
@@ -25,6 +25,7 @@ def main() -> None:
     audit_page.redraw()
     iu_baselines.redraw()
     labeler_page.redraw()
+    attribute_page.redraw()
     radiologists.redraw()
     ceiling.redraw()
     choosing_studies.redraw()

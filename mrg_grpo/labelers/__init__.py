@@ -1,16 +1,19 @@
 """Labelers: what turns a report into 14 CheXbert class ids.
 
-Here: CheXbert, its CSV convention, labels of references, texts that it cannot read, which sentence carries which
-finding, and which labeler a configuration names. Not here: what is made of the labels (rewards/, evaluation/).
-May import: labels, errors, files, config, distributed and the embedded weights.
+Here: CheXbert, its reader of sides and sizes, its CSV convention, labels of references, texts that it cannot read,
+which sentence carries which finding, and which labeler a configuration names. Not here: what is made of the labels
+(rewards/, evaluation/).
+May import: labels, attributes, errors, files, config, distributed and the embedded weights.
 """
 
 import hashlib
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mrg_grpo import distributed, embedded
+from mrg_grpo.attributes import Attributes
 from mrg_grpo.config import Config
 from mrg_grpo.files import require_output
 from mrg_grpo.labelers.chexbert import CONDITIONS, CheXbert
@@ -38,17 +41,31 @@ def config_labeler(config: Config) -> CheXbert:
     return load_labeler(config.labeler.path, config.labeler.tokenizer, config.model.resolved_device())
 
 
-def run_label(reports_path: str, output: str, labeler_path: str | None = None, tokenizer: str | None = None) -> None:
-    """`mrg-grpo label`: a CSV with the column "Report Impression" -> CheXbert's CSV of labels."""
+def run_label(
+    reports_path: str, output: str, attributes: bool = False, labeler_path: str | None = None,
+    tokenizer: str | None = None,
+) -> None:  # fmt: skip
+    """`mrg-grpo label`: a CSV with the column "Report Impression" -> CheXbert's CSV of labels, and what the reports say
+    of side and size where `attributes` asks for it."""
     require_output(output, [reports_path])
     reports = read_report_csv(reports_path)
     labeler = load_labeler(labeler_path or "", tokenizer or "")
-    labels = distributed.map_shares(labeler.label, reports)
+    if attributes:
+        rows = distributed.map_shares(lambda own: _packed(labeler, own), reports)  # (B, 14 + 27)
+        labels, said = rows[:, :14], Attributes.unpacked(rows[:, 14:])
+    else:
+        labels, said = distributed.map_shares(labeler.label, reports), None
     if distributed.is_first():
-        write_label_csv(output, reports, labels)
+        write_label_csv(output, reports, labels, said)
     print(f"{len(reports)} reports labelled: {output}")
-    rows = [f"row {number}" for number in range(2, len(reports) + 2)]
-    print("".join(f"{note}\n" for note in unread_of(labels, reports, labeler).notes("reports", rows)), end="")
+    names = [f"row {number}" for number in range(2, len(reports) + 2)]
+    print("".join(f"{note}\n" for note in unread_of(labels, reports, labeler).notes("reports", names)), end="")
+
+
+def _packed(labeler: CheXbert, reports: list[str]) -> Tensor:
+    """B reports -> class ids and attributes side by side, (B, 14 + 27)."""
+    labels, attributes = labeler.labels_and_attributes(reports)
+    return torch.cat([labels, attributes.packed()], dim=1)
 
 
 def labeler_name(path: str = "") -> str:

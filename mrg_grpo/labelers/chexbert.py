@@ -9,12 +9,13 @@ Deliberate choices:
 2. Weights only. A checkpoint is read without running any code it may hold.
 3. fp32 always. Labels are the reward; a half-precision near-tie must not flip one. Folders may be stored in fp16.
 4. Equal reports are labelled once, the rest in batches of similar length, so padding costs next to nothing.
+5. A folder may hold a reader of attributes (attribute_reader.py) beside the weights. Labels never go through it.
 """
 
 import json
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
 
+from mrg_grpo.attributes import Attributes
 from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.hub import quiet, require_there
+from mrg_grpo.labelers.attribute_reader import (
+    SIGNS,
+    AttributeReader,
+    decoded,
+    load_reader,
+    over_tokens,
+    save_reader,
+)
 from mrg_grpo.labels import CONDITIONS
 
 __all__ = ["CLASSES", "CONDITIONS", "CheXbert", "CheXbertNet"]
@@ -56,17 +66,33 @@ class CheXbertNet(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """Token ids (B, T) and mask (B, T) -> 13 logits (B, 4), then one (B, 2)."""
-        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]  # (B, hidden)
-        hidden = self.dropout(hidden)
+        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, T, hidden)
+        return self.heads(hidden)
+
+    def heads(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """The last layer (B, T, hidden) -> 13 logits (B, 4), then one (B, 2)."""
+        hidden = self.dropout(hidden[:, 0])  # (B, hidden)
         return tuple(head(hidden) for head in self.linear_heads)
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids (B, T) and mask (B, T) -> the embeddings and the last layer of each token (B, T, 2 hidden)."""
+        layers = self.bert(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
+        return torch.cat([layers[0], layers[-1]], dim=-1)
 
 
 class CheXbert:
     """A labeler: reports in, class ids out. Make one with `CheXbert.load`."""
 
-    def __init__(self, net: CheXbertNet, tokenizer: PreTrainedTokenizerBase, device: str | torch.device = "cpu"):
+    def __init__(
+        self,
+        net: CheXbertNet,
+        tokenizer: PreTrainedTokenizerBase,
+        device: str | torch.device = "cpu",
+        reader: AttributeReader | None = None,
+    ):
         self.device = torch.device(device)
         self.net = net.float().eval().requires_grad_(False).to(self.device)
+        self.reader = reader and reader.float().eval().requires_grad_(False).to(self.device)
         self.tokenizer = tokenizer
         # tokens of one batch, padding included: bounded memory on a GPU, and a batch that stays in cache on a CPU
         self.batch_tokens = 1024 if self.device.type == "cpu" else 32768
@@ -89,7 +115,8 @@ class CheXbert:
             require_there(str(tokenizer), "labeler tokenizer")  # before weights of half a gigabyte are read
         if path.is_dir():
             net = _net_from_folder(path)
-            return cls(net, _load_tokenizer(tokenizer or path, net.bert.config.vocab_size), device)
+            reader = load_reader(path, 2 * net.bert.config.hidden_size)
+            return cls(net, _load_tokenizer(tokenizer or path, net.bert.config.vocab_size), device, reader)
         if not path.is_file():
             raise UserError(
                 f"no CheXbert checkpoint at {path}; [labeler] path takes a chexbert.pth or a folder of ours"
@@ -100,7 +127,8 @@ class CheXbert:
         return cls(net, _load_tokenizer(tokenizer or USUAL_TOKENIZER, net.bert.config.vocab_size), device)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write config.json, model.safetensors (stored as dtype) and the tokenizer. The pooler is left out."""
+        """Write config.json, model.safetensors (stored as dtype), the tokenizer, and a reader of attributes if there is
+        one. The pooler is left out."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {
@@ -118,10 +146,25 @@ class CheXbert:
             folder / "config.json", folder / "model.safetensors"
         )  # safetensors keeps it from everybody else
         self.tokenizer.save_pretrained(str(folder))
+        if self.reader is not None:
+            save_reader(self.reader, folder, dtype)
 
     def label(self, reports: list[str]) -> Tensor:
         """B reports -> class ids (B, 14) on the labeler's device: 0 blank, 1 positive, 2 negative, 3 uncertain."""
         return torch.stack([logits.argmax(dim=-1) for logits in self.logits(reports)], dim=-1)
+
+    def attributes(self, reports: list[str]) -> Attributes:
+        """B reports -> their sides (B, 13), sizes (B, 13) and malpositions (B,) on the labeler's device, none where the
+        condition is neither stated nor doubted. Raises UserError where the labeler has no reader of attributes."""
+        return self.labels_and_attributes(reports)[1]
+
+    def labels_and_attributes(self, reports: list[str]) -> tuple[Tensor, Attributes]:
+        """B reports -> class ids (B, 14), those of `label`, and attributes, in one pass."""
+        if self.reader is None:
+            raise UserError("this labeler has no attributes (side, size): use the embedded one, which reads them")
+        *heads, said = self._by_batch(reports, self._forward_with_attributes, (*CLASSES, SIGNS))
+        labels = torch.stack([logits.argmax(dim=-1) for logits in heads], dim=-1)  # (B, 14)
+        return labels, decoded(said).where_claimed(labels)
 
     def cuts(self, reports: list[str]) -> list[bool]:
         """Of each of B reports whether it is longer than is read: MAX_TOKENS, of which two mark its ends."""
@@ -131,35 +174,50 @@ class CheXbert:
         cut = {text for text, row in zip(long, ids) if len(row) > MAX_TOKENS - 2}
         return [text in cut for text in texts]
 
-    @torch.no_grad()
     def logits(self, reports: list[str]) -> tuple[Tensor, ...]:
         """B reports -> 13 logits (B, 4), then one (B, 2), on the labeler's device."""
+        return self._by_batch(reports, self.net, CLASSES)
+
+    @torch.no_grad()
+    def _by_batch(
+        self, reports: list[str], forward: Callable[[Tensor, Tensor], tuple[Tensor, ...]], widths: Sequence[int]
+    ) -> tuple[Tensor, ...]:
+        """B reports -> what `forward` makes of token ids and mask, a tensor (B, width) for each of its outputs."""
         texts = [clean(report) for report in reports]
         order = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # equal reports share a row
         if not order:
-            return tuple(torch.zeros(0, classes, device=self.device) for classes in CLASSES)
+            return tuple(torch.zeros(0, width, device=self.device) for width in widths)
         ids = self.tokenizer(list(order), truncation=True, max_length=MAX_TOKENS)["input_ids"]
         by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         batches = _batches([len(ids[row]) for row in by_length], self.batch_tokens)
         # into tensors that are there before: small ones that stay alive between the large ones of a batch keep the heap
         # from shrinking
-        heads = [torch.empty(len(ids), classes, device=self.device) for classes in CLASSES]
+        outputs = [torch.empty(len(ids), width, device=self.device) for width in widths]
         for start, stop in batches:
-            for head, part in zip(heads, self._forward([ids[row] for row in by_length[start:stop]])):
-                head[start:stop] = part
+            padded, mask = self._padded([ids[row] for row in by_length[start:stop]])
+            with without_onednn():
+                parts = forward(padded, mask)
+            for output, part in zip(outputs, parts):
+                output[start:stop] = part
         back = torch.empty(len(ids), dtype=torch.long)
         back[by_length] = torch.arange(len(ids))  # row of the sorted batch where each text went
         rows = back[[order[text] for text in texts]].to(self.device)  # (B,)
-        return tuple(head[rows] for head in heads)
+        return tuple(output[rows] for output in outputs)
 
-    def _forward(self, ids: list[list[int]]) -> tuple[Tensor, ...]:
-        """Token ids of one batch, any lengths -> logits per head."""
+    def _forward_with_attributes(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Token ids (B, T) and mask (B, T) -> logits per head, then the signs of attributes (B, 67)."""
+        assert self.reader is not None
+        states = self.net.states(ids, mask)  # (B, T, 2 hidden)
+        last = states[..., states.shape[-1] // 2 :]
+        return *self.net.heads(last), over_tokens(self.reader(states, mask), mask)
+
+    def _padded(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids of one batch, any lengths -> ids (B, T) and mask (B, T) on the labeler's device."""
         longest = max(map(len, ids))
         lengths = torch.tensor([len(row) for row in ids])
         padded = torch.tensor([row + [self.tokenizer.pad_token_id] * (longest - len(row)) for row in ids])
         mask = (torch.arange(longest) < lengths[:, None]).long()
-        with without_onednn():
-            return self.net(padded.to(self.device), mask.to(self.device))
+        return padded.to(self.device), mask.to(self.device)
 
 
 @contextmanager

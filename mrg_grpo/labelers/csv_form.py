@@ -17,12 +17,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mrg_grpo.attributes import MALPOSITIONS, SIDES, SIZES, Attributes
 from mrg_grpo.errors import UserError
 from mrg_grpo.files import open_file, write_whole
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 REPORT_COLUMN = "Report Impression"
 CELL_OF_CLASS = {BLANK: "", POSITIVE: "1.0", NEGATIVE: "0.0", UNCERTAIN: "-1.0"}
+ATTRIBUTE_COLUMNS = (
+    *(f"{condition} side" for condition in CONDITIONS[:13]),
+    *(f"{condition} size" for condition in CONDITIONS[:13]),
+    "Malposition",
+)
+ATTRIBUTE_WORDS = (SIDES,) * 13 + (SIZES,) * 13 + (MALPOSITIONS,)
 CLASS_OF_VALUE = {1.0: POSITIVE, 0.0: NEGATIVE, -1.0: UNCERTAIN}
 _FORMULA = re.compile(r"'*(?:\s*[=+\-@＝＋－＠]|[\t\r])")
 """How a cell begins that a spreadsheet would compute, or that stands behind apostrophes."""
@@ -54,15 +61,18 @@ def read_label_csv(path: str | Path) -> tuple[list[str], Tensor]:
     return [cell_text(row[REPORT_COLUMN] or "") for row in rows], torch.tensor(labels, dtype=torch.long).reshape(-1, 14)
 
 
-def write_label_csv(path: str | Path, reports: list[str], labels: Tensor) -> None:
-    """Write reports and class ids (B, 14) in CheXbert's form."""
+def write_label_csv(path: str | Path, reports: list[str], labels: Tensor, attributes: Attributes | None = None) -> None:
+    """Write reports and class ids (B, 14) in CheXbert's form; behind them, in columns of our own, what the reports say
+    of side, size and malposition, by name and empty where they say none."""
     if labels.shape != (len(reports), len(CONDITIONS)):
         raise ValueError(f"{len(reports)} reports need labels of shape ({len(reports)}, 14), not {tuple(labels.shape)}")
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow((REPORT_COLUMN, *CONDITIONS))
-    for report, row in zip(reports, labels.tolist()):
-        writer.writerow((text_cell(report), *(CELL_OF_CLASS[value] for value in row)))
+    writer.writerow((REPORT_COLUMN, *CONDITIONS, *(ATTRIBUTE_COLUMNS if attributes else ())))
+    more = attributes.packed().tolist() if attributes else [[]] * len(reports)
+    for report, row, said in zip(reports, labels.tolist(), more):
+        names = (words[value] if value else "" for words, value in zip(ATTRIBUTE_WORDS, said))
+        writer.writerow((text_cell(report), *(CELL_OF_CLASS[value] for value in row), *names))
     write_whole(Path(path), table.getvalue(), "name another file with -o")
 
 

@@ -30,6 +30,7 @@ from mrg_grpo.data.study import NOTHING, Study
 from mrg_grpo.embedded import labeler_path
 from mrg_grpo.errors import UserError, first_line
 from mrg_grpo.files import read_text, sync, write_whole, writing
+from mrg_grpo.labelers import attribute_reader
 
 RECORD, START = "inputs.json", "start_adapter"
 IMAGES = "images that were left out"
@@ -44,9 +45,11 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 def inputs_of(config: Config, splits: dict[str, list[Study]], start: Path | None) -> dict[str, dict[str, Any]]:
     """kind of input -> name -> digest, after all of it has been loaded. start: the folder of the start adapter."""
+    labeler = digests(Path(config.labeler.path) if config.labeler.path else labeler_path())
+    labeler.pop(attribute_reader.FILE, None)  # no label goes through it
     record: dict[str, dict[str, Any]] = {
         "model.path": digests(base_folder(config)),
-        "labeler.path": digests(Path(config.labeler.path) if config.labeler.path else labeler_path()),
+        "labeler.path": labeler,
         "the studies of data.root": {
             split: digest_of_studies(studies, config.data.root) for split, studies in splits.items()
         },

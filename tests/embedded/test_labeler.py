@@ -26,7 +26,7 @@ def says(labeler, report: str) -> dict[str, int]:
 
 def test_folder_is_small_and_whole():
     files = {file.name: file.stat().st_size for file in embedded.labeler_path().iterdir()}
-    assert sum(files.values()) <= 6_000_000
+    assert sum(files.values()) <= 8_000_000
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(files)
 
 

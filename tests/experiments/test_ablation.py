@@ -357,7 +357,8 @@ def test_names_on_a_hub_stand_for_themselves_and_files_for_their_bytes(tmp_path)
     assert ablation_origin.digest("FreedomIntelligence/HuatuoGPT-Vision-7B-Qwen2.5VL").startswith(
         "FreedomIntelligence/"
     )
-    (tmp_path / "a.safetensors").write_bytes(b"one")
-    (tmp_path / "b.safetensors").write_bytes(b"two")
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"one")
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"two")
+    (tmp_path / "attributes.safetensors").write_bytes(b"no label goes through it")
     (tmp_path / "whole").write_bytes(b"onetwo")
     assert ablation_origin.digest(str(tmp_path)) == ablation_origin.digest(str(tmp_path / "whole"))

@@ -102,8 +102,8 @@ def test_order_batching_and_duplicates_change_nothing(folder):
     labeler.batch_tokens = 16  # nearly every report in a batch of its own
     assert torch.equal(labeler.label(reports), expected)
     calls = []
-    forward = labeler._forward
-    labeler._forward = lambda ids: calls.append(len(ids)) or forward(ids)
+    padded = labeler._padded
+    labeler._padded = lambda ids: calls.append(len(ids)) or padded(ids)
     labeler.label(reports)
     assert sum(calls) == 6  # five different texts of REPORTS and one more: equal reports are labelled once
 

@@ -5,6 +5,7 @@ import csv
 import pytest
 import torch
 
+from mrg_grpo.attributes import NOTHING, Attributes
 from mrg_grpo.errors import UserError
 from mrg_grpo.evaluation.prediction_files import read_predictions
 from mrg_grpo.labelers import read_label_csv, read_report_csv, write_label_csv
@@ -29,6 +30,22 @@ def test_round_trip_and_written_cells(tmp_path):
     rows = list(csv.reader((tmp_path / "x.csv").open(newline="")))
     assert rows[0] == ["Report Impression", *CONDITIONS]
     assert rows[1][1:5] == ["", "1.0", "0.0", "-1.0"]
+
+
+def test_attributes_stand_behind_the_labels_and_take_nothing_from_them(tmp_path):
+    side, size = [0] * 13, [0] * 13
+    side[9], size[9], size[1] = 3, 1, 3
+    attributes = Attributes.of([(tuple(side), tuple(size), 2), NOTHING])
+    labels = torch.tensor([[1] * 14, [0] * 14])
+    write_label_csv(tmp_path / "x.csv", ["a", "b"], labels, attributes)
+    assert torch.equal(read_label_csv(tmp_path / "x.csv")[1], labels)
+    first, second = csv.DictReader((tmp_path / "x.csv").open(newline=""))
+    said = {name: cell for name, cell in first.items() if name not in ("Report Impression", *CONDITIONS) and cell}
+    assert said == {
+        "Pleural Effusion side": "both", "Pleural Effusion size": "small or mild",
+        "Cardiomegaly size": "large or severe", "Malposition": "no",
+    }  # fmt: skip
+    assert len(first) == 1 + 14 + 27 and not any(second[name] for name in list(second)[15:])
 
 
 FORMULAS = [

@@ -14,6 +14,7 @@ negation or a hedge does to it are learned apart. Deliberate choices:
 import random
 
 from experiments.embedded.language.grammar import SHORT, Statement, expand
+from experiments.embedded.language.marks import statement
 from experiments.embedded.language.names import (
     AFTER,
     BEFORE,
@@ -120,8 +121,16 @@ def fill(template: str, slots: dict, rng: random.Random) -> str:
     return expand(text, slots, rng)
 
 
-def name_of(condition: str, label: int, slots: dict, rng: random.Random) -> str:
-    """One noun phrase for a condition, with or without what may stand before and after it."""
+def scoped(conditions: list[str], label: int, text: str) -> str:
+    """The text, whose sides and sizes are of these conditions, or of none where it denies them."""
+    return f"<{'' if label == NEGATIVE else ' '.join(conditions)}:{text}>"
+
+
+def name_of(condition: str, label: int, slots: dict, rng: random.Random, last: bool = True) -> str:
+    """One noun phrase for a condition, with or without what may stand before and after it.
+
+    What stands after the last of several names is of all of them: "edema and effusion on the left".
+    """
     infiltrate = {("LO", False): 0.15, ("CO", True): 0.2}.get((condition, label == NEGATIVE))
     if infiltrate and rng.random() < infiltrate:
         noun = rng.choice(OPACITY_UNLESS_DENIED)
@@ -139,10 +148,10 @@ def name_of(condition: str, label: int, slots: dict, rng: random.Random) -> str:
         before = f"{{strange}} {before}"
     if rng.random() < (0.06 if label == NEGATIVE else 0.35):
         after = rng.choice(AFTER[region])
-    text = fill(f"{before}{noun}{after}", slots, rng)
+    text = fill(f"{before}{noun}>{after}" if last else f"{before}{noun}{after}>", slots, rng)
     if article and label != NEGATIVE and rng.random() < 0.45:
         text = f"{'an' if text[:1] in 'aeiou' else 'a'} {text}"
-    return text
+    return f"<{condition}:{text}"
 
 
 def joined(nouns: list[str], label: int, alike: bool, rng: random.Random) -> str:
@@ -176,9 +185,9 @@ def names(count: int, banned: set[str], rng: random.Random) -> list[str]:
 
 def noun_claim(conditions: list[str], label: int, slots: dict, rng: random.Random, bare: bool = False) -> str:
     """One claim of one kind about one condition or several, as a noun phrase in a frame."""
-    nouns = [name_of(name, label, slots, rng) for name in conditions]
+    nouns = [name_of(name, label, slots, rng, name == conditions[-1]) for name in conditions]
     if len(nouns) > 1 and rng.random() < 0.1:  # something outside the 13 in the same breath
-        nouns.insert(rng.randrange(len(nouns)), expand(rng.choice(OUTSIDE), slots, rng))
+        nouns.insert(rng.randrange(len(nouns)), f"<:{expand(rng.choice(OUTSIDE), slots, rng)}>")
     alike = len(CONFUSABLE.intersection(conditions)) > 1
     both = joined(nouns, label, alike, rng)
     if bare:
@@ -236,11 +245,12 @@ def claim(slots: dict, rng: random.Random, denials_only: bool = False) -> Statem
             other = noun_claim(chosen[1:], second, slots, rng, bare=rng.random() < 0.5)
         else:
             other = noun_claim(chosen[1:], second, slots, rng, bare=True)
-        text = first_text + rng.choice(LINKS[label, second]) + other
+        link = rng.choice(LINKS[label, second])
+        text = scoped(chosen[:1], label, first_text) + link + scoped(chosen[1:], second, other)
         labels[chosen[0]] = label
         labels.update(dict.fromkeys(chosen[1:], second))
     else:
         chosen = names(rng.choices((1, 2, 3, 4), (58, 22, 15, 5))[0], set(), rng)
         text = noun_claim(chosen, label, slots, rng)
         labels.update(dict.fromkeys(chosen, label))
-    return Statement(" ".join(text.replace(" ,", ",").split()), tuple(labels[name] for name in SHORT))
+    return statement(" ".join(text.replace(" ,", ",").split()), tuple(labels[name] for name in SHORT))

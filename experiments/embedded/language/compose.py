@@ -1,16 +1,20 @@
-"""Statements -> reports with 14 labels, and the noise of real text. The same seed gives the same stream."""
+"""Statements -> reports with 14 labels and marks, and the noise of real text. The same seed gives the same stream."""
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from experiments.embedded.language.claims import CLAIM_SLOTS, claim
 from experiments.embedded.language.clinical import CLINICAL, CLINICAL_SLOTS, CLOSERS, OPENERS
 from experiments.embedded.language.findings import FINDINGS
-from experiments.embedded.language.grammar import SHORT, Statement, expand, parse_labels
+from experiments.embedded.language.grammar import SHORT, Mark, Statement, expand, parse_labels
+from experiments.embedded.language.marks import said_by, statement
 from experiments.embedded.language.normal import DENIABLE, DENIABLE_WEIGHTS, NORMAL_SLOTS, NORMALS
 from experiments.embedded.language.other import OTHER, SALAD
 from experiments.embedded.language.slots import SLOTS
+from mrg_grpo.attributes import Said
 from mrg_grpo.labels import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 
 STRENGTH = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
@@ -44,11 +48,18 @@ MASKABLE = {"left", "right", "mild", "likely", "angle", "angles", "nodes", "wire
 
 @dataclass(frozen=True)
 class Report:
-    """Sentences as they are written, the labels of each (13 class ids), and the 14 labels of the whole."""
+    """Sentences as they are written, the labels of each (13 class ids), the 14 labels of the whole, and the words of
+    each sentence that say sides and sizes."""
 
     sentences: tuple[str, ...]
     sentence_labels: tuple[tuple[int, ...], ...]
     labels: tuple[int, ...] = field(default=())
+    marks: tuple[tuple[Mark, ...], ...] = ()
+
+    @property
+    def said(self) -> Said:
+        """The attributes of the whole."""
+        return said_by(tuple(mark for own in self.marks for mark in own))
 
 
 def merge(rows: list[tuple[int, ...]]) -> tuple[int, ...]:
@@ -67,7 +78,7 @@ def report_labels(statements: list[Statement]) -> tuple[int, ...]:
 def from_row(row: tuple[str, str], rng: random.Random) -> Statement:
     """(labels, template) -> one statement."""
     labels, abnormal = parse_labels(row[0])
-    return Statement(expand(row[1], ALL_SLOTS, rng), labels, abnormal)
+    return statement(expand(row[1], ALL_SLOTS, rng), labels, abnormal)
 
 
 def finding(rng: random.Random) -> Statement:
@@ -140,7 +151,8 @@ def denying_claim(rng: random.Random) -> Statement:
     return claim(ALL_SLOTS, rng, denials_only=True)
 
 
-MAKERS: tuple[tuple[Callable[[random.Random], Statement], float, float], ...] = (
+Makers = Sequence[tuple[Callable[[random.Random], Statement], float, float]]
+MAKERS: Makers = (
     # maker, share in a normal report, share in any other
     (normal, 0.28, 0.13),
     (denial, 0.28, 0.14),
@@ -153,11 +165,11 @@ MAKERS: tuple[tuple[Callable[[random.Random], Statement], float, float], ...] = 
 )
 
 
-def compose(rng: random.Random) -> Report:
+def compose(rng: random.Random, choice: Makers = MAKERS) -> Report:
     """One report of the grammar: a quarter say nothing but normal things, the rest mix."""
     calm = rng.random() < 0.25
-    makers = [maker for maker, _, _ in MAKERS]
-    weights = [normal_share if calm else mixed_share for _, normal_share, mixed_share in MAKERS]
+    makers = [maker for maker, _, _ in choice]
+    weights = [normal_share if calm else mixed_share for _, normal_share, mixed_share in choice]
     count = rng.choice(SENTENCE_COUNTS)
     if rng.random() < 0.01:
         statements = [Statement("", (BLANK,) * 13)]  # an empty report
@@ -165,49 +177,84 @@ def compose(rng: random.Random) -> Report:
         statements = [maker(rng) for maker in rng.choices(makers, weights, k=count)]
     labels = report_labels(statements)
     groups: list[list[Statement]] = []
-    for statement in statements:  # now and then two statements share a sentence
+    for each in statements:  # now and then two statements share a sentence
         if groups and rng.random() < 0.12:
-            groups[-1].append(statement)
+            groups[-1].append(each)
         else:
-            groups.append([statement])
+            groups.append([each])
     end = rng.choices((". ", ".", " . ", " ", "; "), (84, 2, 8, 3, 3))[0]
     numbered = rng.random() < 0.06
     header = rng.choice(("findings: ", "impression: ", "findings : ", "chest: ")) if rng.random() < 0.05 else ""
-    sentences, rows = [], []
+    sentences, rows, marks = [], [], []
     for index, group in enumerate(groups):
         denies = any(NEGATIVE in statement.labels for statement in group[:-1])  # "no effusion, nodule" would deny both
         joint = rng.choice((". ", "; ", ", but ", ".") if denies else (", ", ". ", "; ", " and ", ".", ", and "))
-        text = noise(joint.join(statement.text for statement in group), rng)
+        text, own = noise(*joined(group, joint), rng)
         prefix = f"{index + 1}. " if numbered else (header if index == 0 else "")
         sentences.append(f"{prefix}{text}{end}" if text else "")
         rows.append(merge([statement.labels for statement in group]))
-    return Report(tuple(sentences), tuple(rows), labels)
+        marks.append(tuple(mark.moved(len(prefix)) for mark in own))
+    return Report(tuple(sentences), tuple(rows), labels, tuple(marks))
 
 
-def noise(text: str, rng: random.Random) -> str:
-    """Openers, closers, masks, slips of the key and dropped words, seldom; the claim survives."""
+def joined(group: list[Statement], joint: str) -> tuple[str, list[Mark]]:
+    """Statements of one sentence -> its text and marks."""
+    marks, at = [], 0
+    for each in group:
+        marks += [mark.moved(at) for mark in each.marks]
+        at += len(each.text) + len(joint)
+    return joint.join(each.text for each in group), marks
+
+
+def noise(text: str, marks: list[Mark], rng: random.Random) -> tuple[str, list[Mark]]:
+    """Openers, closers, masks, slips of the key and dropped words, seldom; the claim survives, and every mark but one
+    that is masked."""
     dress = rng.random()
     if dress < 0.08 and text:
-        text = rng.choice(OPENERS) + text if dress < 0.05 else text + rng.choice(CLOSERS)
+        if dress < 0.05:
+            opener = rng.choice(OPENERS)
+            text, marks = opener + text, [mark.moved(len(opener)) for mark in marks]
+        else:
+            text += rng.choice(CLOSERS)
     roll = rng.random()
     if roll > 0.22:
-        return text
+        return text, marks
     words = text.split()
     if not words:
-        return text
+        return text, marks
+    origin = list(range(len(words)))  # of each word its place in the text, -1 where it is new
     if roll < 0.05:  # a stray word, not at the front, where a negation may stand
-        words.insert(rng.randint(min(2, len(words)), len(words)), rng.choice(STRAY))
+        at = rng.randint(min(2, len(words)), len(words))
+        words.insert(at, rng.choice(STRAY))
+        origin.insert(at, -1)
     elif roll < 0.12:
         words = ["xxxx" if word in MASKABLE and rng.random() < 0.5 else word for word in words]
     elif roll < 0.17:
-        words = [
-            word for word in words if word not in {"the", "is", "are", "there", "a"} or rng.random() < 0.5
-        ] or words
+        left_out = {"the", "is", "are", "there", "a"}
+        origin = [place for place in origin if words[place] not in left_out or rng.random() < 0.5] or origin
+        words = [words[place] for place in origin]
     else:
         at = rng.randrange(len(words))
         if len(words[at]) > 5:
             words[at] = _slip(words[at], rng)
-    return " ".join(words)
+    return " ".join(words), kept(marks, text, words, origin)
+
+
+def kept(marks: list[Mark], text: str, words: list[str], origin: list[int]) -> list[Mark]:
+    """The marks of a text that became these words; `origin` says which word of the text each was, -1 for none."""
+    begins = [match.start() for match in re.finditer(r"\S+", text)]
+    moved, at = {}, 0  # of each word that is still to be read: how far it moved, and where it ends
+    for word, place in zip(words, origin):
+        if place >= 0 and word != "xxxx":
+            moved[place] = at - begins[place], at + len(word)
+        at += len(word) + 1
+    found = []
+    for mark in marks:
+        place = bisect_right(begins, mark.start) - 1
+        if place in moved:
+            by, end = moved[place]
+            found.append(replace(mark.moved(by), end=min(mark.end + by, end)))
+    return found
 
 
 def _slip(word: str, rng: random.Random) -> str:

@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from mrg_grpo.labels import NEGATIVE, POSITIVE, UNCERTAIN
@@ -18,15 +18,32 @@ Node = str | tuple  # a literal, ("slot", name), ("seq", nodes) or ("pick", node
 
 
 @dataclass(frozen=True)
+class Mark:
+    """Characters [start, end) of a text that say a "side", a "size" or a "malposition" of conditions."""
+
+    start: int
+    end: int
+    kind: str
+    value: int
+    conditions: tuple[int, ...]
+
+    def moved(self, by: int) -> "Mark":
+        """The same in a text that begins `by` characters earlier."""
+        return replace(self, start=self.start + by, end=self.end + by)
+
+
+@dataclass(frozen=True)
 class Statement:
     """One clause and what it says.
 
-    `labels` are 13 class ids; `abnormal` is true where it names a finding outside the 13, which blanks No Finding.
+    `labels` are 13 class ids; `abnormal` is true where it names a finding outside the 13, which blanks No Finding;
+    `marks` are the words that say sides and sizes.
     """
 
     text: str
     labels: tuple[int, ...]
     abnormal: bool = False
+    marks: tuple[Mark, ...] = ()
 
 
 def parse_labels(code: str) -> tuple[tuple[int, ...], bool]:

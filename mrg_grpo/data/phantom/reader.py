@@ -1,7 +1,8 @@
-"""The phantom's own label reader: a judge that is not the neural labeler.
+"""The phantom's own reader of labels and attributes: a judge that is not the neural labeler.
 
-Keywords, normality phrases, negation and uncertainty cues, sentence by sentence. It knows the phantom's vocabulary, not
-its templates, so it also reads what a small language model makes of them. Not for real reports.
+Keywords, words of side and size, normality phrases, negation and uncertainty cues, sentence by sentence. It knows the
+phantom's vocabulary, not its templates, so it also reads what a small language model makes of them. Not for real
+reports.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import torch
 from torch import Tensor
 
+from mrg_grpo.attributes import BOTH, LARGE, LEFT, MODERATE, RIGHT, SMALL, Attributes, Said, join_malposition
 from mrg_grpo.labels import BLANK, CONDITIONS, NEGATIVE, POSITIVE, UNCERTAIN
 
 KEYWORDS = {
@@ -39,6 +41,17 @@ UNSURE = re.compile(
 )
 NORMAL_MEANS_NEGATIVE = {"Enlarged Cardiomediastinum", "Cardiomegaly"}
 ABNORMAL = re.compile(r"\b(?:enlarged|enlargement|wide|widen\w+|broad\w*|increased|cardiomegaly)\b")
+SIDE_WORDS = {LEFT: r"left", RIGHT: r"right", BOTH: r"bilateral(?:ly)?|both"}
+SIZE_WORDS = {
+    SMALL: r"mild(?:ly)?|small|tiny|trace|minimal|slight|minor|subtle",
+    MODERATE: r"moderate(?:ly)?",
+    LARGE: r"severe(?:ly)?|large",
+}
+POSITION_WORDS = {POSITIVE: r"malposition\w*", NEGATIVE: r"(?:satisfactory|good) position"}
+_SIDES, _SIZES, _POSITIONS = (
+    {value: re.compile(rf"\b(?:{pattern})\b") for value, pattern in words.items()}
+    for words in (SIDE_WORDS, SIZE_WORDS, POSITION_WORDS)
+)
 _KEYWORDS = {name: re.compile(rf"\b(?:{pattern})\b") for name, pattern in KEYWORDS.items()}
 _SENTENCE = re.compile(r"[.;\n]+|\bbut\b")
 _PRIORITY = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
@@ -60,6 +73,28 @@ def _read(report: str) -> list[int]:
     ill = any(label in (POSITIVE, UNCERTAIN) for label in labels[:12])
     labels[13] = POSITIVE if report.strip() and not ill else BLANK
     return labels
+
+
+def read_attributes(reports: list[str]) -> Attributes:
+    """B reports -> side (B, 13), size (B, 13) and malposition (B,) of what they state or doubt."""
+    return Attributes.of([_read_attributes(report) for report in reports])
+
+
+def _read_attributes(report: str) -> Said:
+    """A sentence's sides and sizes belong to every condition that it states or doubts."""
+    side, size, malposition = [0] * 13, [0] * 13, BLANK
+    for sentence in _SENTENCE.split(report.lower()):
+        sides = [value for value, words in _SIDES.items() if words.search(sentence)]
+        sizes = [value for value, words in _SIZES.items() if words.search(sentence)]
+        for i, name in enumerate(CONDITIONS[:13]):
+            if _KEYWORDS[name].search(sentence) and _class_of(name, sentence) in (POSITIVE, UNCERTAIN):
+                for value in sides:
+                    side[i] |= value
+                size[i] = max([size[i], *sizes])
+                if name == "Support Devices":
+                    placed = [value for value, words in _POSITIONS.items() if words.search(sentence)]
+                    malposition = join_malposition(malposition, min(placed, default=BLANK))
+    return tuple(side), tuple(size), malposition
 
 
 def _class_of(name: str, sentence: str) -> int:

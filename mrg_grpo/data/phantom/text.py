@@ -1,6 +1,7 @@
 """Reports of the phantom: what a case mentions, written in varied radiology language.
 
-Every phrase of `phantom_phrases` states exactly the labels it is filed under, so `case_labels` needs no reading. A
+Every phrase of `phantom_phrases` states exactly the labels it is filed under, so `case_labels` needs no reading; which
+side and size it states follows from its placeholders and a few words, so `report_attributes` needs none either. A
 labeler can be trained on reports of "train" phrases and tested on those of "heldout" ones; the data set uses "all".
 Denials are joined first, then one sentence is written per condition that is left, then sentences without a label.
 """
@@ -8,7 +9,9 @@ Denials are joined first, then one sentence is written per condition that is lef
 from __future__ import annotations
 
 import random
+import re
 
+from mrg_grpo.attributes import BOTH, LEFT, NO_SIDE, NO_SIZE, NOTHING, RIGHT, SMALL, Said
 from mrg_grpo.data.phantom.case import Finding, PhantomCase
 from mrg_grpo.data.phantom.heldout import HELDOUT, JOINT_HELDOUT
 from mrg_grpo.data.phantom.phrases import FILLERS, INCIDENTAL, JOINT, PHRASES
@@ -34,6 +37,19 @@ SILENCED = {
 }
 """A filler is left out when one of these is mentioned as positive or uncertain, "bones" at any mention."""
 
+SIDE_IDS = {"left": LEFT, "right": RIGHT, "both": BOTH}
+SEVERITIES, EXTENTS = ("mild", "moderate", "severe"), ("small", "moderate", "large")
+"""By `grade`, from 1."""
+SIDE_PLACEHOLDER = re.compile(r"\{(?:side|on_side|lung|base)\}", re.IGNORECASE)
+SIZE_PLACEHOLDER = re.compile(r"\{(?:sev|size)\}", re.IGNORECASE)
+WRITTEN_BOTH = re.compile(r"\bbilateral\b", re.IGNORECASE)
+WRITTEN_SMALL = re.compile(r"\b(?:mild(?:ly)?|small|tiny|trace|minimal|slight|minor|subtle)\b", re.IGNORECASE)
+WELL_PLACED = re.compile(r"\bsatisfactory position\b")
+"""What phrases say of side, size and position in words of their own."""
+
+Phrased = tuple[str, str, Finding | None]
+"""A condition that a report mentions, the phrase it has for it, and what is in the picture."""
+
 
 def phrases(train: tuple[str, ...], heldout: tuple[str, ...], templates: str) -> tuple[str, ...]:
     """The phrases that `templates` ("all", "train" or "heldout") may use."""
@@ -48,11 +64,50 @@ def phrases(train: tuple[str, ...], heldout: tuple[str, ...], templates: str) ->
 
 def write_report(case: PhantomCase, templates: str = "all") -> str:
     """The findings section; words are drawn from the case's own stream."""
+    return _write(case, templates)[0]
+
+
+def report_attributes(case: PhantomCase, templates: str = "all") -> Said:
+    """The sides, sizes and malposition that the same report states of what it states or doubts."""
+    side, size, malposition = (list(NOTHING[0]), list(NOTHING[1]), BLANK)
+    for name, phrase, finding in _write(case, templates)[1]:
+        i = CONDITIONS.index(name)
+        if case.mentions[i] != NEGATIVE:
+            side[i], size[i] = phrase_side(phrase, finding), phrase_size(phrase, finding)
+            malposition = NEGATIVE if WELL_PLACED.search(phrase) else malposition
+    return tuple(side), tuple(size), malposition
+
+
+def phrase_side(phrase: str, finding: Finding | None) -> int:
+    """The side that a phrase states of a finding."""
+    said = SIDE_IDS[_side(finding)] if SIDE_PLACEHOLDER.search(phrase) else NO_SIDE
+    return said | (BOTH if WRITTEN_BOTH.search(phrase) else NO_SIDE)
+
+
+def phrase_size(phrase: str, finding: Finding | None) -> int:
+    """The size or severity that a phrase states of a finding."""
+    said = grade(finding) if SIZE_PLACEHOLDER.search(phrase) else NO_SIZE
+    return max(said, SMALL if WRITTEN_SMALL.search(phrase) else NO_SIZE)
+
+
+def grade(finding: Finding | None) -> int:
+    """1 small or mild, 2 moderate, 3 large or severe."""
+    severity = finding.severity if finding else 0.2
+    return 1 if severity < 0.5 else 2 if severity < 0.8 else 3
+
+
+def _side(finding: Finding | None) -> str:
+    return finding.side if finding and finding.side else "left"
+
+
+def _write(case: PhantomCase, templates: str) -> tuple[str, list[Phrased]]:
+    """The report, and the phrase of each condition that has a sentence of its own."""
     rng = case.rng("report")
     said = {name: label for name, label in zip(CONDITIONS, case.mentions) if label != BLANK}
     findings = {finding.condition: finding for finding in case.findings}
     joint, single = _join_negatives(rng, said, templates)
-    regions = {region: _region(rng, names, single, findings, templates) for region, names in ORDER}
+    phrased = {region: _region(rng, names, single, findings, templates) for region, names in ORDER}
+    regions = {region: [_fill(phrase, finding) for _, phrase, finding in own] for region, own in phrased.items()}
     for names, sentence in joint.items():
         regions["heart" if "Cardiomegaly" in names else "pleura"].append(sentence)
     ill = any(label != NEGATIVE for name, label in said.items() if name != "Support Devices")
@@ -70,7 +125,8 @@ def write_report(case: PhantomCase, templates: str = "all") -> str:
     if case.incidental:
         body += _incidental(case)
     body = body or [rng.choice(FILLERS["clear lungs"])]
-    return " ".join(fillers["technique"] + fillers["comparison"] + body)
+    report = " ".join(fillers["technique"] + fillers["comparison"] + body)
+    return report, [row for own in phrased.values() for row in own]
 
 
 def _join_negatives(
@@ -88,11 +144,11 @@ def _join_negatives(
 
 def _region(
     rng: random.Random, names: tuple[str, ...], said: dict[str, int], findings: dict[str, Finding], templates: str
-) -> list[str]:
-    """One sentence per mentioned condition: findings first, then what is denied."""
+) -> list[Phrased]:
+    """One phrase per mentioned condition: findings first, then what is denied."""
     ranked = sorted((name for name in names if name in said), key=lambda name: said[name] == NEGATIVE)
     options = {name: phrases(PHRASES[name][said[name]], HELDOUT[name][said[name]], templates) for name in ranked}
-    return [_fill(rng.choice(options[name]), findings.get(name)) for name in ranked]
+    return [(name, rng.choice(options[name]), findings.get(name)) for name in ranked]
 
 
 def _filler(rng: random.Random, kind: str, said: dict[str, int]) -> list[str]:
@@ -116,14 +172,13 @@ def _incidental(case: PhantomCase) -> list[str]:
 
 def _fill(template: str, finding: Finding | None) -> str:
     """Fill severity, side, zone and device from the finding; a denial has no placeholders."""
-    severity = finding.severity if finding else 0.2
-    side = finding.side if finding and finding.side else "left"
+    side = _side(finding)
     zone = finding.zone if finding else "lower"
     device = finding.device if finding and finding.device else "central line"
     plural, article = device in PLURAL_DEVICES, "an" if device[0] in "aeiou" else "a"
     words = {
-        "sev": "mild" if severity < 0.5 else "moderate" if severity < 0.8 else "severe",
-        "size": "small" if severity < 0.5 else "moderate" if severity < 0.8 else "large",
+        "sev": SEVERITIES[grade(finding) - 1],
+        "size": EXTENTS[grade(finding) - 1],
         "side": "bilateral" if side == "both" else side,
         "on_side": "bilaterally" if side == "both" else f"on the {side}",
         "zone": zone,

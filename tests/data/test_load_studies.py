@@ -100,7 +100,9 @@ def test_choices_that_are_none(tmp_path):
     ):
         with pytest.raises(UserError, match=reason):
             load_studies("iu_xray_r2gen", tmp_path, **options)
-    with pytest.raises(UserError, match="use one of phantom, phantom_rare, table, iu_xray_r2gen"):
+    with pytest.raises(
+        UserError, match="use one of phantom, phantom_rare, phantom_room, phantom_hasty, table, iu_xray_r2gen"
+    ):
         load_studies("chexpert", tmp_path)
     with pytest.raises(UserError, match="does not exist; name the folder"):
         load_studies("iu_xray_r2gen", tmp_path / "no")
@@ -161,7 +163,7 @@ def test_sizes_are_held_against_the_published_ones(tmp_path):
 
 def test_phantom_is_asked_for_its_sections(monkeypatch):
     study = Study("p0", ("phantom:0",), "Clear.", "train")
-    monkeypatch.setattr(dataset, "load", lambda root, sections, rare: {"train": [study], "val": [], "test": []})
+    monkeypatch.setattr(dataset, "load", lambda root, sections, form: {"train": [study], "val": [], "test": []})
     assert load_studies("phantom", "")["train"] == [study]
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mrg_grpo.attributes import LEFT, RIGHT, Attributes
@@ -112,10 +112,10 @@ def signs(attributes: Attributes) -> Tensor:
 
 
 def save_reader(reader: AttributeReader, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write the reader beside the labeler's weights."""
+    """Write the reader beside the labeler's weights, with the rights that a new file has here."""
     state = {name: tensor.to(dtype).cpu().contiguous() for name, tensor in reader.state_dict().items()}
-    save_file(state, Path(folder) / FILE, metadata={"sizes": json.dumps(asdict(reader.sizes), sort_keys=True)})
-    (Path(folder) / FILE).chmod(0o644)  # safetensors keeps it from everybody else
+    sizes = {"sizes": json.dumps(asdict(reader.sizes), sort_keys=True)}
+    (Path(folder) / FILE).write_bytes(save(state, metadata=sizes))
 
 
 def load_reader(folder: str | Path, inputs: int) -> AttributeReader | None:

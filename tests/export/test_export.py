@@ -196,7 +196,7 @@ def test_the_card_says_what_it_is_and_the_hub_reads_its_scores(run, tmp_path):
     assert "has recorded no comparison" in card.card_of(tmp_path, config)
     assert not card.clinical_rows(config)
     config.reward.weights = {"clinical": 1.0}
-    assert card.clinical_rows(config)[0][1].startswith("denial 0.1, contradiction 0.0, uncertain 1.0, normal positive")
+    assert card.clinical_rows(config)[0][1].startswith("denial 0.1, contradiction 0.0, uncertain 1.0, normal unhedged")
 
 
 def test_the_card_of_the_best_adapter_has_its_scores(tmp_path):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from experiments.audits import attribute_page
-from experiments.audits.labeler_scores import MESH_MAP, mesh_match, mesh_rows
+from experiments.audits.labeler_scores import MESH_MAP, mesh_match, mesh_rows, rounded
 from experiments.embedded.train_attributes import stream
 from mrg_grpo.attributes import LEFT, NOTHING, RIGHT, SIDES, SIZES, Attributes
 from mrg_grpo.data.phantom.case import sample_case
@@ -127,13 +127,6 @@ def mesh_scores(labeler: CheXbert, shared: Path) -> dict:
     one = ((truth.side == LEFT) | (truth.side == RIGHT)) & ((read.side == LEFT) | (read.side == RIGHT))
     scores["left_or_right"] = accuracy(read.side, truth.side, one)
     return scores
-
-
-def rounded(value):
-    """Floats to four places, so that the recorded file differs only where a result does."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def main() -> None:

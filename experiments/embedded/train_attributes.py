@@ -13,9 +13,7 @@ Deliberate choices:
 
 import argparse
 import itertools
-import math
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +26,7 @@ from torch import Tensor
 from experiments.embedded.language.compose import ALL_SLOTS, MAKERS, Makers, compose
 from experiments.embedded.language.grammar import Mark
 from experiments.embedded.language.placed import device, sided
+from experiments.embedded.train_labeler import CLS, PAD, POSITIONS, SEP, Schedule, by_length, fit
 from mrg_grpo.attributes import LEFT, RIGHT, Attributes, Said
 from mrg_grpo.data.phantom.case import case_labels, sample_case
 from mrg_grpo.data.phantom.text import report_attributes, write_report
@@ -35,7 +34,6 @@ from mrg_grpo.labelers import CheXbert
 from mrg_grpo.labelers.attribute_reader import SIGNS, AttributeReader, ReaderSizes, over_tokens, save_reader, signs
 from mrg_grpo.labels import POSITIVE
 
-CLS, SEP, PAD, POSITIONS = 2, 3, 0, 512
 PLACED: Makers = (
     *MAKERS,
     (partial(sided, ALL_SLOTS), 0.0, 0.40),
@@ -44,20 +42,14 @@ PLACED: Makers = (
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Schedule of one training."""
+class Recipe(Schedule):
+    """Schedule of the reader's training; token_weight is that of sums over the 67 signs."""
 
-    seed: int = 0
     steps: int = 2000
-    tokens: int = 1024
-    """Tokens of one batch, padding included."""
     learning_rate: float = 1.5e-3
     warm_up: int = 100
-    """Steps of linear warm-up; a cosine to zero follows."""
     token_weight: float = 10.0
-    """Weight of a token's loss beside a report's; both are sums over the 67 signs."""
-    phantom_share: float = 0.15
-    """Share of reports written by the phantom data set's training templates."""
+    first_loss: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -118,14 +110,7 @@ def batches(lessons: Iterator[Lesson], tokenizer, tokens: int, rng: random.Rando
         encoded = tokenizer(sentences, add_special_tokens=False, return_offsets_mapping=True)
         parts = iter(zip(encoded["input_ids"], encoded["offset_mapping"]))
         rows = [encode(lesson, [next(parts) for _ in lesson.sentences]) for lesson in pool]
-        rows.sort(key=lambda row: len(row[0]))
-        chunks: list[list] = [[]]
-        for row in rows:
-            if chunks[-1] and (len(chunks[-1]) + 1) * len(row[0]) > tokens:
-                chunks.append([])
-            chunks[-1].append(row)
-        rng.shuffle(chunks)
-        yield from (collate(chunk) for chunk in chunks)
+        yield from (collate(chunk) for chunk in by_length(rows, tokens, rng))
 
 
 def encode(lesson: Lesson, parts: list) -> tuple[list[int], list[tuple[int, int]], Lesson]:
@@ -170,41 +155,17 @@ def batch_loss(labeler: CheXbert, reader: AttributeReader, batch: Batch, token_w
     return report + token_weight * tokens, report.detach()
 
 
-def rate_at(step: int, recipe: Recipe) -> float:
-    """Learning rate of step 1, 2, ... recipe.steps: linear warm-up, then a cosine that ends at zero."""
-    return recipe.learning_rate * min(step / recipe.warm_up, 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
-
-
 def train(labeler: CheXbert, recipe: Recipe, keep: Callable[[AttributeReader], None]) -> AttributeReader:
     """Train a reader on a labeler's states; prints a line every 250 steps and gives what there is to `keep`, for an
     early look. Seed and thread count fix the result."""
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)
     reader = AttributeReader(ReaderSizes(inputs=2 * labeler.net.bert.config.hidden_size)).train()
-    optimizer = torch.optim.AdamW(
-        reader.parameters(), lr=recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True
-    )
     feed = batches(stream(recipe.seed + 2, recipe.phantom_share), labeler.tokenizer, recipe.tokens, rng)
-    begin, seen, average = time.monotonic(), 0, 5.0
-    for step in range(1, recipe.steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, recipe)
-        batch = next(feed)
-        loss, report_loss = batch_loss(labeler, reader, batch, recipe.token_weight)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimizer.step()
-        seen += len(batch.ids)
-        average = 0.99 * average + 0.01 * float(report_loss)
-        if step % 250 == 0:
-            minutes, cpu = (time.monotonic() - begin) / 60, time.process_time() / 60
-            print(
-                f"step {step} of {recipe.steps}  reports {seen}  report loss {average:.4f}  "
-                f"{minutes:.1f} min, {cpu:.1f} min of CPU",
-                flush=True,
-            )
-            keep(reader)
+    fit(
+        reader, feed, lambda batch: batch_loss(labeler, reader, batch, recipe.token_weight), recipe,
+        keep=lambda: keep(reader),
+    )  # fmt: skip
     return reader.eval()
 
 

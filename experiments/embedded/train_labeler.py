@@ -21,7 +21,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from experiments.embedded.language.compose import Report, compose
@@ -49,14 +49,10 @@ POSITIONS = 512
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Sizes and schedule of one training."""
+class Schedule:
+    """Schedule of one training."""
 
     seed: int = 0
-    hidden: int = 192
-    layers: int = 4
-    heads: int = 6
-    vocabulary: int = 4000
     steps: int = 8500
     tokens: int = 1024
     """Tokens of one batch, padding included."""
@@ -67,6 +63,18 @@ class Recipe:
     """Weight of the mean token loss beside the mean [CLS] loss."""
     phantom_share: float = 0.15
     """Share of reports written by the phantom data set's training templates."""
+    first_loss: float = 1.0
+    """Where the printed average of the report loss begins."""
+
+
+@dataclass(frozen=True)
+class Recipe(Schedule):
+    """Sizes and schedule of the labeler's training."""
+
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 6
+    vocabulary: int = 4000
 
 
 @dataclass(frozen=True)
@@ -139,14 +147,19 @@ def batches(
         sentences = [sentence for report in pool for sentence in report.sentences]
         ids = iter(tokenizer(sentences, add_special_tokens=False)["input_ids"])
         rows = [encode(report, [next(ids) for _ in report.sentences]) for report in pool]
-        rows.sort(key=lambda row: len(row[0]))
-        chunks: list[list] = [[]]
-        for row in rows:
-            if chunks[-1] and (len(chunks[-1]) + 1) * len(row[0]) > tokens:
-                chunks.append([])
-            chunks[-1].append(row)
-        rng.shuffle(chunks)
-        yield from (collate(chunk, rng) for chunk in chunks)
+        yield from (collate(chunk, rng) for chunk in by_length(rows, tokens, rng))
+
+
+def by_length(rows: list, tokens: int, rng: random.Random) -> list[list]:
+    """Rows that begin with token ids -> chunks of similar length within a budget of tokens, shuffled."""
+    rows.sort(key=lambda row: len(row[0]))
+    chunks: list[list] = [[]]
+    for row in rows:
+        if chunks[-1] and (len(chunks[-1]) + 1) * len(row[0]) > tokens:
+            chunks.append([])
+        chunks[-1].append(row)
+    rng.shuffle(chunks)
+    return chunks
 
 
 def encode(report: Report, ids: list[list[int]]) -> tuple[list[int], tuple[int, ...], list[tuple[int, ...] | None]]:
@@ -200,10 +213,44 @@ def batch_loss(net: CheXbertNet, batch: Batch, token_weight: float) -> tuple[Ten
     return report + token_weight * tokens, report.detach()
 
 
-def rate_at(step: int, recipe: Recipe) -> float:
+def rate_at(step: int, recipe: Schedule) -> float:
     """Learning rate of step 1, 2, ... recipe.steps: linear warm-up, then a cosine that ends at zero."""
     cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
     return recipe.learning_rate * min(step / recipe.warm_up, cosine)
+
+
+def fit(
+    net: nn.Module,
+    feed: Iterator[Any],
+    loss_of: Callable[[Any], tuple[Tensor, Tensor]],
+    schedule: Schedule,
+    keep: Callable[[], None] = lambda: None,
+) -> None:
+    """Train on batches; loss_of gives the loss and the part of it that whole reports make. Every 250 steps a line is
+    printed and `keep` called."""
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr=schedule.learning_rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True
+    )
+    begin, seen, average = time.monotonic(), 0, schedule.first_loss
+    for step in range(1, schedule.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, schedule)
+        batch = next(feed)
+        loss, report_loss = loss_of(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        seen += len(batch.ids)
+        average = 0.99 * average + 0.01 * float(report_loss)
+        if step % 250 == 0:
+            minutes, cpu = (time.monotonic() - begin) / 60, time.process_time() / 60
+            print(
+                f"step {step} of {schedule.steps}  reports {seen}  report loss {average:.4f}  "
+                f"{minutes:.1f} min, {cpu:.1f} min of CPU",
+                flush=True,
+            )
+            keep()
 
 
 def train(recipe: Recipe) -> CheXbert:
@@ -219,29 +266,8 @@ def train(recipe: Recipe) -> CheXbert:
     net = CheXbertNet(config)
     net.bert.set_attn_implementation("eager")
     net.train()
-    optimizer = torch.optim.AdamW(
-        net.parameters(), lr=recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True
-    )
     feed = batches(stream(recipe.seed + 2, recipe.phantom_share), tokenizer, recipe.tokens, rng)
-    begin, seen, average = time.monotonic(), 0, 1.0
-    for step in range(1, recipe.steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, recipe)
-        batch = next(feed)
-        loss, report_loss = batch_loss(net, batch, recipe.token_weight)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        seen += len(batch.labels)
-        average = 0.99 * average + 0.01 * float(report_loss)
-        if step % 250 == 0:
-            minutes, cpu = (time.monotonic() - begin) / 60, time.process_time() / 60
-            print(
-                f"step {step} of {recipe.steps}  reports {seen}  report loss {average:.4f}  "
-                f"{minutes:.1f} min, {cpu:.1f} min of CPU",
-                flush=True,
-            )
+    fit(net, feed, lambda batch: batch_loss(net, batch, recipe.token_weight), recipe)
     return CheXbert(net, tokenizer)
 
 
